@@ -1,0 +1,371 @@
+"""Every error Bootferry raises on purpose, in one tree.
+
+An error carries data and one sentence that says what happened and what to do next; it knows no HTTP. `code` is stable:
+the API answers it, the journal shows it, operators search for it.
+
+    BootferryError
+    ├── Refused                     something from outside was not acceptable
+    │   ├── InvalidValue            a name, path, digest, token or message that does not parse
+    │   ├── InvalidDocument         bytes that are not the simplestreams document they should be
+    │   ├── Unauthenticated         no credentials; InvalidToken · TokenSpent · TokenExpired · InvalidRequestSignature
+    │   ├── Forbidden               good credentials, not enough rights
+    │   ├── NotFound                a thing named from outside does not exist
+    │   └── Conflict                the thing changed meanwhile, or exists already
+    ├── FetchError                  bytes could not be fetched; `url` says from where
+    │   ├── NameNotFound · ConnectionRefused · ConnectionLost · TlsFailed · TimedOut · AddressForbidden
+    │   ├── HttpStatus              the other side answered, but not with the bytes
+    │   ├── RedirectRefused · ProxyFailed · TooLarge · TooSlow
+    │   └── WrongSize · WrongDigest the bytes came, and they are not the promised ones
+    ├── SignatureError              what was fetched is not vouched for
+    │   ├── Unsigned · UnknownSigner · BadSignature · InvalidKeyring · WrongRegion
+    │   └── TooOld                  older than what was accepted before
+    ├── NoRoom                      the disk cannot hold what was asked for
+    ├── Unavailable                 a part we need is away; trying again later will do
+    └── InvalidSettings             the process cannot start as configured
+"""
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import ClassVar
+
+
+def spoken_size(size: int) -> str:
+    """`size` bytes as people read them: decimal units, one decimal."""
+    amount = float(size)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if amount < 1000:
+            return f"{amount:.0f} {unit}" if unit == "bytes" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} TB"
+
+
+class BootferryError(Exception):
+    """Something expected went wrong; `str(error)` is one sentence an operator can act on."""
+
+    code: ClassVar[str] = "internal_error"
+
+
+class Refused(BootferryError):
+    """Something from outside was not acceptable. Nothing already held was changed."""
+
+    code = "refused"
+
+
+class InvalidValue(Refused):
+    """A value from outside does not parse as `what`; `why` completes the sentence."""
+
+    code = "invalid_value"
+
+    def __init__(self, what: str, value: object, why: str) -> None:
+        shown = repr(value)
+        self.what, self.value, self.why = what, value, why
+        super().__init__(f"{shown if len(shown) <= 120 else shown[:117] + '...'} is not a {what}: {why}.")
+
+
+class InvalidDocument(Refused):
+    """Bytes that should be a document of a stream, or a message of ours, are not; `where` names the document."""
+
+    code = "invalid_document"
+
+    def __init__(self, where: str, why: str) -> None:
+        self.where, self.why = where, why
+        super().__init__(f"{where} cannot be read: {why}.")
+
+
+class Unauthenticated(Refused):
+    """The caller did not prove who it is."""
+
+    code = "unauthenticated"
+
+    def __init__(self, sentence: str = "Send an operator token as 'Authorization: Bearer bf_…'.") -> None:
+        super().__init__(sentence)
+
+
+class InvalidToken(Unauthenticated):
+    """An operator or enrolment token is not one this region has issued, or was removed."""
+
+    code = "token_unknown"
+
+
+class TokenSpent(Unauthenticated):
+    """A one-time enrolment token was used before."""
+
+    code = "token_spent"
+
+
+class TokenExpired(Unauthenticated):
+    """A token was good once; its time is over."""
+
+    code = "token_expired"
+
+
+class InvalidRequestSignature(Unauthenticated):
+    """A rack's request is not signed by a key the region has enrolled, or was not signed just now."""
+
+    code = "request_signature_invalid"
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+        super().__init__(f"The request's signature is not good: {why}; check the rack's clock, or enrol it again.")
+
+
+class Forbidden(Refused):
+    """The caller is known and may not do this."""
+
+    code = "forbidden"
+
+
+class NotFound(Refused):
+    """There is no `noun` called `name`."""
+
+    code = "not_found"
+
+    def __init__(self, noun: str, name: object) -> None:
+        self.noun, self.name = noun, name
+        super().__init__(f"There is no {noun} {name}.")
+
+
+class Conflict(Refused):
+    """The change does not fit the present state; the sentence says which change would."""
+
+    code = "conflict"
+
+
+class FetchError(BootferryError):
+    """Bytes could not be fetched from `url`."""
+
+    code = "fetch_failed"
+
+    def __init__(self, url: str, sentence: str) -> None:
+        self.url = url
+        super().__init__(sentence)
+
+
+class NameNotFound(FetchError):
+    """The host name in the URL does not resolve."""
+
+    code = "name_not_found"
+
+    def __init__(self, url: str, host: str) -> None:
+        self.host = host
+        super().__init__(url, f"The name {host} was not found; check the URL {url} and this machine's DNS.")
+
+
+class ConnectionRefused(FetchError):
+    """The host exists; nothing answers at that address and port."""
+
+    code = "connection_refused"
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, f"Nothing answers at {url}; check that the server runs and no firewall is in the way.")
+
+
+class ConnectionLost(FetchError):
+    """The connection ended in the middle; trying again resumes."""
+
+    code = "connection_lost"
+
+    def __init__(self, url: str, why: str) -> None:
+        super().__init__(url, f"The connection to {url} was lost ({why}); what has arrived is kept and resumed.")
+
+
+class TlsFailed(FetchError):
+    """No trusted TLS session could be set up."""
+
+    code = "tls_failed"
+
+    def __init__(self, url: str, why: str) -> None:
+        super().__init__(url, f"The TLS certificate of {url} is not trusted ({why}); check it or name a CA bundle.")
+
+
+class TimedOut(FetchError):
+    """The other side did not answer, or stopped sending, for `seconds`."""
+
+    code = "timed_out"
+
+    def __init__(self, url: str, seconds: float) -> None:
+        self.seconds = seconds
+        super().__init__(url, f"{url} did not answer within {seconds:g} seconds; try again or check the network.")
+
+
+class AddressForbidden(FetchError):
+    """The URL leads to an address no image can come from: link-local, multicast or unspecified."""
+
+    code = "address_forbidden"
+
+    def __init__(self, url: str, address: str) -> None:
+        super().__init__(
+            url, f"{url} leads to {address}, a link-local or reserved address; name the mirror's own address."
+        )
+
+
+class HttpStatus(FetchError):
+    """The other side answered `status` instead of the bytes; `problem` is its own error code where it gave one."""
+
+    code = "http_status"
+
+    def __init__(self, url: str, status: int, detail: str = "", problem: str = "") -> None:
+        self.status, self.detail, self.problem = status, detail, problem
+        super().__init__(url, f"{url} answered {status}{': ' + detail if detail else '; check the URL.'}")
+
+
+class RedirectRefused(FetchError):
+    """A redirect was not followed: too many, from https to http, or not to http at all."""
+
+    code = "redirect_refused"
+
+    def __init__(self, url: str, target: str, why: str) -> None:
+        super().__init__(url, f"The redirect from {url} to {target} was not followed: {why}.")
+
+
+class ProxyFailed(FetchError):
+    """The proxy on the way to `url` cannot be reached or refuses to connect."""
+
+    code = "proxy_failed"
+
+    def __init__(self, url: str, why: str) -> None:
+        super().__init__(url, f"The proxy on the way to {url} failed ({why}); check the proxy setting.")
+
+
+class TooLarge(FetchError):
+    """The answer is larger than anything of its kind may be; reading stopped at `cap` bytes."""
+
+    code = "too_large"
+
+    def __init__(self, url: str, cap: int) -> None:
+        self.cap = cap
+        super().__init__(url, f"{url} is larger than {spoken_size(cap)}, the most such a document may be.")
+
+
+class TooSlow(FetchError):
+    """The bytes came slower than `floor` bytes per second for a whole window."""
+
+    code = "too_slow"
+
+    def __init__(self, url: str, floor: int) -> None:
+        super().__init__(
+            url, f"{url} sends less than {spoken_size(floor)} per second; what has arrived is kept and resumed."
+        )
+
+
+class WrongSize(FetchError):
+    """The file does not have the size its metadata promises (bytes)."""
+
+    code = "wrong_size"
+
+    def __init__(self, url: str, expected: int, found: int) -> None:
+        self.expected, self.found = expected, found
+        super().__init__(
+            url, f"{url} has {found} bytes where its metadata promises {expected}; the mirror is inconsistent."
+        )
+
+
+class WrongDigest(FetchError):
+    """The bytes are complete and their SHA-256 is not the promised one."""
+
+    code = "wrong_digest"
+
+    def __init__(self, url: str, expected: str, found: str) -> None:
+        self.expected, self.found = expected, found
+        super().__init__(
+            url,
+            f"{url} has the SHA-256 {found[:12]}… where its metadata promises {expected[:12]}…; nothing was kept.",
+        )
+
+
+class SignatureError(BootferryError):
+    """What was fetched is not vouched for by whom it must be."""
+
+    code = "signature_invalid"
+
+
+class Unsigned(SignatureError):
+    """`url` carries no signature where one is required."""
+
+    code = "unsigned"
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        super().__init__(f"{url} is not signed; give the source's signed address, or declare the source unsigned.")
+
+
+class UnknownSigner(SignatureError):
+    """The signature is by a key outside the keyring. Key ids are 16 or 40 hexadecimal digits."""
+
+    code = "signature_unknown_key"
+
+    def __init__(self, url: str, signed_by: str, wanted: Iterable[str]) -> None:
+        self.url, self.signed_by, self.wanted = url, signed_by, tuple(wanted)
+        trusted = ", ".join(self.wanted) or "none"
+        super().__init__(f"{url} is signed by key {signed_by}, which the keyring does not hold (it holds {trusted}).")
+
+
+class BadSignature(SignatureError):
+    """The signature does not fit the bytes, or its key is expired or revoked."""
+
+    code = "signature_bad"
+
+    def __init__(self, url: str, why: str) -> None:
+        self.url, self.why = url, why
+        super().__init__(f"The signature of {url} is not good: {why}.")
+
+
+class InvalidKeyring(SignatureError):
+    """The keyring holds no usable OpenPGP key."""
+
+    code = "keyring_invalid"
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"The keyring cannot be used: {why}.")
+
+
+class WrongRegion(SignatureError):
+    """The region's key is not the one this rack (or its token) knows."""
+
+    code = "wrong_region"
+
+    def __init__(self, expected: str, found: str) -> None:
+        self.expected, self.found = expected, found
+        super().__init__(
+            f"The region's key has the fingerprint {found[:16]}… and not {expected[:16]}…; check the region's address,"
+            " or enrol this rack again."
+        )
+
+
+class TooOld(SignatureError):
+    """A correctly signed document is older than one accepted before: a replay, or a mirror gone back in time."""
+
+    code = "too_old"
+
+    def __init__(self, what: str, found: datetime | str, floor: datetime | str) -> None:
+        self.what, self.found, self.floor = what, found, floor
+        super().__init__(f"{what} is dated {found}, older than the {floor} already accepted; the held one stays.")
+
+
+class NoRoom(BootferryError):
+    """`needed` bytes do not fit into the `free` bytes of the disk below `path`. Nothing was written."""
+
+    code = "no_room"
+
+    def __init__(self, path: str, needed: int, free: int) -> None:
+        self.path, self.needed, self.free = path, needed, free
+        super().__init__(
+            f"{spoken_size(needed)} are needed below {path} and {spoken_size(free)} are free;"
+            " free some room or select fewer images."
+        )
+
+
+class Unavailable(BootferryError):
+    """A part this process needs is away; `retry_after` seconds from now is a good time to ask again."""
+
+    code = "unavailable"
+
+    def __init__(self, what: str, retry_after: int = 5) -> None:
+        self.what, self.retry_after = what, retry_after
+        super().__init__(f"{what} is not available at the moment; try again in {retry_after} seconds.")
+
+
+class InvalidSettings(BootferryError):
+    """The process cannot start as configured; the sentence names the setting."""
+
+    code = "invalid_settings"

@@ -1,0 +1,235 @@
+"""The one way to make an HTTP client session, and the one place that tells its failures apart.
+
+Sessions decompress nothing and read nothing from the environment (`HTTP_PROXY`, `.netrc`): a proxy is a setting. Names
+that lead to link-local, multicast or unspecified addresses are refused, so that a source's URL cannot be used to ask
+the machine's own metadata service. Private and loopback addresses are where mirrors live; they are fine.
+"""
+
+import errno
+import ipaddress
+import json
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.resolver import ThreadedResolver
+from yarl import URL
+
+from shared import __version__
+from shared.errors import (
+    AddressForbidden,
+    ConnectionLost,
+    ConnectionRefused,
+    FetchError,
+    HttpStatus,
+    InvalidSettings,
+    InvalidValue,
+    NameNotFound,
+    ProxyFailed,
+    RedirectRefused,
+    TimedOut,
+    TlsFailed,
+    TooLarge,
+)
+
+CONNECT_TIMEOUT_S = 10.0
+READ_TIMEOUT_S = 30.0
+MAX_REDIRECTS = 5
+MAX_PROBLEM_BYTES = 64 * 1024
+USER_AGENT = f"bootferry/{__version__}"
+
+SignRequest = Callable[[str, str, bytes | None], Mapping[str, str]]
+"""(method, path and query, body) to the headers that sign this request."""
+
+
+def parse_url(text: object) -> URL:
+    """An absolute http or https URL with a host. Raises InvalidValue."""
+    try:
+        url = URL(text) if isinstance(text, str) and len(text) <= 2048 else URL()
+    except ValueError as error:
+        raise InvalidValue("URL", text, str(error)) from error
+    if url.scheme not in ("http", "https") or not url.host or url.fragment:
+        raise InvalidValue("URL", text, "it must begin with http:// or https:// and name a host")
+    return url
+
+
+def shown(url: URL) -> str:
+    """The URL as logs and errors may show it: without user name and password (I7)."""
+    return str(url.with_user(None)) if url.user or url.password else str(url)
+
+
+@asynccontextmanager
+async def client_session(
+    *,
+    ca_bundle: Path | None = None,
+    connect_timeout_s: float = CONNECT_TIMEOUT_S,
+    read_timeout_s: float = READ_TIMEOUT_S,
+) -> AsyncIterator[aiohttp.ClientSession]:
+    """A session that trusts the system's certificates and those in `ca_bundle`. Raises InvalidSettings."""
+    context = ssl.create_default_context()
+    if ca_bundle is not None:
+        try:
+            context.load_verify_locations(cafile=ca_bundle)
+        except (OSError, ssl.SSLError) as error:
+            raise InvalidSettings(f"The CA bundle {ca_bundle} cannot be used: {error}.") from error
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(ssl=context, resolver=_GuardedResolver(), limit=64),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_s, sock_read=read_timeout_s),
+        headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
+        auto_decompress=False,
+        trust_env=False,
+        read_bufsize=1024 * 1024,
+        cookie_jar=aiohttp.DummyCookieJar(),
+    ) as session:
+        yield session
+
+
+@asynccontextmanager
+async def request(
+    session: aiohttp.ClientSession,
+    method: str,
+    url: URL,
+    *,
+    headers: Mapping[str, str] | None = None,
+    body: bytes | None = None,
+    proxy: URL | None = None,
+    sign: SignRequest | None = None,
+) -> AsyncIterator[aiohttp.ClientResponse]:
+    """The answer to a request, whatever its status; failures inside the block are told apart too.
+
+    Redirects of GET and HEAD are followed, at most MAX_REDIRECTS and never from https to http; a signed request follows
+    none. Raises FetchError.
+    """
+    target = url
+    with told_apart(session, url):
+        for _ in range(MAX_REDIRECTS + 1):
+            _guard(target)
+            sending = dict(headers or {})
+            if sign is not None:
+                sending |= sign(method, target.raw_path_qs, body)
+            async with session.request(
+                method, target, headers=sending, data=body, proxy=proxy, allow_redirects=False
+            ) as response:
+                if response.status not in (301, 302, 303, 307, 308) or method not in ("GET", "HEAD"):
+                    yield response
+                    return
+                target = _redirected(target, response, signed=sign is not None)
+        raise RedirectRefused(shown(url), shown(target), f"it is one of more than {MAX_REDIRECTS} in a row")
+
+
+async def read_capped(response: aiohttp.ClientResponse, cap: int) -> bytes:
+    """The whole body, of at most `cap` bytes. Raises TooLarge, and reads no further."""
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in response.content.iter_any():
+        size += len(chunk)
+        if size > cap:
+            raise TooLarge(shown(response.url), cap)
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+async def require_ok(response: aiohttp.ClientResponse, *accepted: int) -> None:
+    """Returning says: the status is 200 or one of `accepted`. Raises HttpStatus with the other side's own words."""
+    if response.status == 200 or response.status in accepted:
+        return
+    detail = problem = ""
+    if response.content_type == "application/problem+json":
+        body = await read_capped(response, MAX_PROBLEM_BYTES)
+        try:
+            document = json.loads(body)
+        except ValueError:
+            document = None
+        if isinstance(document, dict):
+            detail, problem = str(document.get("detail", ""))[:500], str(document.get("code", ""))[:64]
+    raise HttpStatus(shown(response.url), response.status, detail, problem)
+
+
+@contextmanager
+def told_apart(session: aiohttp.ClientSession, url: URL) -> Iterator[None]:
+    """Inside, whatever aiohttp raises about `url` becomes the FetchError that says what happened."""
+    try:
+        yield
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        raise _fetch_error(session, url, error) from error
+
+
+def _fetch_error(session: aiohttp.ClientSession, url: URL, error: Exception) -> FetchError:
+    where = shown(url)
+    match error:
+        case aiohttp.ClientProxyConnectionError() | aiohttp.ClientHttpProxyError():
+            return ProxyFailed(where, _brief(error))
+        case aiohttp.ClientConnectorDNSError():
+            return NameNotFound(where, url.host or "")
+        case aiohttp.ClientConnectorCertificateError():
+            return TlsFailed(where, _brief(error.certificate_error))
+        case aiohttp.ClientSSLError():
+            return TlsFailed(where, _brief(error))
+        case aiohttp.ConnectionTimeoutError():
+            return TimedOut(where, session.timeout.sock_connect or 0)
+        case TimeoutError():
+            return TimedOut(where, session.timeout.sock_read or 0)
+        case aiohttp.ClientConnectorError() if error.os_error.errno == errno.ECONNREFUSED:
+            return ConnectionRefused(where)
+        case OSError():
+            return ConnectionLost(where, error.strerror or _brief(error))
+        case _:
+            return ConnectionLost(where, _brief(error))
+
+
+def _brief(error: BaseException) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return error.verify_message
+    return (str(error) or type(error).__name__).splitlines()[0][:200]
+
+
+def _redirected(url: URL, response: aiohttp.ClientResponse, *, signed: bool) -> URL:
+    location = response.headers.get("Location", "")
+    try:
+        target = url.join(URL(location))
+    except ValueError as error:
+        raise RedirectRefused(shown(url), location[:200], "it is not a URL") from error
+    if target.scheme not in ("http", "https") or not target.host or not location:
+        raise RedirectRefused(shown(url), shown(target), "it leads to no http or https address")
+    if url.scheme == "https" and target.scheme == "http":
+        raise RedirectRefused(shown(url), shown(target), "it leads from https to http")
+    if signed:
+        raise RedirectRefused(shown(url), shown(target), "a region must answer at the address a rack was given")
+    return target
+
+
+def _guard(url: URL) -> None:
+    try:
+        address = ipaddress.ip_address(url.host or "")
+    except ValueError:
+        return
+    if _forbidden(address):
+        raise AddressForbidden(shown(url), str(address))
+
+
+def _forbidden(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    mapped = getattr(address, "ipv4_mapped", None) or address
+    return mapped.is_link_local or mapped.is_multicast or mapped.is_unspecified
+
+
+class _GuardedResolver(AbstractResolver):
+    """The system's resolver, less the addresses no image can come from."""
+
+    def __init__(self) -> None:
+        self._system = ThreadedResolver()
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        found = await self._system.resolve(host, port, family)
+        allowed = [result for result in found if not _forbidden(ipaddress.ip_address(result["host"].split("%")[0]))]
+        if found and not allowed:
+            raise AddressForbidden(host, found[0]["host"])
+        return allowed
+
+    async def close(self) -> None:
+        await self._system.close()

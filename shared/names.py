@@ -1,0 +1,47 @@
+"""Names that came from outside: parsed into types that cannot climb out of a directory, or refused.
+
+Both types are `str`, so they can be used as text everywhere; only their constructors decide what is acceptable.
+"""
+
+import re
+from typing import Self
+
+from shared.errors import InvalidValue
+
+_TOKEN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._+~-]{0,126}[A-Za-z0-9+~_-])?")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
+MAX_PATH_BYTES = 1024
+
+
+class Token(str):
+    """One name: an os, release, architecture, label, ftype, version … It is safe as a single directory name.
+
+    Letters, digits and `._+~-`, at most 128, beginning with a letter or digit and not ending in a dot.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, text: object) -> Self:
+        if not isinstance(text, str) or not _TOKEN.fullmatch(text):
+            raise InvalidValue(
+                "name", text, "it must be 1 to 128 letters, digits and ._+~- and begin with a letter or digit"
+            )
+        return super().__new__(cls, text)
+
+
+class RelativePath(str):
+    """A path below some root: segments joined by `/`, never absolute, never `.` or `..`, no control characters."""
+
+    __slots__ = ()
+
+    def __new__(cls, text: object) -> Self:
+        if not isinstance(text, str) or not text:
+            raise InvalidValue("relative path", text, "it must be text and not empty")
+        if len(text.encode("utf-8", "replace")) > MAX_PATH_BYTES or _CONTROL.search(text):
+            raise InvalidValue(
+                "relative path", text, f"it must be at most {MAX_PATH_BYTES} bytes without control characters"
+            )
+        segments = text.split("/")
+        if any(segment in ("", ".", "..") or len(segment.encode("utf-8", "replace")) > 255 for segment in segments):
+            raise InvalidValue("relative path", text, "every part must be a plain name")
+        return super().__new__(cls, text)

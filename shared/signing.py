@@ -1,0 +1,235 @@
+"""Ed25519 (RFC 8032): who said this?
+
+Two things are signed. A *message* (a manifest, the answer to an enrolment) travels in an envelope of the DSSE form
+(https://github.com/secure-systems-lab/dsse, protocol.md): the type is signed together with the bytes, so that one kind
+of message never passes for another. `open_envelope` gives the payload to nobody who has not verified it.
+
+A *request* of a rack is signed with HTTP message signatures (RFC 9421) over its method, path, query and, where it has a
+body, its Content-Digest (RFC 9530). `@authority` is left out: racks may reach the region through a proxy that renames
+it, and a key is known to one region only.
+"""
+
+import base64
+import binascii
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, MutableMapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+from http_message_signatures import (
+    HTTPMessageSignaturesException,
+    HTTPMessageSigner,
+    HTTPMessageVerifier,
+    algorithms,
+)
+from http_message_signatures import InvalidSignature as InvalidHttpSignature
+from http_message_signatures.resolvers import MappingKeyResolver
+
+from shared.errors import BadSignature, InvalidDocument, InvalidRequestSignature, InvalidValue
+
+REQUEST_LIFETIME_S = 300
+_REQUEST_TAG = "bootferry-rack"
+_COVERED = ("@method", "@path", "@query")
+_KEY_ID = re.compile(r';keyid="([0-9a-zA-Z-]{1,64})"')
+
+
+def public_bytes(key: Ed25519PrivateKey | Ed25519PublicKey) -> bytes:
+    """The 32 bytes of the public key."""
+    return (key.public_key() if isinstance(key, Ed25519PrivateKey) else key).public_bytes_raw()
+
+
+def parse_public_key(text: object) -> Ed25519PublicKey:
+    """The key in `text`, 32 bytes as unpadded base64url. Raises InvalidValue."""
+    try:
+        return Ed25519PublicKey.from_public_bytes(decode_bytes(text))
+    except ValueError as error:
+        raise InvalidValue("public key", text, "it must be an Ed25519 key, 32 bytes as base64url") from error
+
+
+def encode_bytes(raw: bytes) -> str:
+    """`raw` as unpadded base64url (RFC 4648 section 5)."""
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def decode_bytes(text: object) -> bytes:
+    """The bytes in `text`, unpadded base64url. Raises InvalidValue."""
+    if not isinstance(text, str):
+        raise InvalidValue("base64url text", text, "it must be text")
+    try:
+        return base64.b64decode(text.encode() + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except (ValueError, binascii.Error) as error:
+        raise InvalidValue("base64url text", text, "it has other characters") from error
+
+
+def fingerprint(key: Ed25519PrivateKey | Ed25519PublicKey) -> str:
+    """The SHA-256 of the public key's 32 bytes, hexadecimal: how people and tokens name a key."""
+    return hashlib.sha256(public_bytes(key)).hexdigest()
+
+
+def load_or_create_key(path: Path) -> Ed25519PrivateKey:
+    """The private key kept at `path` (PEM, mode 0600), made on first use; of processes that race, all get the same one.
+
+    Raises InvalidDocument when the file is not such a key.
+    """
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        fresh = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        staged = path.with_name(f".{path.name}.{os.getpid()}")
+        descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(fresh)
+                file.flush()
+                os.fsync(file.fileno())
+            # A link, unlike a rename, never replaces the key another process has just made.
+            os.link(staged, path)
+        except FileExistsError:
+            pass
+        finally:
+            staged.unlink()
+    try:
+        key = load_pem_private_key(path.read_bytes(), password=None)
+    except ValueError as error:
+        raise InvalidDocument(str(path), "it is not a PEM private key") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise InvalidDocument(str(path), "it is not an Ed25519 key")
+    return key
+
+
+def seal(key: Ed25519PrivateKey, payload_type: str, payload: bytes) -> bytes:
+    """An envelope that says the holder of `key` vouches for `payload` being a `payload_type`."""
+    return json.dumps(
+        {
+            "payloadType": payload_type,
+            "payload": base64.b64encode(payload).decode(),
+            "signatures": [
+                {
+                    "keyid": fingerprint(key),
+                    "sig": base64.b64encode(key.sign(_pre_authentication(payload_type, payload))).decode(),
+                }
+            ],
+        },
+        separators=(",", ":"),
+    ).encode()
+
+
+def open_envelope(envelope: bytes, payload_type: str, keys: Iterable[Ed25519PublicKey], *, origin: str) -> bytes:
+    """The payload, for which one of `keys` has vouched as a `payload_type`. `origin` names the envelope in errors.
+
+    Raises InvalidDocument when it is no envelope of that type, BadSignature when no key fits.
+    """
+    try:
+        document = json.loads(envelope)
+        found_type = document["payloadType"]
+        payload = base64.b64decode(document["payload"], validate=True)
+        signatures = [base64.b64decode(entry["sig"], validate=True) for entry in document["signatures"]]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InvalidDocument(origin, "it is not a signed envelope") from error
+    if found_type != payload_type:
+        raise InvalidDocument(origin, f"it holds {found_type!r} where {payload_type!r} is expected")
+    signed = _pre_authentication(payload_type, payload)
+    trusted = list(keys)
+    for signature in signatures[:16]:
+        for key in trusted:
+            try:
+                key.verify(signature, signed)
+            except InvalidSignature:
+                continue
+            return payload
+    raise BadSignature(origin, f"none of its {len(signatures)} signatures is by {_named(trusted)}")
+
+
+def _pre_authentication(payload_type: str, payload: bytes) -> bytes:
+    kind = payload_type.encode()
+    return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
+
+
+def _named(keys: Iterable[Ed25519PublicKey]) -> str:
+    return " or ".join(f"key {fingerprint(key)[:16]}" for key in keys) or "a known key"
+
+
+@dataclass(slots=True)
+class _Message:
+    """A request as http-message-signatures reads it; path and query decide, the origin is not covered."""
+
+    method: str
+    path_and_query: str
+    headers: MutableMapping[str, str] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        return f"http://region{self.path_and_query}"
+
+
+def sign_request(
+    key: Ed25519PrivateKey, key_id: str, method: str, path_and_query: str, body: bytes | None, *, now: datetime
+) -> dict[str, str]:
+    """The headers that make `verify_request` accept the request: Signature, Signature-Input and Content-Digest."""
+    message = _Message(method, path_and_query)
+    HTTPMessageSigner(
+        signature_algorithm=algorithms.ED25519,
+        key_resolver=MappingKeyResolver(private_keys={key_id: key}, public_keys={}),
+    ).sign(
+        message,
+        key_id=key_id,
+        created=now,
+        label="rack",
+        tag=_REQUEST_TAG,
+        covered_component_ids=_COVERED,
+        body=body,
+    )
+    return dict(message.headers)
+
+
+def claimed_key_id(headers: Mapping[str, str]) -> str:
+    """The key id a request claims to be signed with, to look the key up; nothing is proved by it.
+
+    Raises InvalidRequestSignature when the request carries no RFC 9421 signature. `headers` has lower-case names.
+    """
+    found = _KEY_ID.search(headers.get("signature-input", ""))
+    if not found or "signature" not in headers:
+        raise InvalidRequestSignature("there is none")
+    return found[1]
+
+
+def verify_request(
+    key: Ed25519PublicKey,
+    key_id: str,
+    method: str,
+    path_and_query: str,
+    headers: Mapping[str, str],
+    body: bytes | None,
+    *,
+    now: datetime,
+) -> None:
+    """Returning at all says: the holder of `key` sent this method, path, query and body within five minutes of `now`.
+
+    `headers` has lower-case names. Raises InvalidRequestSignature.
+    """
+    needed = (*_COVERED, "content-digest") if body else _COVERED
+    try:
+        results = HTTPMessageVerifier(
+            signature_algorithm=algorithms.ED25519,
+            key_resolver=MappingKeyResolver(public_keys={key_id: key}, private_keys={}),
+        ).verify(
+            _Message(method, path_and_query, dict(headers)),
+            max_age=None,
+            expect_tag=_REQUEST_TAG,
+            require_components=needed,
+            body=body or None,
+        )
+    except (InvalidHttpSignature, HTTPMessageSignaturesException, ValueError) as error:
+        raise InvalidRequestSignature(str(error).rstrip(".") or "it does not verify") from error
+    created = results[0].parameters.get("created")
+    skew_s = abs(now.timestamp() - created) if isinstance(created, int) else None
+    if skew_s is None or skew_s > REQUEST_LIFETIME_S:
+        raise InvalidRequestSignature(
+            f"it was made at another time than now, {now.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+        )

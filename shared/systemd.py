@@ -1,0 +1,26 @@
+"""Telling systemd how we are: the notify protocol of sd_notify(3), without its library."""
+
+import os
+import socket
+from collections.abc import Mapping
+
+
+def notify(state: str, environ: Mapping[str, str] = os.environ) -> None:
+    """Tell the service manager `state` (`READY=1`, `STOPPING=1`, `WATCHDOG=1` …); silent where there is none."""
+    address = environ.get("NOTIFY_SOCKET", "")
+    if address[:1] not in ("/", "@"):
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+        try:
+            channel.sendto(state.encode(), address.replace("@", "\0", 1) if address[0] == "@" else address)
+        except OSError:
+            # A service manager that went away is no reason to stop serving.
+            return
+
+
+def watchdog_interval_s(environ: Mapping[str, str] = os.environ) -> float | None:
+    """How often to send `WATCHDOG=1` (half the time systemd waits), or None where no watchdog was asked for."""
+    microseconds = environ.get("WATCHDOG_USEC", "")
+    if not microseconds.isdigit() or environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    return int(microseconds) / 2_000_000
