@@ -1,0 +1,1 @@
+"""What an upstream says, believed only as far as its signature goes: signed bytes to text, text to typed values."""

@@ -1,0 +1,427 @@
+"""Real signatures, real gpgv: what is believed, and what every other document is refused with."""
+
+import asyncio
+import base64
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from pysequoia import ArmorKind, Cert, Profile, SignatureMode, Tsk, armor, sign
+
+from region.stream import openpgp
+from region.stream.openpgp import (
+    DEFAULT_KEY_IDS,
+    DEFAULT_KEYRING,
+    DEFAULT_KEYRING_SHA256,
+    key_ids,
+    parse_keyring,
+    verify,
+)
+from shared.errors import BadSignature, InvalidKeyring, SignatureError, TooLarge, Unavailable, UnknownSigner, Unsigned
+
+URL = "http://mirror.example/streams/v1/index.sjson"
+TEXT = b'{\n "format": "index:1.0"\n}'
+FRAME = b"-----BEGIN PGP SIGNATURE-----"
+
+
+@dataclass(frozen=True)
+class Signer:
+    """A throwaway key, and documents signed with it."""
+
+    secret: Tsk
+
+    @property
+    def cert(self) -> Cert:
+        return self.secret.extract_certificate()
+
+    @property
+    def key_id(self) -> str:
+        return self.cert.fingerprint.upper()
+
+    @property
+    def keyring(self) -> bytes:
+        return bytes(self.cert)
+
+    def sign(self, text: bytes = TEXT, mode: SignatureMode = SignatureMode.CLEAR) -> bytes:
+        return sign(self.secret.signer(), text, mode=mode)
+
+    def expired(self) -> bytes:
+        """The same key, whose time was over five seconds ago."""
+        return bytes(self.cert.set_expiration(datetime.now(UTC) - timedelta(seconds=5), self.secret.certifier()))
+
+    def revoked(self) -> bytes:
+        return bytes(Cert.from_bytes(self.keyring + bytes(self.cert.revoke(self.secret.certifier()))))
+
+
+def generate() -> Signer:
+    return Signer(Tsk.generate(user_ids=["Test <test@example.invalid>"], profile=Profile.RFC4880))
+
+
+@pytest.fixture(scope="module")
+def ours() -> Signer:
+    return generate()
+
+
+@pytest.fixture(scope="module")
+def theirs() -> Signer:
+    return generate()
+
+
+def text_part(signed: bytes) -> bytes:
+    return signed[: signed.index(FRAME)]
+
+
+def signature_packets(signed: bytes) -> bytes:
+    encoded = re.search(rb"SIGNATURE-----\n\n(.*?)\n=", signed, re.DOTALL)
+    assert encoded
+    return base64.b64decode(encoded[1])
+
+
+def together(*signed: bytes, packets: bytes = b"") -> bytes:
+    """The text of the first document under the signatures of all of them, and other packets in the same armour."""
+    joined = b"".join(map(signature_packets, signed)) + packets
+    return text_part(signed[0]) + armor(joined, ArmorKind.Signature).encode()
+
+
+type_case = Callable[[Signer, Signer], tuple[bytes, bytes]]
+
+
+@pytest.mark.parametrize(
+    ("case", "text"),
+    [
+        pytest.param(lambda ours, _: (ours.sign(), ours.keyring), TEXT + b"\n", id="one good signature"),
+        pytest.param(lambda ours, theirs: (ours.sign(), theirs.keyring + ours.keyring), TEXT + b"\n", id="second key"),
+        pytest.param(
+            lambda ours, theirs: (together(ours.sign(), theirs.sign()), ours.keyring),
+            TEXT + b"\n",
+            id="an unknown signer beside a good one",
+        ),
+        pytest.param(
+            lambda ours, theirs: (together(theirs.sign(), ours.sign()), ours.keyring),
+            TEXT + b"\n",
+            id="a good signer after an unknown one",
+        ),
+        pytest.param(
+            lambda ours, theirs: (together(theirs.sign(), ours.sign()), ours.keyring + theirs.expired()),
+            TEXT + b"\n",
+            id="the old key has expired, the new one signed as well",
+        ),
+        pytest.param(lambda ours, _: (ours.sign() + b"\n \n", ours.keyring), TEXT + b"\n", id="white space at the end"),
+        pytest.param(lambda ours, _: (ours.sign(), str(ours.cert).encode()), TEXT + b"\n", id="armoured keyring"),
+        pytest.param(
+            lambda ours, _: (ours.sign(b"- a\n-----BEGIN PGP SIGNED MESSAGE-----\n-b"), ours.keyring),
+            b"- a\n-----BEGIN PGP SIGNED MESSAGE-----\n-b\n",
+            id="dashes come back unescaped",
+        ),
+        pytest.param(
+            lambda ours, _: (ours.sign(b"a").replace(b"\na\n", b"\na \t\n"), ours.keyring),
+            b"a\n",
+            id="white space at line ends was never signed",
+        ),
+        pytest.param(
+            lambda ours, _: (ours.sign(b"a\nb").replace(b"\n", b"\r\n"), ours.keyring), b"a\r\nb\r\n", id="CRLF"
+        ),
+        pytest.param(
+            lambda ours, _: (ours.sign(b"x" * 19_998 + b"\nend"), ours.keyring),
+            b"x" * 19_998 + b"\nend\n",
+            id="the longest line gpgv reads",
+        ),
+    ],
+)
+async def test_what_a_live_key_of_the_keyring_signed_is_returned_as_gpgv_emits_it(
+    ours: Signer, theirs: Signer, case: type_case, text: bytes
+) -> None:
+    signed, keyring = case(ours, theirs)
+    assert await verify(signed, keyring, origin=URL) == text
+
+
+LITERAL = b"\xcb\x0bb\0\0\0\0\0evil\n"
+
+
+@pytest.mark.parametrize(
+    ("case", "error", "says"),
+    [
+        pytest.param(lambda o, _: (b"", o.keyring), Unsigned, "not signed", id="empty"),
+        pytest.param(lambda o, _: (TEXT, o.keyring), Unsigned, "declare the source unsigned", id="plain JSON"),
+        pytest.param(lambda o, _: (o.sign(mode=SignatureMode.DETACHED), o.keyring), Unsigned, URL, id="detached"),
+        pytest.param(
+            lambda o, _: (o.sign(mode=SignatureMode.INLINE), o.keyring), BadSignature, "clear-signed", id="inline"
+        ),
+        pytest.param(
+            lambda o, _: (sign(o.secret.signer(), TEXT, armor=False), o.keyring),
+            BadSignature,
+            "clear-signed",
+            id="inline, binary",
+        ),
+        pytest.param(
+            lambda o, _: (o.sign().replace(b"index", b"lndex"), o.keyring), BadSignature, "changed", id="text changed"
+        ),
+        pytest.param(
+            lambda o, _: (o.sign().replace(b"index", b"in\0ex"), o.keyring), BadSignature, "changed", id="NUL in text"
+        ),
+        pytest.param(
+            lambda o, _: (text_part(o.sign(b"a")) + o.sign(b"b")[len(text_part(o.sign(b"b"))) :], o.keyring),
+            BadSignature,
+            "changed",
+            id="signature of another text",
+        ),
+        pytest.param(
+            lambda o, t: (together(o.sign(b"a"), t.sign(b"b")), o.keyring + t.keyring),
+            BadSignature,
+            "changed",
+            id="one good, one that does not fit",
+        ),
+        pytest.param(lambda o, _: (b"{}\n" + o.sign(), o.keyring), BadSignature, "before", id="text before"),
+        pytest.param(lambda o, _: (b"\n" + o.sign(), o.keyring), BadSignature, "before", id="line before"),
+        pytest.param(lambda o, _: (o.sign() + b"{}\n", o.keyring), BadSignature, "after", id="text after"),
+        pytest.param(lambda o, _: (o.sign() + b"x" * 70_000, o.keyring), BadSignature, "after", id="much text after"),
+        pytest.param(lambda o, _: (o.sign() + o.sign(), o.keyring), BadSignature, "after", id="two documents"),
+        pytest.param(
+            lambda o, _: (o.sign(b"a\nb").replace(b"\nb", b"\n-b"), o.keyring),
+            BadSignature,
+            "damaged",
+            id="unescaped dash in the text",
+        ),
+        pytest.param(
+            lambda o, _: (o.sign().replace(b"SHA512\n", b"SHA512\nNotDashEscaped: yes\n"), o.keyring),
+            BadSignature,
+            "more than its hash",
+            id="NotDashEscaped",
+        ),
+        pytest.param(
+            lambda o, _: (o.sign().replace(b"Hash: SHA512\n", b""), o.keyring),
+            BadSignature,
+            "cannot check",
+            id="no hash header",
+        ),
+        pytest.param(lambda o, _: (o.sign()[:40], o.keyring), BadSignature, "damaged", id="cut in the head"),
+        pytest.param(lambda o, _: (o.sign()[:70], o.keyring), BadSignature, "cut off", id="cut in the text"),
+        pytest.param(lambda o, _: (o.sign()[:-80], o.keyring), BadSignature, "cut off", id="cut in the signature"),
+        pytest.param(
+            lambda o, _: (together(o.sign(), packets=LITERAL), o.keyring),
+            BadSignature,
+            "more than signatures",
+            id="a second text inside the armour",
+        ),
+        pytest.param(
+            lambda o, _: (o.sign(b"x" * 19_999 + b"\nend"), o.keyring),
+            BadSignature,
+            "lines up to 19998 bytes",
+            id="a line gpgv cuts off",
+        ),
+        pytest.param(lambda o, _: (o.sign(), o.expired()), BadSignature, "has expired", id="expired key"),
+        pytest.param(lambda o, _: (o.sign(), o.revoked()), BadSignature, "was revoked", id="revoked key"),
+        pytest.param(
+            lambda o, t: (together(o.sign(), t.sign()), o.expired()),
+            BadSignature,
+            "has expired",
+            id="expired key beside an unknown one",
+        ),
+        pytest.param(lambda o, t: (o.sign(), t.keyring), UnknownSigner, "does not hold", id="other key"),
+        pytest.param(lambda o, _: (o.sign(), b""), InvalidKeyring, "empty", id="empty keyring"),
+        pytest.param(lambda o, _: (o.sign(), bytes(o.secret)), InvalidKeyring, "secret", id="secret keyring"),
+    ],
+)
+async def test_anything_else_is_refused(
+    ours: Signer, theirs: Signer, case: type_case, error: type[SignatureError], says: str
+) -> None:
+    signed, keyring = case(ours, theirs)
+    with pytest.raises(error, match=says) as caught:
+        await verify(signed, keyring, origin=URL)
+    assert type(caught.value) is error
+
+
+async def test_an_unknown_signer_is_named_beside_the_keys_that_were_wanted(ours: Signer, theirs: Signer) -> None:
+    with pytest.raises(UnknownSigner) as caught:
+        await verify(theirs.sign(), ours.keyring, origin=URL)
+    assert caught.value.wanted == (ours.key_id,)
+    # gpgv names the subkey that signed, which only the owner's certificate ties to the primary key.
+    assert re.fullmatch("[0-9A-F]{40}", caught.value.signed_by)
+    assert caught.value.signed_by != ours.key_id
+
+
+async def test_documents_larger_than_the_cap_are_not_read(ours: Signer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openpgp, "MAX_SIGNED_BYTES", 100)
+    with pytest.raises(TooLarge):
+        await verify(ours.sign(), ours.keyring, origin=URL)
+
+
+async def test_a_missing_gpgv_is_a_part_that_is_away(
+    ours: Signer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(Unavailable, match="system package gpgv"):
+        await verify(ours.sign(), ours.keyring, origin=URL)
+
+
+STUCK_GPGV = """#!/bin/sh
+echo $$ > "{pids}"
+head -c 1000000 /dev/zero
+exec sleep 60
+"""
+
+
+@pytest.fixture
+def stuck_gpgv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A gpgv that writes, and then never ends; the file has its process id. Its home directories go to tmp_path."""
+    pids, program, scratch = tmp_path / "pid", tmp_path / "bin" / "gpgv", tmp_path / "scratch"
+    program.parent.mkdir()
+    scratch.mkdir()
+    program.write_text(STUCK_GPGV.format(pids=pids))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    return pids
+
+
+def wait_for(pids: Path) -> None:
+    while not (pids.exists() and pids.read_text()):
+        time.sleep(0.01)
+
+
+def assert_gone(pids: Path) -> None:
+    pid = int(pids.read_text())
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    assert not list((pids.parent / "scratch").iterdir())
+
+
+async def test_a_gpgv_that_never_ends_is_ended(ours: Signer, stuck_gpgv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openpgp, "GPGV_TIMEOUT_S", 0.3)
+    with pytest.raises(Unavailable, match="longer than"):
+        await verify(ours.sign(b"x\n" * 500_000), ours.keyring, origin=URL)
+    assert_gone(stuck_gpgv)
+
+
+async def test_cancelling_ends_gpgv_and_removes_its_home(ours: Signer, stuck_gpgv: Path) -> None:
+    task = asyncio.create_task(verify(ours.sign(), ours.keyring, origin=URL))
+    await asyncio.to_thread(wait_for, stuck_gpgv)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert_gone(stuck_gpgv)
+
+
+@pytest.fixture(scope="module")
+def gpg() -> Iterator[Callable[..., bytes]]:
+    """gpg with a home of its own, as a function of its arguments. The home's path must be short: it holds sockets."""
+    if not shutil.which("gpg"):
+        pytest.skip("gpg is not installed; gpgv and pysequoia cover the rest")
+    home = tempfile.mkdtemp(prefix="gpg-")
+
+    def run(*arguments: str, text: bytes = b"") -> bytes:
+        command = ["gpg", "--homedir", home, "--batch", "--quiet", "--passphrase", "", *arguments]
+        return subprocess.run(command, input=text, capture_output=True, check=True).stdout
+
+    try:
+        yield run
+    finally:
+        subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], check=False)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def test_the_hash_decides_as_well_as_the_key(gpg: Callable[..., bytes]) -> None:
+    gpg("--quick-gen-key", "rsa@example.invalid", "rsa2048", "sign", "never")
+    keyring = gpg("--export", "rsa@example.invalid")
+
+    def signed(digest: str) -> bytes:
+        return gpg("--digest-algo", digest, "--clear-sign", text=TEXT)
+
+    assert asyncio.run(verify(signed("SHA256"), keyring, origin=URL)) == TEXT + b"\n"
+    for weak in ("SHA1", "RIPEMD160"):
+        with pytest.raises(BadSignature, match="can be forged"):
+            asyncio.run(verify(signed(weak), keyring, origin=URL))
+
+
+def test_an_expired_signature_says_so(gpg: Callable[..., bytes]) -> None:
+    past = ("--faked-system-time", "20200101T000000!")
+    gpg(*past, "--quick-gen-key", "past@example.invalid", "ed25519", "sign", "never")
+    signed = gpg(*past, "-u", "past@example.invalid", "--default-sig-expire", "1d", "--clear-sign", text=TEXT)
+    with pytest.raises(BadSignature, match="it has expired"):
+        asyncio.run(verify(signed, gpg("--export", "past@example.invalid"), origin=URL))
+
+
+def test_the_shipped_keyring_is_the_known_one_with_the_known_keys() -> None:
+    shipped = DEFAULT_KEYRING.read_bytes()
+    assert hashlib.sha256(shipped).hexdigest() == DEFAULT_KEYRING_SHA256
+    assert key_ids(parse_keyring(shipped)) == DEFAULT_KEY_IDS
+    assert DEFAULT_KEYRING_SHA256 in (Path(str(DEFAULT_KEYRING)).parent / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        pytest.param(lambda ours, theirs: ours.keyring + theirs.keyring, id="binary"),
+        pytest.param(lambda ours, theirs: base64.b64encode(ours.keyring + theirs.keyring), id="base64"),
+        pytest.param(lambda ours, theirs: base64.encodebytes(ours.keyring + theirs.keyring), id="base64 in lines"),
+        pytest.param(lambda ours, theirs: f"{ours.cert}\n{theirs.cert}".encode(), id="two armoured blocks"),
+        pytest.param(
+            lambda ours, theirs: f"old key\n{ours.cert}new key\n{theirs.cert}\n".replace("\n", "\r\n").encode(),
+            id="armoured, with words between, CRLF",
+        ),
+        pytest.param(
+            lambda ours, theirs: (
+                armor(ours.keyring + theirs.keyring, ArmorKind.PublicKey)
+                .replace("BLOCK-----\n", "BLOCK-----\nVersion: GnuPG v2\nComment:\n", 1)
+                .encode()
+            ),
+            id="two keys in one block with headers",
+        ),
+        pytest.param(
+            lambda ours, theirs: b"\xca\x03PGP" + ours.keyring + b"\xb0\x02\x00\x00" + theirs.keyring,
+            id="marker and trust packets are left out",
+        ),
+    ],
+)
+def test_every_form_of_a_keyring_is_the_same_keys(
+    ours: Signer, theirs: Signer, form: Callable[[Signer, Signer], bytes]
+) -> None:
+    parsed = parse_keyring(form(ours, theirs))
+    assert parsed == ours.keyring + theirs.keyring
+    assert key_ids(parsed) == (ours.key_id, theirs.key_id)
+
+
+def without_last_lines(armoured: object) -> bytes:
+    return str(armoured).encode()[:-60]
+
+
+@pytest.mark.parametrize(
+    ("raw", "says"),
+    [
+        pytest.param(lambda _: b"", "empty", id="empty"),
+        pytest.param(lambda _: b" \n", "empty", id="white space"),
+        pytest.param(lambda _: b"hello, world", "neither binary", id="words"),
+        pytest.param(lambda _: b"aGVsbG8=", "not OpenPGP data", id="base64 of something else"),
+        pytest.param(lambda _: b"\xff\xfe\x00\x01", "cut off|no definite length", id="binary of something else"),
+        pytest.param(lambda _: b"\x00\x00\x00\x20\x01\x01\x00\x02KBXf\x00", "gpg --export", id="keybox"),
+        pytest.param(lambda _: b"\0" * (1024 * 1024 + 1), "larger than 1.0 MB", id="too large"),
+        pytest.param(lambda ours: ours.keyring[:-5], "cut off", id="cut off"),
+        pytest.param(lambda ours: without_last_lines(ours.cert), "damaged or cut off", id="armour cut off"),
+        pytest.param(lambda ours: bytes(ours.secret), "secret key", id="secret key"),
+        pytest.param(lambda ours: str(ours.secret).encode(), "secret key", id="armoured secret key"),
+        pytest.param(lambda ours: base64.b64encode(bytes(ours.secret)), "secret key", id="secret key in base64"),
+        pytest.param(lambda ours: ours.sign(), "damaged|more than public keys", id="a signed document"),
+        pytest.param(lambda ours: signature_packets(ours.sign()), "does not begin with", id="a signature"),
+        pytest.param(lambda _: LITERAL, "more than public keys", id="a text"),
+        pytest.param(lambda _: b"\xc6\xe3" + b"x" * 10, "no definite length", id="a packet of partial length"),
+        pytest.param(lambda _: b"\x9b" + b"x" * 10, "no definite length", id="a packet without end"),
+        pytest.param(lambda _: b"\xc6\x01\x04", "version 4", id="a key without material"),
+        pytest.param(
+            lambda _: bytes(Tsk.generate(user_ids=["v6"], profile=Profile.RFC9580).extract_certificate()),
+            "version 6",
+            id="a key of RFC 9580, which gpgv does not know",
+        ),
+    ],
+)
+def test_what_is_no_keyring_is_refused_with_what_to_do(ours: Signer, raw: Callable[[Signer], bytes], says: str) -> None:
+    with pytest.raises(InvalidKeyring, match=says):
+        parse_keyring(raw(ours))
