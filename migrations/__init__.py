@@ -1,0 +1,1 @@
+"""The catalogue's schema, step by step; `bootferry-region migrate` takes the steps that are missing."""

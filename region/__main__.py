@@ -1,0 +1,172 @@
+"""bootferry-region: the region's service, and the few things that only its own machine can do."""
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from shared import __version__
+from shared.errors import BootferryError, InvalidSettings
+from shared.logs import configure, logger
+from shared.settings import EX_CONFIG
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from region.app import Region
+
+SHUTDOWN_GRACE_S = 10
+"""How long transfers under way may take to end after SIGTERM."""
+
+_Answer = TypeVar("_Answer")
+
+# What a command needs is imported inside it: `--help` and shell completion must not wait for SQLAlchemy.
+cli = typer.Typer(
+    help="The region of Bootferry: keeps the selected boot images and serves them to operators and racks.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"bootferry-region {__version__}")
+        raise typer.Exit
+
+
+@cli.callback()
+def common(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Settings come from REGION_… variables, systemd credentials and /etc/bootferry/region.toml, in this order."""
+
+
+@cli.command()
+def serve() -> None:
+    """Run the region until it is told to stop."""
+    from region import api
+    from region.server import build_server
+
+    region = _build()
+    settings = region.settings
+    server = build_server(api.create(region), host=settings.host, port=settings.port, shutdown_grace_s=SHUTDOWN_GRACE_S)
+
+    def stop() -> None:
+        server.should_exit = True
+
+    region.stop = stop
+    log = logger(__name__)
+    log.info(f"The region listens on http://{settings.host}:{settings.port}/.", action="start", version=__version__)
+    server.run()
+    if region.fatal is not None:
+        raise region.fatal
+
+
+@cli.command()
+def migrate() -> None:
+    """Bring the database's schema up to date."""
+    from region.database import migrate as migrate_database
+
+    _run(lambda region: migrate_database(region.engine))
+
+
+@cli.command()
+def rack_token(
+    hours: Annotated[float, typer.Option(min=0.02, max=720, help="How long the token may be used.")] = 24,
+    uses: Annotated[int, typer.Option(min=1, max=1000, help="How many racks may use it.")] = 1,
+) -> None:
+    """Print a token that lets a rack enrol: bootferry-rack enrol --region URL --token TOKEN."""
+    from region import racks
+
+    async def make(region: "Region", connection: "AsyncConnection") -> str:
+        token, _ = await racks.create_token(
+            connection, region.fingerprint, region.now(), lifetime=timedelta(hours=hours), uses=uses
+        )
+        return str(token)
+
+    typer.echo(_in_transaction(make))
+
+
+@cli.command()
+def admin_token(
+    name: Annotated[str, typer.Option(help="Whose token it is.")] = "administrator",
+) -> None:
+    """Print a new administrator's token, for when the first one was lost."""
+    from region.operators import Role, create_token
+
+    async def make(region: "Region", connection: "AsyncConnection") -> str:
+        return await create_token(connection, name, Role.ADMIN, region.now())
+
+    typer.echo(_in_transaction(make))
+
+
+@cli.command()
+def new_epoch() -> None:
+    """Make racks take this region's manifests again after its database was restored from a backup."""
+    from sqlalchemy import update
+
+    from region import manifests
+    from region.tables import region as region_table
+
+    async def begin(region: "Region", connection: "AsyncConnection") -> str:
+        epoch = int(datetime.now(UTC).timestamp())
+        await connection.execute(update(region_table).values(epoch=epoch))
+        await manifests.publish(connection, region.key, region.now())
+        return f"Epoch {epoch} has begun; racks take its manifest at their next poll."
+
+    typer.echo(_in_transaction(begin))
+
+
+def _build() -> "Region":
+    from region import app
+    from region.settings import RegionSettings
+
+    settings = RegionSettings.load()
+    configure(settings.log_level, settings.log_format)
+    return app.build(settings)
+
+
+def _run(job: Callable[["Region"], Awaitable[_Answer]]) -> _Answer:
+    region = _build()
+
+    async def run() -> _Answer:
+        try:
+            return await job(region)
+        finally:
+            await region.engine.dispose()
+
+    return asyncio.run(run())
+
+
+def _in_transaction(job: Callable[["Region", "AsyncConnection"], Awaitable[str]]) -> str:
+    """`job` in one transaction of a database whose first rows are there."""
+    from region.app import prepare
+    from region.database import transaction
+
+    async def run(region: "Region") -> str:
+        await prepare(region)
+        async with transaction(region.engine) as connection:
+            return await job(region, connection)
+
+    return _run(run)
+
+
+def main() -> None:
+    """The console script. Errors are one sentence on stderr; it exits with 78 for unusable settings, 1 for others."""
+    try:
+        cli()
+    except InvalidSettings as error:
+        typer.echo(f"bootferry-region: {error}", err=True)
+        sys.exit(EX_CONFIG)
+    except BootferryError as error:
+        typer.echo(f"bootferry-region: {error}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

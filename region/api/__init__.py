@@ -1,0 +1,75 @@
+"""The HTTP API: `create` makes the application, one router per noun."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from fastapi import APIRouter, FastAPI
+from fastapi.responses import FileResponse
+from starlette.staticfiles import StaticFiles
+
+from region.api import events, files, health, images, imports, manifest, problems, racks, selections, sources
+from region.api.middleware import Surroundings
+from region.app import Region, running
+from shared import __version__
+from shared.manifest import MAX_REPORT_BYTES
+
+VERSION_PREFIX = "/api/v1"
+WEB = Path(__file__).parent.parent / "web"
+DOCS_POLICY = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'"
+"""Swagger UI sets styles of elements by itself; nothing else on its page may be inline, and nothing leaves the host."""
+
+_TAGS = [
+    {"name": "images", "description": "What operators look at: images and where they are."},
+    {"name": "selections", "description": "Which images are wanted."},
+    {"name": "sources", "description": "Where images come from."},
+    {"name": "imports", "description": "The runs that bring images in, and the hourly sync."},
+    {"name": "racks", "description": "The services that pull from this region and serve machines."},
+    {"name": "files", "description": "Bytes by digest."},
+    {"name": "events", "description": "Word that something changed."},
+    {"name": "health", "description": "For those who watch over the process."},
+]
+
+
+def create(region: Region) -> FastAPI:
+    """The application of a region process; its lifespan runs the region."""
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        async with running(region):
+            yield
+
+    app = FastAPI(
+        title="Bootferry region",
+        version=__version__,
+        summary="Boot images: where they come from, which are wanted, where they are.",
+        description=(
+            "Send an operator token as `Authorization: Bearer bf_…`. Errors are RFC 9457 problems with a stable `code`"
+            " and one sentence that says what to do."
+        ),
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        openapi_tags=_TAGS,
+        openapi_url=f"{VERSION_PREFIX}/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        max_body_size=MAX_REPORT_BYTES,
+        generate_unique_id_function=lambda route: route.name,
+        # What every answer may be is said once here, not at every route.
+        responses=problems.documented(422),
+    )
+    app.state.region = region
+    versioned = APIRouter(prefix=VERSION_PREFIX)
+    for noun in (images, selections, sources, imports, racks, manifest, files, events, health):
+        versioned.include_router(noun.router)
+    app.include_router(versioned)
+    app.include_router(health.probes)
+    app.mount("/static", StaticFiles(directory=WEB / "static"), name="static")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> FileResponse:
+        return FileResponse(WEB / "docs.html", headers={"Content-Security-Policy": DOCS_POLICY})
+
+    problems.install(app)
+    app.add_middleware(Surroundings)
+    return app

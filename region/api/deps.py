@@ -1,0 +1,100 @@
+"""What a route may ask for: the region, a transaction, and who is asking."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from region import operators
+from region.app import Region
+from region.database import transaction
+from region.operators import Operator, Role
+from shared.errors import Forbidden, InvalidRequestSignature, Unauthenticated
+from shared.signing import claimed_key_id, verify_request
+
+bearer = HTTPBearer(auto_error=False, scheme_name="operator token", description="`bf_…`, made by an administrator.")
+
+
+def the_region(request: Request) -> Region:
+    """The process this request came to."""
+    region: Region = request.app.state.region
+    return region
+
+
+TheRegion = Annotated[Region, Depends(the_region)]
+
+
+async def _connection(region: TheRegion) -> AsyncIterator[AsyncConnection]:
+    region.require_ready()
+    async with transaction(region.engine) as connection:
+        yield connection
+
+
+Transaction = Annotated[AsyncConnection, Depends(_connection, scope="function")]
+"""One transaction, committed before the answer is sent."""
+
+
+def require_role(role: Role) -> Callable[..., Awaitable[Operator]]:
+    """A dependency: the operator who asks, who has at least `role`. Raises Unauthenticated, Forbidden."""
+
+    async def require(
+        region: TheRegion,
+        credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
+    ) -> Operator:
+        if credentials is None:
+            raise Unauthenticated
+        region.require_ready()
+        # Of its own, so that a stream of events holds no connection while it lasts.
+        async with transaction(region.engine) as connection:
+            operator = await operators.authenticate(connection, credentials.credentials, region.now())
+        if not operator.role.includes(role):
+            raise Forbidden(f"{operator.name} is a {operator.role}; this takes the role {role}.")
+        return operator
+
+    return require
+
+
+Viewer = Annotated[Operator, Depends(require_role(Role.VIEWER))]
+Changer = Annotated[Operator, Depends(require_role(Role.OPERATOR))]
+Admin = Annotated[Operator, Depends(require_role(Role.ADMIN))]
+
+
+@dataclass(frozen=True, slots=True)
+class SignedRack:
+    """A rack that proved who it is by signing this very request."""
+
+    id: str
+
+
+async def authenticate_rack(region: TheRegion, request: Request) -> SignedRack:
+    """The rack that signed this request. Raises InvalidRequestSignature."""
+    headers = dict(request.headers)
+    rack_id = claimed_key_id(headers)
+    key = region.memory.rack_key(rack_id)
+    if key is None:
+        raise InvalidRequestSignature(f"no rack with the id {rack_id} is enrolled here")
+    query = f"?{request.url.query}" if request.url.query else ""
+    verify_request(
+        key,
+        rack_id,
+        request.method,
+        f"{request.scope['raw_path'].decode('ascii')}{query}",
+        headers,
+        await request.body(),
+        now=region.now(),
+    )
+    region.memory.note_seen(rack_id)
+    return SignedRack(rack_id)
+
+
+TheRack = Annotated[SignedRack, Depends(authenticate_rack)]
+
+
+def etag_matches(header: str | None, etag: str) -> bool:
+    """True says: `If-None-Match: header` names `etag` (RFC 9110 section 13.1.2)."""
+    return header is not None and (
+        header.strip() == "*" or etag in {part.strip().removeprefix("W/") for part in header.split(",")}
+    )

@@ -1,0 +1,55 @@
+"""/files: bytes by digest, for racks and for operators."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path, Request, Response
+from fastapi.security import HTTPAuthorizationCredentials
+
+from region import files
+from region.api.deps import TheRegion, authenticate_rack, bearer, require_role
+from region.api.problems import documented
+from region.content import file_response
+from region.database import transaction
+from region.operators import Role
+from shared.digest import Sha256
+
+router = APIRouter(tags=["files"])
+
+
+async def _allowed_size(
+    region: TheRegion,
+    request: Request,
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
+    sha256: Annotated[str, Path(description="SHA-256, 64 hexadecimal digits.")],
+) -> tuple[Sha256, int]:
+    """Who may have the file and how large it is. A rack is answered from memory; files of its manifest only."""
+    digest = Sha256(sha256)
+    if credentials is None and "signature-input" in request.headers:
+        await authenticate_rack(region, request)
+        size = region.memory.published_sizes.get(digest)
+        if size is not None:
+            return digest, size
+    else:
+        await require_role(Role.VIEWER)(region, credentials)
+    region.require_ready()
+    async with transaction(region.engine) as connection:
+        return digest, await files.size_of(connection, digest)
+
+
+@router.api_route(
+    "/files/{sha256}",
+    methods=["GET", "HEAD"],
+    summary="Get a stored file",
+    response_class=Response,
+    responses={
+        200: {"content": {"application/octet-stream": {}}},
+        206: {"description": "A range of it"},
+        304: {"description": "Unchanged"},
+        **documented(401, 404, 416, 422, 503),
+    },
+)
+async def get_file(
+    region: TheRegion, request: Request, wanted: Annotated[tuple[Sha256, int], Depends(_allowed_size)]
+) -> Response:
+    sha256, size = wanted
+    return await file_response(request, region.store, sha256, size, accel_prefix=region.settings.accel_prefix)

@@ -1,0 +1,101 @@
+"""/livez, /readyz, /metrics: for those who watch over the process; and /region, who it is."""
+
+import asyncio
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from sqlalchemy import text
+
+from region import images, racks
+from region.api.deps import TheRegion
+from region.api.models import Shape
+from region.api.problems import documented
+from region.database import is_migrated, transaction
+from shared import __version__
+from shared.errors import Unavailable
+from shared.signing import encode_bytes, public_bytes
+
+probes = APIRouter(tags=["health"])
+router = APIRouter(tags=["health"])
+
+
+class RegionShown(Shape):
+    """Who answers here. A rack compares `fingerprint` with its token before it says anything."""
+
+    name: str
+    version: str
+    public_key: str
+    fingerprint: str
+
+
+@router.get("/region", summary="Who this region is")
+async def get_region(region: TheRegion) -> RegionShown:
+    return RegionShown(
+        name=region.settings.name,
+        version=__version__,
+        public_key=encode_bytes(public_bytes(region.key)),
+        fingerprint=region.fingerprint,
+    )
+
+
+@probes.get("/livez", summary="The process answers")
+async def livez() -> dict[str, str]:
+    return {"status": "alive"}
+
+
+@probes.get("/readyz", summary="Database, schema and disk are usable", responses=documented(503))
+async def readyz(region: TheRegion) -> dict[str, str]:
+    region.require_ready()
+    async with transaction(region.engine) as connection:
+        if not await is_migrated(connection):
+            raise Unavailable("The database's present schema (run bootferry-region migrate)")
+    if await asyncio.to_thread(region.store.bytes_free) == 0:
+        raise Unavailable("Room on the region's disk", retry_after=60)
+    return {"status": "ready"}
+
+
+@probes.get("/metrics", summary="Figures for Prometheus", response_class=Response, responses=documented(503))
+async def metrics(region: TheRegion, request: Request) -> Response:
+    region.require_ready()
+    async with transaction(region.engine) as connection:
+        known_images = await images.list_all(connection, region.now())
+        known_racks = await racks.list_all(connection, region.now())
+        stored = (await connection.execute(text("SELECT count(*), coalesce(sum(size), 0)::bigint FROM files"))).one()
+        runs = (await connection.execute(text("SELECT state, count(*) FROM imports GROUP BY state"))).all()
+    order = region.memory.published.manifest.order
+    figures = [
+        _gauge("bootferry_files", "Files stored.", stored[0]),
+        _gauge("bootferry_files_bytes", "Bytes of the files stored.", stored[1]),
+        _gauge("bootferry_disk_free_bytes", "Bytes free for files.", await asyncio.to_thread(region.store.bytes_free)),
+        _gauge("bootferry_manifest_epoch", "Epoch of the current manifest.", order[0]),
+        _gauge("bootferry_manifest_serial", "Serial of the current manifest.", order[1]),
+        _gauge("bootferry_racks", "Racks enrolled.", len(known_racks)),
+        _gauge("bootferry_racks_live", "Racks seen within three polls.", sum(rack.live for rack in known_racks)),
+    ]
+    by_image = GaugeMetricFamily("bootferry_image_status", "1 for an image's status.", labels=["image", "status"])
+    for image in known_images:
+        by_image.add_metric([image.id, image.status], 1)
+    by_rack = GaugeMetricFamily("bootferry_rack_left_bytes", "Bytes a rack has still to pull.", labels=["rack"])
+    for rack in known_racks:
+        by_rack.add_metric([rack.name], rack.bytes_left)
+    by_state = GaugeMetricFamily("bootferry_imports", "Imports by state.", labels=["state"])
+    for state, count in runs:
+        by_state.add_metric([state], count)
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Collected([*figures, by_image, by_rack, by_state]))
+    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def _gauge(name: str, documentation: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, documentation, value=value)
+
+
+class _Collected:
+    """What was just read, in the shape prometheus-client collects."""
+
+    def __init__(self, families: list[GaugeMetricFamily]) -> None:
+        self._families = families
+
+    def collect(self) -> list[GaugeMetricFamily]:
+        return self._families

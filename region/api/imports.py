@@ -1,0 +1,140 @@
+"""/imports: the runs that bring images in; and /sync, the hourly one."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Path, Query, Request, Response
+from pydantic import Field
+
+from region import imports, sources
+from region.api.deps import Changer, TheRegion, Transaction, Viewer
+from region.api.models import ImageId, Limit, Page, Shape, link_next
+from region.api.problems import documented
+from region.imports import SYNC_PERIOD
+from region.plan import ImageKey
+from shared.errors import Conflict
+
+router = APIRouter(tags=["imports"])
+ImportId = Annotated[int, Path(ge=1, le=2**63 - 1)]
+
+
+class ImportFields(Shape):
+    """Which images to bring up to date; all that are selected when left out."""
+
+    images: list[ImageId] | None = Field(None, min_length=1, max_length=1000)
+
+
+class ImportShown(Shape):
+    """A run. `error` is one sentence that says what to do; empty unless it failed or was stopped."""
+
+    id: int
+    trigger: Literal["schedule", "operator", "selection", "healing"]
+    requested_by: str
+    requested_at: datetime
+    scope: list[str] | None
+    state: Literal["queued", "running", "succeeded", "failed", "cancelled"]
+    started_at: datetime | None
+    finished_at: datetime | None
+    cancel_requested: bool
+    bytes_total: int
+    bytes_done: int
+    error_code: str
+    error: str
+
+
+class ImageProgressShown(Shape):
+    """How far the run is with one image."""
+
+    bytes_total: int
+    bytes_done: int
+    code: str
+    error: str
+
+
+class ImportDetail(ImportShown):
+    """A run with its images, by id."""
+
+    images: dict[str, ImageProgressShown]
+
+
+class SyncFields(Shape):
+    """The switch."""
+
+    enabled: bool
+
+
+class SyncShown(Shape):
+    """The hourly sync of the region. Racks poll every five minutes; that cannot be switched off."""
+
+    enabled: bool
+    interval_seconds: int = Field(int(SYNC_PERIOD.total_seconds()))
+    last_run_at: datetime | None
+    next_run_at: datetime | None = Field(description="Null while the sync is switched off.")
+
+
+@router.post("/imports", status_code=202, summary="Import now", responses=documented(409, 422))
+async def start_import(
+    operator: Changer,
+    region: TheRegion,
+    connection: Transaction,
+    response: Response,
+    fields: ImportFields | None = None,
+) -> ImportShown:
+    if not await sources.list_all(connection):
+        raise Conflict("There is no source to import from; add one first.")
+    scope = None if fields is None or fields.images is None else frozenset(map(ImageKey.parse, fields.images))
+    import_id = await imports.enqueue(connection, "operator", operator.name, region.now(), scope)
+    response.headers["Location"] = f"/api/v1/imports/{import_id}"
+    return ImportShown.model_validate(await imports.get(connection, import_id))
+
+
+@router.get("/imports", summary="List imports, newest first")
+async def list_imports(
+    _operator: Viewer,
+    connection: Transaction,
+    request: Request,
+    response: Response,
+    limit: Limit = 50,
+    cursor: Annotated[int | None, Query(ge=1, le=2**63 - 1, description="`next` of the page before.")] = None,
+) -> Page[ImportShown]:
+    found = await imports.list_recent(connection, limit + 1, cursor)
+    following = str(found[limit - 1].id) if len(found) > limit else None
+    link_next(request, response, following)
+    return Page(items=[ImportShown.model_validate(entry) for entry in found[:limit]], next=following)
+
+
+@router.get("/imports/{import_id}", summary="Show an import and its images", responses=documented(404))
+async def get_import(_operator: Viewer, connection: Transaction, import_id: ImportId) -> ImportDetail:
+    entry = ImportShown.model_validate(await imports.get(connection, import_id))
+    progress = await imports.images_of(connection, import_id)
+    return ImportDetail(
+        **entry.model_dump(),
+        images={image: ImageProgressShown.model_validate(found) for image, found in progress.items()},
+    )
+
+
+@router.post("/imports/{import_id}/cancel", status_code=202, summary="Stop an import", responses=documented(404, 409))
+async def cancel_import(
+    _operator: Changer, region: TheRegion, connection: Transaction, import_id: ImportId
+) -> ImportShown:
+    await imports.request_cancel(connection, import_id, region.now())
+    return ImportShown.model_validate(await imports.get(connection, import_id))
+
+
+@router.get("/sync", summary="Show the hourly sync")
+async def get_sync(_operator: Viewer, connection: Transaction) -> SyncShown:
+    return _sync(await imports.schedule(connection))
+
+
+@router.patch("/sync", summary="Switch the hourly sync on or off")
+async def change_sync(_operator: Changer, region: TheRegion, connection: Transaction, fields: SyncFields) -> SyncShown:
+    return _sync(await imports.set_enabled(connection, fields.enabled))
+
+
+def _sync(schedule: imports.Schedule) -> SyncShown:
+    return SyncShown(
+        enabled=schedule.enabled,
+        interval_seconds=int(SYNC_PERIOD.total_seconds()),
+        last_run_at=schedule.last_run_at,
+        next_run_at=schedule.next_run_at if schedule.enabled else None,
+    )

@@ -1,0 +1,43 @@
+"""/manifest: what racks are to hold, and word that it changed. A poll costs no query."""
+
+from collections.abc import AsyncIterator
+
+from fastapi import APIRouter, Request, Response
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+
+from region.api.deps import TheRack, TheRegion, etag_matches
+from region.api.problems import documented
+from region.changes import Topic
+from shared.enrolment import ENVELOPE_MEDIA_TYPE
+
+router = APIRouter()
+
+
+@router.get(
+    "/manifest",
+    tags=["racks"],
+    summary="The signed manifest: for bootferry-rack",
+    response_class=Response,
+    responses={200: {"content": {ENVELOPE_MEDIA_TYPE: {}}}, 304: {"description": "Unchanged"}, **documented(401, 503)},
+)
+async def get_manifest(region: TheRegion, _rack: TheRack, request: Request) -> Response:
+    published = region.memory.published
+    headers = {"ETag": published.etag, "Cache-Control": "no-cache"}
+    if etag_matches(request.headers.get("if-none-match"), published.etag):
+        return Response(status_code=304, headers=headers)
+    return Response(published.envelope, headers=headers, media_type=ENVELOPE_MEDIA_TYPE)
+
+
+@router.get(
+    "/manifest/events",
+    tags=["racks"],
+    summary="Word that the manifest changed: for bootferry-rack",
+    response_class=EventSourceResponse,
+    responses=documented(401, 503),
+)
+async def manifest_events(region: TheRegion, _rack: TheRack) -> AsyncIterator[ServerSentEvent]:
+    with region.changes.subscribe(Topic.PUBLISHED) as subscription:
+        while True:
+            epoch, serial = region.memory.published.manifest.order
+            yield ServerSentEvent(event="manifest", data={"epoch": epoch, "serial": serial})
+            await subscription.next()

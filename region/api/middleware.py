@@ -1,0 +1,61 @@
+"""What happens around every request: its id, a log line for changes, headers browsers heed."""
+
+import re
+import time
+import uuid
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from region.api.problems import problem
+from shared.logs import logger
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_QUIET_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+log = logger(__name__)
+
+
+class Surroundings:
+    """ASGI middleware: `X-Request-Id` in and out, and in every log line between."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        started, status, replaced = time.perf_counter(), 0, False
+
+        async def sending(message: Message) -> None:
+            nonlocal status, replaced
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(raw=message["headers"])
+                if status == 413 and headers.get("content-type", "").startswith("text/plain"):
+                    replaced = True
+                    await problem(413, "body_too_large", "The body is larger than anything this address takes.")(
+                        scope, receive, sending
+                    )
+                    return
+                headers["X-Request-Id"] = request_id
+                headers.setdefault("X-Content-Type-Options", "nosniff")
+                headers.setdefault("Referrer-Policy", "no-referrer")
+                message["headers"] = headers.raw
+                replaced = False
+            elif replaced:
+                return
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            await self._app(scope, receive, sending)
+            if scope["method"] not in _QUIET_METHODS:
+                log.info(
+                    f"{scope['method']} {scope['path']} was answered {status}.",
+                    action="answer",
+                    milliseconds=round((time.perf_counter() - started) * 1000, 1),
+                )

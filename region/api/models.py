@@ -1,0 +1,80 @@
+"""Shapes that more than one router speaks: pages, images by their three names, and parsed values from outside."""
+
+from collections.abc import Callable
+from datetime import date
+from typing import Annotated, Any, Generic, TypeVar
+
+from fastapi import Request, Response
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from region.plan import ImageKey
+from shared.errors import InvalidValue
+from shared.names import Token
+
+ItemT = TypeVar("ItemT")
+MAX_PAGE = 1000
+
+
+def parsed(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """`parse`, whose InvalidValue becomes what pydantic reports with the field's name."""
+
+    def parse_or_refuse(value: Any) -> Any:
+        try:
+            return parse(value)
+        except InvalidValue as error:
+            raise ValueError(str(error)) from error
+
+    return parse_or_refuse
+
+
+Name = Annotated[str, AfterValidator(parsed(Token)), Field(examples=["ubuntu"])]
+Limit = Annotated[int, Field(ge=1, le=MAX_PAGE, description="The most items one page holds.")]
+
+
+class Shape(BaseModel):
+    """The base of every body: unknown fields of a request are refused, attributes of a domain object are read."""
+
+    model_config = ConfigDict(extra="forbid", from_attributes=True)
+
+
+class ImageName(Shape):
+    """An image by its three names."""
+
+    os: Name = Field(examples=["ubuntu"])
+    release: Name = Field(examples=["noble"])
+    arch: Name = Field(examples=["amd64"])
+
+    def key(self) -> ImageKey:
+        """The image."""
+        return ImageKey(Token(self.os), Token(self.release), Token(self.arch))
+
+
+class OfferShown(ImageName):
+    """An image that a source offers. `size_bytes` counts files that its kernels share once."""
+
+    title: str = Field(examples=["24.04 LTS"])
+    version: str = Field(description="The newest version offered.", examples=["20260705"])
+    lts: bool
+    support_eol: date | None
+    kernels: list[str] = Field(examples=[["ga-24.04", "hwe-24.04"]])
+    size_bytes: int
+
+
+ImageId = Annotated[
+    str,
+    BeforeValidator(parsed(lambda text: str(ImageKey.parse(text)))),
+    Field(description="`os:release:arch`", examples=["ubuntu:noble:amd64"]),
+]
+
+
+class Page(BaseModel, Generic[ItemT]):
+    """Some items, and the cursor to ask for those after them; null on the last page."""
+
+    items: list[ItemT]
+    next: str | None = None
+
+
+def link_next(request: Request, response: Response, cursor: str | None) -> None:
+    """Name the next page in a `Link` header too (RFC 8288)."""
+    if cursor is not None:
+        response.headers["Link"] = f'<{request.url.include_query_params(cursor=cursor)}>; rel="next"'

@@ -1,0 +1,151 @@
+"""/selections: which images are wanted. Every change answers its plan first when `dry_run` asks for it."""
+
+import asyncio
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Path, Query, Response
+from pydantic import Field
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from region import catalogue, imports, selections, sources
+from region.api.deps import Changer, TheRegion, Transaction, Viewer
+from region.api.models import ImageName, Page, Shape
+from region.api.problems import documented
+from region.app import Region
+from region.operators import Operator
+from region.plan import ImageKey, plan
+from region.selections import Wanted
+from shared.errors import NotFound
+
+router = APIRouter(prefix="/selections", tags=["selections"])
+SelectionId = Annotated[int, Path(ge=1, le=2**31 - 1)]
+
+
+class SelectionFields(ImageName):
+    """A wish. Without `source_id`, the source with the highest priority that offers the image is meant."""
+
+    source_id: int | None = Field(None, ge=1, le=2**31 - 1)
+
+
+class WholeSelection(Shape):
+    """Everything that is to be selected; what is not in it is given up."""
+
+    items: list[SelectionFields] = Field(max_length=10_000)
+
+
+class SelectionShown(ImageName):
+    """A wish that stands."""
+
+    id: int
+    source_id: int
+    created_at: datetime
+
+
+class PlanShown(Shape):
+    """What a selection leads to. Bytes are on the region; a file that several images share counts once."""
+
+    add: set[str] = Field(description="Images newly selected, by id.", examples=[["ubuntu:noble:amd64"]])
+    remove: set[str] = Field(description="Images given up, by id.")
+    unavailable: set[str] = Field(description="Images selected that no source offers.")
+    fetch_bytes: int
+    free_bytes: int = Field(description="Free on the region now.")
+    free_bytes_after: int = Field(description="Free on the region afterwards; negative says: it does not fit.")
+    import_id: int | None = Field(None, description="The import that does it; null for a dry run.")
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """A change of the selection under way: one transaction that selects and asks for the import, or a dry run."""
+
+    operator: Operator
+    region: Region
+    connection: AsyncConnection
+    response: Response
+    dry_run: bool
+
+    async def to(self, wished: Wanted) -> PlanShown:
+        """From here on exactly `wished` is selected; a dry run only tells what that would lead to."""
+        before = await selections.wanted(self.connection)
+        stored = await catalogue.stored(self.connection)
+        decided = plan(wished, await catalogue.facts(self.connection, wished), stored)
+        free = await asyncio.to_thread(self.region.store.bytes_free)
+        shown = PlanShown(
+            add=_images(wished) - _images(before),
+            remove=_images(before) - _images(wished),
+            unavailable={str(image) for image in decided.unavailable},
+            fetch_bytes=decided.fetch_bytes,
+            free_bytes=free,
+            free_bytes_after=free - decided.fetch_bytes,
+        )
+        if self.dry_run:
+            self.response.status_code = 200
+            return shown
+        await selections.replace(self.connection, wished, self.region.now())
+        shown.import_id = await imports.enqueue(self.connection, "selection", self.operator.name, self.region.now())
+        self.response.headers["Location"] = f"/api/v1/imports/{shown.import_id}"
+        return shown
+
+
+def _images(wanted: Wanted) -> set[str]:
+    return {str(image) for _, image in wanted}
+
+
+def _change(
+    operator: Changer,
+    region: TheRegion,
+    connection: Transaction,
+    response: Response,
+    dry_run: Annotated[bool, Query(description="Answer the plan and change nothing.")] = False,
+) -> _Change:
+    return _Change(operator, region, connection, response, dry_run)
+
+
+Change = Annotated[_Change, Depends(_change)]
+
+_PLANNED: dict[int | str, dict[str, Any]] = {
+    200: {"model": PlanShown, "description": "The plan of a dry run; nothing was changed."},
+    **documented(404, 422),
+}
+
+
+@router.get("", summary="List what is selected")
+async def list_selections(_operator: Viewer, connection: Transaction) -> Page[SelectionShown]:
+    return Page(
+        items=[
+            SelectionShown(id=entry.id, source_id=entry.source_id, created_at=entry.created_at, **entry.image._asdict())
+            for entry in await selections.list_all(connection)
+        ]
+    )
+
+
+@router.put("", status_code=202, summary="Select exactly these images, all or nothing", responses=_PLANNED)
+async def replace_selection(change: Change, whole: WholeSelection) -> PlanShown:
+    return await change.to(frozenset([await _resolve(change.connection, entry) for entry in whole.items]))
+
+
+@router.post("", status_code=202, summary="Select one image", responses=_PLANNED)
+async def add_selection(change: Change, fields: SelectionFields) -> PlanShown:
+    before = await selections.wanted(change.connection)
+    return await change.to(before | {await _resolve(change.connection, fields)})
+
+
+@router.delete("/{selection_id}", status_code=202, summary="Give one image up", responses=_PLANNED)
+async def remove_selection(change: Change, selection_id: SelectionId) -> PlanShown:
+    entry = await selections.get(change.connection, selection_id)
+    return await change.to(await selections.wanted(change.connection) - {(entry.source_id, entry.image)})
+
+
+async def _resolve(connection: AsyncConnection, fields: SelectionFields) -> tuple[int, ImageKey]:
+    """The wish with its source. Raises NotFound, also for an image that the source does not offer."""
+    image = fields.key()
+    if fields.source_id is not None:
+        source = await sources.get(connection, fields.source_id)
+        if not await catalogue.is_known(connection, source.id, image):
+            raise NotFound("image in the source", f"{source.name}: {image}")
+        return source.id, image
+    for source in await sources.list_all(connection):
+        if await catalogue.is_known(connection, source.id, image):
+            return source.id, image
+    raise NotFound("image in any source:", image)

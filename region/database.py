@@ -1,0 +1,102 @@
+"""The way to PostgreSQL: one engine a process, one transaction a change, and `Unavailable` when it is away."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import alembic.command
+import alembic.config
+import asyncpg
+import sqlalchemy.exc
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+import migrations
+from shared.errors import Unavailable
+
+MIGRATION_LOCK = 0x626F6F74
+"""`pg_advisory_xact_lock` key of migrations: region processes that start together migrate once."""
+
+CONNECT_TIMEOUT_S = 5
+STATEMENT_TIMEOUT_MS = 60_000
+
+
+def create_engine(url: str) -> AsyncEngine:
+    """An engine for `url`; nothing is connected yet."""
+    return create_async_engine(
+        url,
+        pool_size=8,
+        max_overflow=4,
+        pool_timeout=10,
+        pool_pre_ping=True,
+        connect_args={
+            "timeout": CONNECT_TIMEOUT_S,
+            "server_settings": {"statement_timeout": str(STATEMENT_TIMEOUT_MS), "application_name": "bootferry-region"},
+        },
+    )
+
+
+@asynccontextmanager
+async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """A connection in a transaction: committed when the block ends, rolled back when it raises.
+
+    Raises Unavailable when the database cannot be reached or went away; nothing of the block has happened then.
+    """
+    try:
+        async with engine.begin() as connection:
+            yield connection
+    except (OSError, TimeoutError, sqlalchemy.exc.InterfaceError, sqlalchemy.exc.TimeoutError) as error:
+        raise Unavailable("The database") from error
+    except sqlalchemy.exc.DBAPIError as error:
+        if error.connection_invalidated or isinstance(
+            error.orig.__cause__ if error.orig else None,
+            asyncpg.PostgresConnectionError | asyncpg.CannotConnectNowError | asyncpg.InvalidCatalogNameError,
+        ):
+            raise Unavailable("The database") from error
+        raise
+    except (asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError, asyncpg.InvalidCatalogNameError) as error:
+        raise Unavailable("The database") from error
+
+
+async def migrate(engine: AsyncEngine) -> None:
+    """Returning says: the schema is the one this code was written for. Raises Unavailable."""
+    async with transaction(engine) as connection:
+        await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+        await connection.run_sync(_upgrade)
+
+
+async def is_migrated(connection: AsyncConnection) -> bool:
+    """True says: the schema is the one this code was written for."""
+    return await connection.run_sync(_is_at_head)
+
+
+def _configuration() -> alembic.config.Config:
+    configuration = alembic.config.Config()
+    configuration.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    return configuration
+
+
+def _upgrade(connection: Connection) -> None:
+    configuration = _configuration()
+    configuration.attributes["connection"] = connection
+    alembic.command.upgrade(configuration, "head")
+
+
+def _is_at_head(connection: Connection) -> bool:
+    head = ScriptDirectory.from_config(_configuration()).get_current_head()
+    return MigrationContext.configure(connection).get_current_revision() == head
+
+
+async def wait_until_reachable(engine: AsyncEngine, pause_s: float = 1.0) -> None:
+    """Returns once the database has answered, however long that takes."""
+    while True:
+        try:
+            async with transaction(engine) as connection:
+                await connection.execute(text("SELECT 1"))
+        except Unavailable:
+            await asyncio.sleep(pause_s)
+        else:
+            return

@@ -1,0 +1,115 @@
+"""The manifest: what racks are to hold, built from held versions, signed, and answered from memory."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import delete, insert, select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from region import catalogue
+from region.changes import Topic, notify
+from region.stream.documents import ProductKind
+from region.tables import manifests, region, versions
+from shared.digest import Sha256
+from shared.manifest import MANIFEST_TYPE, Entry, Kind, Manifest
+from shared.names import RelativePath
+from shared.signing import open_envelope, seal
+
+KEPT = 8
+"""So many manifests are kept in the database, to look back at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A manifest as racks get it."""
+
+    manifest: Manifest
+    envelope: bytes
+
+    @property
+    def etag(self) -> str:
+        """A strong ETag: it changes with the manifest and with nothing else."""
+        return f'"{self.manifest.epoch}-{self.manifest.serial}"'
+
+
+_HELD = text("""
+    SELECT products.kind, products.os, products.release, products.arch, products.subarch, products.label,
+           products.bootloader_type, products.is_ga, versions.id AS version_id, items.key, items.ftype, items.sha256,
+           items.size
+    FROM versions
+    JOIN products ON products.id = versions.product_id
+    JOIN sources ON sources.id = products.source_id
+    JOIN items ON items.version_id = versions.id
+    WHERE versions.held_at IS NOT NULL
+    ORDER BY sources.priority DESC, versions.name DESC, versions.id, items.key
+""")
+
+
+async def entries(connection: AsyncConnection) -> tuple[Entry, ...]:
+    """The entries for what is held now, by path. Of versions that claim one place, the best source's newest has it."""
+    owners: dict[str, int] = {}
+    named: list[Entry] = []
+    for row in await connection.execute(_HELD):
+        for slot in _slots(row):
+            if owners.setdefault(slot, row.version_id) != row.version_id:
+                continue
+            archive = row.kind == ProductKind.BOOTLOADER
+            named.append(
+                Entry(
+                    path=RelativePath(slot if archive else f"{slot}/{row.ftype}"),
+                    kind=Kind.ARCHIVE if archive else Kind.FILE,
+                    sha256=Sha256(row.sha256),
+                    size=row.size,
+                )
+            )
+    return tuple(sorted(named, key=lambda entry: entry.path))
+
+
+def _slots(row: Any) -> list[str]:
+    slot = catalogue.slot(row)
+    # Machines that ask for no particular kernel get the one the release came with.
+    return [slot, f"{row.os}/{row.arch}/generic/{row.release}/{row.label}"] if row.is_ga else [slot]
+
+
+async def publish(connection: AsyncConnection, key: Ed25519PrivateKey, now: datetime) -> None:
+    """Sign a manifest of what is held now, unless the latest says so already. Publishers queue on the region's row."""
+    row = (await connection.execute(select(region.c.epoch, region.c.serial).with_for_update())).one()
+    wanted = await entries(connection)
+    latest = await current(connection, key)
+    if latest is not None and latest.manifest.epoch == row.epoch and latest.manifest.entries == wanted:
+        return
+    manifest = Manifest(epoch=row.epoch, serial=row.serial + 1, created_at=now, entries=wanted)
+    await connection.execute(update(region).values(serial=manifest.serial))
+    await connection.execute(
+        insert(manifests).values(
+            epoch=manifest.epoch,
+            serial=manifest.serial,
+            envelope=seal(key, MANIFEST_TYPE, manifest.encode()),
+            created_at=now,
+        )
+    )
+    await connection.execute(
+        delete(manifests).where(manifests.c.epoch == manifest.epoch, manifests.c.serial <= manifest.serial - KEPT)
+    )
+    await connection.execute(
+        update(versions)
+        .where(versions.c.held_at.is_not(None), versions.c.held_serial.is_(None))
+        .values(held_serial=manifest.serial)
+    )
+    await notify(connection, Topic.MANIFEST, Topic.IMAGES)
+
+
+async def current(connection: AsyncConnection, key: Ed25519PrivateKey) -> Published | None:
+    """The newest manifest, verified again after its stay in the database; None before the first.
+
+    Raises BadSignature when the database was signed by another key, InvalidDocument.
+    """
+    envelope: bytes | None = await connection.scalar(
+        select(manifests.c.envelope).order_by(manifests.c.epoch.desc(), manifests.c.serial.desc()).limit(1)
+    )
+    if envelope is None:
+        return None
+    payload = open_envelope(envelope, MANIFEST_TYPE, [key.public_key()], origin="The manifest in the database")
+    return Published(Manifest.parse(payload), envelope)

@@ -1,0 +1,71 @@
+"""Selections: which images operators want, and from which source."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import delete, select, tuple_
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from region.plan import ImageKey
+from region.tables import region, selections
+from shared.errors import NotFound
+
+Wanted = frozenset[tuple[int, ImageKey]]
+"""A whole selection: pairs of a source's id and an image."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """One wish."""
+
+    id: int
+    source_id: int
+    image: ImageKey
+    created_at: datetime
+
+
+async def list_all(connection: AsyncConnection) -> list[Selection]:
+    """All selections, by image."""
+    rows = await connection.execute(
+        select(selections).order_by(selections.c.os, selections.c.release, selections.c.arch, selections.c.source_id)
+    )
+    return [
+        Selection(row.id, row.source_id, ImageKey.parse(f"{row.os}:{row.release}:{row.arch}"), row.created_at)
+        for row in rows
+    ]
+
+
+async def wanted(connection: AsyncConnection) -> Wanted:
+    """The whole selection, as `plan` takes it."""
+    return frozenset((entry.source_id, entry.image) for entry in await list_all(connection))
+
+
+async def get(connection: AsyncConnection, selection_id: int) -> Selection:
+    """The selection. Raises NotFound."""
+    for entry in await list_all(connection):
+        if entry.id == selection_id:
+            return entry
+    raise NotFound("selection", selection_id)
+
+
+async def replace(connection: AsyncConnection, wished: Collection[tuple[int, ImageKey]], now: datetime) -> None:
+    """From here on exactly `wished` is selected. The default selection is never made any more."""
+    keys = [(source_id, *image) for source_id, image in wished]
+    columns = (selections.c.source_id, selections.c.os, selections.c.release, selections.c.arch)
+    await connection.execute(delete(selections).where(tuple_(*columns).not_in(keys)))
+    if keys:
+        await connection.execute(
+            insert(selections)
+            .values([dict(zip([c.name for c in columns], key, strict=True), created_at=now) for key in keys])
+            .on_conflict_do_nothing()
+        )
+    await connection.execute(
+        region.update().where(region.c.default_selected_at.is_(None)).values(default_selected_at=now)
+    )
+
+
+async def default_is_due(connection: AsyncConnection) -> bool:
+    """True says: nobody has ever selected anything, so the newest LTS may be selected unasked."""
+    return bool(await connection.scalar(select(region.c.default_selected_at.is_(None))))

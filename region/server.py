@@ -1,0 +1,318 @@
+"""The region's HTTP server: uvicorn, and files that never pass through Python.
+
+On a plain connection the server offers the ASGI extension `http.response.zerocopysend` and answers it with
+sendfile(2): one mechanism for whole files and for ranges, of a file the application has opened and checked. Over TLS
+the kernel would send the plain bytes, so the extension is not offered; an application then sends body messages.
+
+Behind the extension stand three facts. The transport's buffer must be empty before anybody else writes to its socket,
+so its limits drop to zero until it says so. libuv keeps one handle per descriptor, and asyncio refuses a transport's
+own, so readiness is asked of a duplicate. And sendfile blocks on a disk, so a step goes out from the event loop only
+when its bytes are in the page cache; otherwise a thread fetches them first.
+"""
+
+import asyncio
+import errno
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, ClassVar, Literal, cast
+
+import uvicorn
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from shared.logs import logger
+
+ZERO_COPY = "http.response.zerocopysend"
+"""https://asgi.readthedocs.io/en/latest/extensions.html#zero-copy-send"""
+
+TURN_BYTES = 2 * 1024 * 1024
+"""What all transfers together send before every other connection has its turn, within the steps below."""
+
+MIN_STEP_BYTES = 128 * 1024
+MAX_STEP_BYTES = 512 * 1024
+READ_AHEAD_BYTES = 4 * 1024 * 1024
+KEEP_ALIVE_S = 75
+HEAD_S = 20
+"""A request's line and headers arrive within so many seconds of the connection, or of their own first byte."""
+
+MAX_HEAD_BYTES = 64 * 1024
+STALL_S = 60.0
+
+_CLIENT_GONE = frozenset(
+    {
+        errno.EPIPE,
+        errno.ECONNRESET,
+        errno.ECONNABORTED,
+        errno.ENOTCONN,
+        errno.ETIMEDOUT,
+        errno.EHOSTUNREACH,
+        errno.ENETUNREACH,
+    }
+)
+
+_log = logger(__name__)
+
+
+def build_server(
+    app: ASGIApp,
+    *,
+    host: str,
+    port: int,
+    shutdown_grace_s: int,
+    tls: tuple[Path, Path] | None = None,
+    stall_s: float = STALL_S,
+    loop: Literal["uvloop", "asyncio"] = "uvloop",
+) -> uvicorn.Server:
+    """A server for `app`; `run()` serves until SIGINT or SIGTERM, on the `loop` named here.
+
+    `tls` is (certificate chain, key), both PEM. After the signal, running answers have `shutdown_grace_s` seconds;
+    event streams, which have no end to wait for, are closed at once. A client that takes nothing for `stall_s` seconds
+    loses its connection. Forwarded headers count only when they come from this machine. Logging is the caller's, and so
+    is the limit of a request's body: only the application can refuse one in its own words.
+    """
+
+    class Protocol(FileProtocol):
+        sending: ClassVar[set[HttpToolsProtocol]] = set()
+
+    Protocol.stall_s = stall_s
+    return uvicorn.Server(
+        uvicorn.Config(
+            cast(Any, app),
+            host=host,
+            port=port,
+            loop=loop,
+            http=Protocol,
+            ws="none",
+            lifespan="on",
+            workers=1,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=True,
+            forwarded_allow_ips=["127.0.0.1", "::1"],
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=shutdown_grace_s,
+            ssl_certfile=tls[0] if tls else None,
+            ssl_keyfile=tls[1] if tls else None,
+        )
+    )
+
+
+class FileProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1 with files sent by the kernel, and with an end to every wait for a client."""
+
+    stall_s: ClassVar[float]
+    sending: ClassVar[set[HttpToolsProtocol]]
+    """The connections of this server that are sending a file."""
+
+    _running: RequestResponseCycle | None = None
+    _event_stream: RequestResponseCycle | None = None
+    _stall_timer: asyncio.TimerHandle | None = None
+    _head_timer: asyncio.TimerHandle | None = None
+    _head_bytes: int | None = None
+
+    # How long a client may take to ask.
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._expect_head()
+
+    def data_received(self, data: bytes) -> None:
+        before = self._head_bytes
+        super().data_received(data)
+        if self._head_timer is None and (self.cycle is None or self.cycle.response_complete):
+            self._expect_head()
+        if before is None or self._head_bytes != before:
+            return
+        self._head_bytes += len(data)
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self.send_400_response(f"The head of a request is at most {MAX_HEAD_BYTES} bytes long.")
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._head_bytes = 0
+
+    def on_headers_complete(self) -> None:
+        self._head_bytes = None
+        _cancel(self._head_timer)
+        self._head_timer = None
+        super().on_headers_complete()
+
+    def _expect_head(self) -> None:
+        self._head_timer = self.loop.call_later(HEAD_S, self.timeout_keep_alive_handler)
+
+    # How long a client may take to listen.
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stall_timer = self.loop.call_later(self.stall_s, self._stalled)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        _cancel(self._stall_timer)
+
+    def _stalled(self) -> None:
+        _log.info(
+            f"A client took no bytes for {self.stall_s:g} seconds; its connection was closed.",
+            action="client_stalled",
+            client=self.client[0] if self.client else None,
+        )
+        self.transport.abort()
+
+    # How a connection ends.
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        _cancel(self._head_timer)
+        _cancel(self._stall_timer)
+        # uvicorn tells the request it read last, which is not the running one when a client pipelines.
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
+        super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        if self._event_stream is not None and not self._event_stream.response_complete:
+            self.transport.close()
+
+    # How an answer goes out.
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, cast(Any, self._serving(cycle, app)))
+
+    def _serving(self, cycle: RequestResponseCycle, app: ASGIApp) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
+        zero_copy = self.scheme == "http"
+
+        async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+            async def send_or_copy(message: Message) -> None:
+                if message["type"] == ZERO_COPY and zero_copy:
+                    await self._send_file(cycle, message)
+                    return
+                if message["type"] == "http.response.start" and _is_event_stream(message):
+                    self._event_stream = cycle
+                await send(message)
+
+            if zero_copy:
+                scope["extensions"] = {ZERO_COPY: {}}
+            try:
+                await app(scope, receive, send_or_copy)
+            except asyncio.CancelledError:
+                # Only the end of the shutdown grace cancels a request; uvicorn would log it as the application's fault.
+                cycle.disconnected = True
+                self.transport.abort()
+
+        return serve
+
+    async def _send_file(self, cycle: RequestResponseCycle, message: Message) -> None:
+        if cycle.disconnected or self.transport.is_closing():
+            return
+        file = message["file"] if isinstance(message["file"], int) else message["file"].fileno()
+        offset = message.get("offset")
+        if offset is None:
+            offset = os.lseek(file, 0, os.SEEK_CUR)
+        count = message.get("count")
+        if count is None:
+            count = os.fstat(file).st_size - offset
+        if not cycle.response_started or cycle.response_complete or cycle.chunked_encoding:
+            raise RuntimeError(f"{ZERO_COPY} belongs into the body of a response that has a Content-Length.")
+        if cycle.scope["method"] != "HEAD":
+            if count > cycle.expected_content_length:
+                raise RuntimeError("Response content longer than Content-Length")
+            await self._flush()
+            if not await self._copy(file, offset, count):
+                cycle.disconnected = True
+                self.transport.abort()
+                return
+            cycle.expected_content_length -= count
+        await cycle.send({"type": "http.response.body", "body": b"", "more_body": message.get("more_body", False)})
+
+    async def _flush(self) -> None:
+        """Returning says: everything written so far is with the kernel, or the connection is lost."""
+        if self.transport.get_write_buffer_size():
+            self.transport.set_write_buffer_limits(high=0)
+            await self.flow.drain()
+            if not self.transport.is_closing():
+                self.transport.set_write_buffer_limits()
+
+    async def _copy(self, file: int, offset: int, count: int) -> bool:
+        """True says: the kernel has all `count` bytes. False: the client is gone, or takes nothing any more.
+
+        Raises OSError when the disk fails or the file is too short; nothing can mend the answer then.
+        """
+        if self.transport.is_closing():
+            return False
+        # A descriptor of our own stays this connection's, whatever becomes of the transport while we wait.
+        sock = os.dup(self.transport.get_extra_info("socket").fileno())
+        probe = bytearray(1)
+        self.sending.add(self)
+        try:
+            while count and not self.transport.is_closing():
+                share = TURN_BYTES // len(self.sending)
+                step = min(count, max(MIN_STEP_BYTES, min(share, MAX_STEP_BYTES)))
+                if not _in_memory(file, offset + step - 1, probe):
+                    await asyncio.to_thread(_read_ahead, file, offset, step)
+                try:
+                    sent = os.sendfile(sock, file, offset, step)
+                except BlockingIOError:
+                    if not await self._writable(sock):
+                        self._stalled()
+                        return False
+                    continue
+                if sent == 0:
+                    raise OSError(errno.EIO, "The file became shorter while it was being sent.")
+                offset += sent
+                count -= sent
+                await asyncio.sleep(0)
+        except OSError as error:
+            if error.errno not in _CLIENT_GONE:
+                self.transport.abort()
+                raise
+            return False
+        finally:
+            self.sending.discard(self)
+            os.close(sock)
+        return count == 0
+
+    async def _writable(self, sock: int) -> bool:
+        """True says: writing to `sock` gets on, or shows why it cannot. False: `stall_s` seconds have passed."""
+        ready: asyncio.Future[bool] = self.loop.create_future()
+        self.loop.add_writer(sock, _settle, ready, True)
+        timer = self.loop.call_later(self.stall_s, _settle, ready, False)
+        try:
+            return await ready
+        finally:
+            timer.cancel()
+            self.loop.remove_writer(sock)
+
+
+def _in_memory(file: int, offset: int, probe: bytearray) -> bool:
+    """True says: the byte at `offset` is in the page cache. False where the kernel or the file system cannot tell."""
+    try:
+        return os.preadv(file, [probe], offset, os.RWF_NOWAIT) == 1
+    except OSError:
+        return False
+
+
+def _read_ahead(file: int, offset: int, count: int) -> None:
+    """Returning says: the last of `count` bytes is in the page cache, and more are on their way. Blocks on the disk."""
+    os.posix_fadvise(file, offset, READ_AHEAD_BYTES, os.POSIX_FADV_WILLNEED)
+    os.pread(file, 1, offset + count - 1)
+
+
+def _is_event_stream(message: Message) -> bool:
+    return any(
+        name.lower() == b"content-type" and value.startswith(b"text/event-stream")
+        for name, value in message.get("headers", ())
+    )
+
+
+def _settle(future: asyncio.Future[bool], result: bool) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+def _cancel(timer: asyncio.TimerHandle | None) -> None:
+    if timer is not None:
+        timer.cancel()

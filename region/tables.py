@@ -1,0 +1,289 @@
+"""The catalogue's schema. Promises that must hold between rows are constraints here, not code elsewhere."""
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Date,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def _moment(name: str, *, nullable: bool = False) -> Column[object]:
+    return Column(name, DateTime(timezone=True), nullable=nullable)
+
+
+def _text(name: str, *, default: str | None = None, nullable: bool = False) -> Column[str]:
+    return Column(name, Text, nullable=nullable, server_default=None if default is None else text(f"'{default}'"))
+
+
+def _flag(name: str, *, default: bool) -> Column[bool]:
+    return Column(name, Boolean, nullable=False, server_default=text("true" if default else "false"))
+
+
+def _bytes(name: str) -> Column[int]:
+    return Column(name, BigInteger, nullable=False, server_default=text("0"))
+
+
+# The one row about the region itself. `epoch` is the time of this database's birth in seconds: a region whose database
+# was made anew outranks what racks have seen before. `serial` counts the manifests of the epoch.
+region = Table(
+    "region",
+    metadata,
+    Column("id", SmallInteger, primary_key=True, autoincrement=False),
+    _text("fingerprint"),
+    Column("epoch", BigInteger, nullable=False),
+    _bytes("serial"),
+    _moment("created_at"),
+    _moment("default_selected_at", nullable=True),
+    CheckConstraint("id = 1", name="single_row"),
+)
+
+# The hourly sync: due when enabled and `next_run_at` has come. Whoever moves `next_run_at` on has won the run.
+sync_schedule = Table(
+    "sync_schedule",
+    metadata,
+    Column("id", SmallInteger, primary_key=True, autoincrement=False),
+    _flag("enabled", default=True),
+    _moment("last_run_at", nullable=True),
+    _moment("next_run_at"),
+    CheckConstraint("id = 1", name="single_row"),
+)
+
+sources = Table(
+    "sources",
+    metadata,
+    Column("id", Integer, Identity(always=True), primary_key=True),
+    _text("name"),
+    _text("url"),
+    Column("keyring", LargeBinary, nullable=True),
+    _text("keyring_path", nullable=True),
+    _flag("unsigned", default=False),
+    Column("priority", Integer, nullable=False),
+    _text("proxy", nullable=True),
+    _text("ca_bundle", nullable=True),
+    _moment("created_at"),
+    _moment("last_read_at", nullable=True),
+    _text("error_code", default=""),
+    _text("error", default=""),
+    Column("skipped", ARRAY(Text), nullable=False, server_default=text("'{}'")),
+    UniqueConstraint("name"),
+    UniqueConstraint("priority"),
+    CheckConstraint("num_nonnulls(keyring, keyring_path) + unsigned::int = 1", name="one_way_to_trust"),
+)
+
+# What was accepted of each source's documents: `updated` never falls (I3). The index is the row with content_id ''.
+stream_documents = Table(
+    "stream_documents",
+    metadata,
+    Column("source_id", Integer, ForeignKey("sources.id", ondelete="CASCADE"), nullable=False),
+    _text("content_id"),
+    _text("path"),
+    _moment("updated"),
+    _text("etag", default=""),
+    PrimaryKeyConstraint("source_id", "content_id"),
+)
+
+products = Table(
+    "products",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("source_id", Integer, ForeignKey("sources.id", ondelete="CASCADE"), nullable=False),
+    _text("content_id"),
+    _text("name"),
+    _text("kind"),
+    _text("os"),
+    _text("release"),
+    _text("arch"),
+    _text("subarch"),
+    _text("label"),
+    _text("title"),
+    _text("version"),
+    _text("codename"),
+    Column("support_eol", Date, nullable=True),
+    _text("bootloader_type", nullable=True),
+    _flag("is_ga", default=False),
+    _flag("offered", default=True),
+    UniqueConstraint("source_id", "name"),
+    Index("ix_products_image", "os", "release", "arch"),
+)
+
+# `held_at` set: every file of the version is stored and the manifest names it, since the one with `held_serial`.
+# Version names order as bytes.
+versions = Table(
+    "versions",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("product_id", BigInteger, ForeignKey("products.id", ondelete="CASCADE"), nullable=False),
+    Column("name", Text(collation="C"), nullable=False),
+    _flag("offered", default=True),
+    _moment("held_at", nullable=True),
+    Column("held_serial", BigInteger, nullable=True),
+    UniqueConstraint("product_id", "name"),
+)
+
+items = Table(
+    "items",
+    metadata,
+    Column("version_id", BigInteger, ForeignKey("versions.id", ondelete="CASCADE"), nullable=False),
+    _text("key"),
+    _text("ftype"),
+    _text("path"),
+    _text("sha256"),
+    Column("size", BigInteger, nullable=False),
+    PrimaryKeyConstraint("version_id", "key"),
+    CheckConstraint("size >= 0", name="size"),
+    Index(None, "sha256"),
+)
+
+# A row says: the store holds exactly this file (I1). `unneeded_since` runs while no version wants it.
+files = Table(
+    "files",
+    metadata,
+    Column("sha256", Text, primary_key=True),
+    Column("size", BigInteger, nullable=False),
+    _moment("stored_at"),
+    _moment("unneeded_since", nullable=True),
+)
+
+selections = Table(
+    "selections",
+    metadata,
+    Column("id", Integer, Identity(always=True), primary_key=True),
+    Column("source_id", Integer, ForeignKey("sources.id", ondelete="CASCADE"), nullable=False),
+    _text("os"),
+    _text("release"),
+    _text("arch"),
+    _moment("created_at"),
+    UniqueConstraint("source_id", "os", "release", "arch"),
+)
+
+# At most one import waits and at most one runs. The runner holds a lease and writes with its `fence` number only.
+imports = Table(
+    "imports",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    _text("trigger"),
+    _text("requested_by"),
+    _moment("requested_at"),
+    Column("scope", ARRAY(Text), nullable=True),
+    _text("state", default="queued"),
+    _moment("started_at", nullable=True),
+    _moment("finished_at", nullable=True),
+    _flag("cancel_requested", default=False),
+    _text("lease_owner", nullable=True),
+    _moment("lease_until", nullable=True),
+    _bytes("fence"),
+    _bytes("bytes_total"),
+    _bytes("bytes_done"),
+    _text("error_code", default=""),
+    _text("error", default=""),
+    CheckConstraint("state IN ('queued', 'running', 'succeeded', 'failed', 'cancelled')", name="state"),
+    CheckConstraint("trigger IN ('schedule', 'operator', 'selection', 'healing')", name="trigger"),
+    Index("uq_imports_queued", "state", unique=True, postgresql_where=text("state = 'queued'")),
+    Index("uq_imports_running", "state", unique=True, postgresql_where=text("state = 'running'")),
+)
+
+import_images = Table(
+    "import_images",
+    metadata,
+    Column("import_id", BigInteger, ForeignKey("imports.id", ondelete="CASCADE"), nullable=False),
+    _text("os"),
+    _text("release"),
+    _text("arch"),
+    _bytes("bytes_total"),
+    _bytes("bytes_done"),
+    _text("error_code", default=""),
+    _text("error", default=""),
+    PrimaryKeyConstraint("import_id", "os", "release", "arch"),
+)
+
+# The signed envelopes racks ask for; the greatest (epoch, serial) is the current one.
+manifests = Table(
+    "manifests",
+    metadata,
+    Column("epoch", BigInteger, nullable=False),
+    Column("serial", BigInteger, nullable=False),
+    Column("envelope", LargeBinary, nullable=False),
+    _moment("created_at"),
+    PrimaryKeyConstraint("epoch", "serial"),
+)
+
+racks = Table(
+    "racks",
+    metadata,
+    Column("id", Text, primary_key=True),
+    _text("name"),
+    _text("public_key"),
+    _moment("enrolled_at"),
+    _moment("last_seen_at", nullable=True),
+    _text("address", default=""),
+    _text("version", default=""),
+    _bytes("epoch"),
+    _bytes("serial"),
+    _bytes("report_sequence"),
+    _bytes("bytes_left"),
+    _bytes("bytes_free"),
+    _text("error_code", default=""),
+    _text("error", default=""),
+    UniqueConstraint("name"),
+    UniqueConstraint("public_key"),
+)
+
+rack_files = Table(
+    "rack_files",
+    metadata,
+    Column("rack_id", Text, ForeignKey("racks.id", ondelete="CASCADE"), nullable=False),
+    _text("sha256"),
+    PrimaryKeyConstraint("rack_id", "sha256"),
+    Index(None, "sha256"),
+)
+
+# Keyed by the fingerprint of the token's public key; the secret is nowhere. `uses_left` is spent in one UPDATE.
+enrolment_tokens = Table(
+    "enrolment_tokens",
+    metadata,
+    Column("id", Text, primary_key=True),
+    _text("public_key"),
+    _moment("created_at"),
+    _moment("expires_at"),
+    Column("uses_left", Integer, nullable=False),
+    CheckConstraint("uses_left >= 0", name="uses_left"),
+)
+
+operator_tokens = Table(
+    "operator_tokens",
+    metadata,
+    Column("id", Text, primary_key=True),
+    _text("name"),
+    _text("role"),
+    _text("secret_sha256"),
+    _moment("created_at"),
+    _moment("expires_at", nullable=True),
+    _moment("last_used_at", nullable=True),
+    CheckConstraint("role IN ('viewer', 'operator', 'admin')", name="role"),
+)

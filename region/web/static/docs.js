@@ -1,0 +1,8 @@
+"use strict";
+SwaggerUIBundle({
+  url: "/api/v1/openapi.json",
+  dom_id: "#api",
+  deepLinking: true,
+  persistAuthorization: true,
+  validatorUrl: null,
+});
