@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import FileResponse
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.staticfiles import StaticFiles
 
 from region.api import events, files, health, images, imports, manifest, problems, racks, selections, sources
@@ -53,7 +54,6 @@ def create(region: Region) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
-        max_body_size=MAX_REPORT_BYTES,
         generate_unique_id_function=lambda route: route.name,
         # What every answer may be is said once here, not at every route.
         responses=problems.documented(422),
@@ -71,5 +71,6 @@ def create(region: Region) -> FastAPI:
         return FileResponse(WEB / "docs.html", headers={"Content-Security-Policy": DOCS_POLICY})
 
     problems.install(app)
+    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=MAX_REPORT_BYTES)
     app.add_middleware(Surroundings)
     return app

@@ -14,6 +14,8 @@ from shared.logs import logger
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _QUIET_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
+_FAULT = "The region met a fault of its own; its log says more under this request's id."
+
 log = logger(__name__)
 
 
@@ -52,7 +54,14 @@ class Surroundings:
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
-            await self._app(scope, receive, sending)
+            try:
+                await self._app(scope, receive, sending)
+            except Exception:
+                log.exception("A request met a fault of ours.", action="answer", path=scope["path"])
+                if status:
+                    # Half an answer is out: only a broken connection can say that the rest is missing.
+                    raise
+                await problem(500, "internal_error", _FAULT)(scope, receive, sending)
             if scope["method"] not in _QUIET_METHODS:
                 log.info(
                     f"{scope['method']} {scope['path']} was answered {status}.",

@@ -80,11 +80,10 @@ def problem(status: int, code: str, detail: str, headers: Mapping[str, str] | No
 
 
 def install(app: FastAPI) -> None:
-    """From here on every error `app` answers is a problem."""
+    """From here on every refusal `app` answers is a problem."""
     app.add_exception_handler(BootferryError, _refusal)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _framework)
-    app.add_exception_handler(Exception, _fault)
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -124,6 +123,8 @@ async def _invalid(_request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, RequestValidationError):
         raise error
     first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return problem(422, "invalid_request", "The request's body is not JSON.")
     where = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
     reason = str(first["msg"]).removeprefix("Value error, ").rstrip(".")
     return problem(422, "invalid_request", f"The request's {where} is not acceptable: {reason}.")
@@ -134,10 +135,3 @@ async def _framework(_request: Request, error: Exception) -> JSONResponse:
         raise error
     code, detail = _FRAMEWORK.get(error.status_code, ("refused", str(error.detail)))
     return problem(error.status_code, code, detail, error.headers)
-
-
-async def _fault(_request: Request, error: Exception) -> JSONResponse:
-    log.error("A request met a fault of ours.", action="answer", exc_info=error)
-    return problem(
-        500, "internal_error", "The region met a fault of its own; its log tells more under this request id."
-    )
