@@ -2,7 +2,8 @@
 
 On a plain connection the server offers the ASGI extension `http.response.zerocopysend` and answers it with
 sendfile(2): one mechanism for whole files and for ranges, of a file the application has opened and checked. Over TLS
-the kernel would send the plain bytes, so the extension is not offered; an application then sends body messages.
+the kernel would send the plain bytes, so the extension is not offered; an application then sends body messages. What
+lies between application and server must pass on messages it does not know: Starlette's BaseHTTPMiddleware does not.
 
 Behind the extension stand three facts. The transport's buffer must be empty before anybody else writes to its socket,
 so its limits drop to zero until it says so. libuv keeps one handle per descriptor, and asyncio refuses a transport's
@@ -38,6 +39,7 @@ HEAD_S = 20
 
 MAX_HEAD_BYTES = 64 * 1024
 STALL_S = 60.0
+"""A client takes something of a file, or what else is waiting for it (1 MiB at most), within so many seconds."""
 
 _CLIENT_GONE = frozenset(
     {
@@ -207,6 +209,7 @@ class FileProtocol(HttpToolsProtocol):
 
     async def _send_file(self, cycle: RequestResponseCycle, message: Message) -> None:
         if cycle.disconnected or self.transport.is_closing():
+            cycle.disconnected = True
             return
         file = message["file"] if isinstance(message["file"], int) else message["file"].fileno()
         offset = message.get("offset")
