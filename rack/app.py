@@ -1,0 +1,143 @@
+"""`bootferry-rack run`: everything a rack is made of is built here, and taken down in the reverse order."""
+
+import asyncio
+import errno
+import random
+import resource
+import signal
+import socket
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from datetime import UTC, datetime
+
+from aiohttp import web
+from yarl import URL
+
+from rack import serve
+from rack.agent import Agent, Habits
+from rack.identity import Identity, load
+from rack.lock import hold
+from rack.region import Region
+from rack.settings import RackSettings
+from shared import __version__
+from shared.download import Transfer
+from shared.errors import Conflict, InvalidSettings
+from shared.http import client_session
+from shared.logs import logger
+from shared.store import Store
+from shared.systemd import notify, watchdog_interval_s
+
+_log = logger(__name__)
+
+
+def run(settings: RackSettings) -> None:
+    """Be a rack until SIGTERM or SIGINT. SIGHUP polls now.
+
+    Raises InvalidSettings when the settings or the missing enrolment forbid a start, Conflict when the port or the data
+    directory is another process's.
+    """
+    # Whoever finds the lock may ask for a poll; before there is an agent, that must not end the process.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    identity = load(settings.data_dir)
+    with hold(settings.data_dir / "lock"), _listen(settings.host, settings.port) as listener:
+        _allow_many_connections()
+        asyncio.run(_serve(settings, identity, listener))
+
+
+async def _serve(settings: RackSettings, identity: Identity, listener: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with AsyncExitStack() as stack:
+        agent = await stack.enter_async_context(_agent(settings, identity))
+        loop.add_signal_handler(signal.SIGHUP, agent.wake)
+        await asyncio.to_thread(agent.recover)
+
+        server = serve.runner(serve.application(settings.data_dir, agent.belief, agent.doubt))
+        stack.push_async_callback(server.cleanup)
+        await server.setup()
+        await web.SockSite(server, listener).start()
+        _log.info(
+            "The rack serves machines.",
+            action="start",
+            rack=identity.name,
+            region=str(identity.region_url),
+            address=f"{settings.host}:{settings.port}",
+            tree=agent.belief.tree.name if agent.belief.tree else "none yet",
+            version=__version__,
+        )
+        notify("READY=1")
+
+        polling = asyncio.create_task(agent.run())
+        stack.push_async_callback(_ended, polling)
+        stack.push_async_callback(_ended, asyncio.create_task(_watchdog()))
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait([polling, stopping], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        notify("STOPPING=1")
+        _log.info("The rack stops; partial files are kept.", action="stop")
+        if polling.done():
+            await polling
+
+
+@asynccontextmanager
+async def _agent(settings: RackSettings, identity: Identity) -> AsyncIterator[Agent]:
+    proxy = URL(settings.proxy) if settings.proxy else None
+    rng = random.Random()  # noqa: S311 - jitter, not a secret
+    async with client_session(ca_bundle=settings.ca_bundle) as session:
+        region = Region(session, identity, now=lambda: datetime.now(UTC), proxy=proxy)
+        with ThreadPoolExecutor(settings.parallel_downloads, "download") as executor:
+            transfer = Transfer(session, executor, proxy, region.sign)
+            store = Store(settings.data_dir)
+            yield Agent(
+                settings.data_dir,
+                store,
+                identity,
+                region,
+                transfer,
+                habits=Habits(at_once=settings.parallel_downloads, prune_grace_s=float(settings.prune_grace_seconds)),
+                rng=rng,
+                host=settings.host,
+                port=settings.port,
+                told=lambda sentence: notify(f"STATUS={sentence}"),
+            )
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+async def _watchdog() -> None:
+    """Tell systemd that the loop turns: it is the loop that machines wait for."""
+    while (interval_s := watchdog_interval_s()) is not None:
+        notify("WATCHDOG=1")
+        await asyncio.sleep(interval_s)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        (family, _, _, _, address), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        # Asked for all of IPv6, a machine that speaks IPv4 only is meant too.
+        both = family == socket.AF_INET6 and address[0] == "::" and socket.has_dualstack_ipv6()
+        return socket.create_server(address, family=family, backlog=1024, dualstack_ipv6=both)
+    except socket.gaierror as error:
+        raise InvalidSettings(f"RACK_HOST {host} is no address of this machine: {error.strerror}.") from error
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise Conflict(
+                f"Port {port} of {host} is in use by another process; stop it, or set RACK_PORT or RACK_HOST."
+            ) from error
+        raise InvalidSettings(
+            f"The rack cannot listen at RACK_HOST {host}, RACK_PORT {port}: {error.strerror}."
+        ) from error
+
+
+def _allow_many_connections() -> None:
+    """A connection and its file are two descriptors; the usual soft limit would end at 500 machines at once."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

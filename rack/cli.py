@@ -1,0 +1,204 @@
+"""The commands of `bootferry-rack`, as people type them."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+from yarl import URL
+
+from rack import __main__ as program
+from rack import identity as identities
+from rack.lock import holder
+from rack.settings import RackSettings
+from rack.state import State
+from rack.tree import load_current
+from shared import __version__
+from shared.enrolment import EnrolmentToken
+from shared.errors import BootferryError, Conflict, spoken_size
+from shared.http import client_session
+from shared.manifest import MANIFEST_TYPE, Manifest
+from shared.names import Token
+from shared.signing import fingerprint, open_envelope
+from shared.store import Store
+
+STDIN = "-"
+_SECRET = re.compile(r"bfe_[A-Za-z0-9_-]+")
+
+cli = typer.Typer(
+    name="bootferry-rack",
+    help="Keep a verified copy of a region's boot images and serve it to machines.\n\n"
+    "Settings are RACK_… in the environment or /etc/bootferry/rack.toml.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+class Output(StrEnum):
+    """How `status` answers."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+def command_line(arguments: Sequence[str]) -> int:
+    """Run the command in `arguments`; the exit status. No message repeats an enrolment token (I7)."""
+    try:
+        status = cli(args=list(arguments), prog_name="bootferry-rack", standalone_mode=False)
+    except typer.TyperException as error:
+        message = error.format_message() if hasattr(error, "format_message") else str(error)
+        if message:
+            typer.echo(_SECRET.sub("bfe_…", message), err=True)
+            typer.echo("Try 'bootferry-rack --help'.", err=True)
+        return 2
+    except (typer.Abort, KeyboardInterrupt):
+        return 128 + signal.SIGINT
+    return status if isinstance(status, int) else 0
+
+
+def _told(command: Callable[[], None]) -> None:
+    if status := program.told(command):
+        raise typer.Exit(status)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"bootferry-rack {__version__}")
+        raise typer.Exit
+
+
+@cli.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and end.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """What stands before a command."""
+
+
+@cli.command()
+def run() -> None:
+    """Poll the region and serve machines, until SIGTERM. SIGHUP polls now."""
+    _told(program.run)
+
+
+@cli.command()
+def enrol(
+    region: Annotated[str, typer.Option(help="The region's address, for instance https://region.example:5240.")],
+    token: Annotated[
+        str,
+        typer.Option(
+            help="The token an operator made on the region, or '-' to read it from standard input, where no other"
+            " user of this machine sees it."
+        ),
+    ],
+    name: Annotated[str, typer.Option(help="What operators call this rack. [default: this machine's host name]")] = "",
+    again: Annotated[
+        bool, typer.Option("--again", help="Replace the enrolment this rack has, with a new key.")
+    ] = False,
+) -> None:
+    """Make this rack known to a region, once.
+
+    The region's key is checked against the token before anything is sent, and the token's secret never is.
+    """
+    _told(lambda: asyncio.run(_enrol(region, token, name, again=again)))
+
+
+async def _enrol(region: str, token: str, name: str, *, again: bool) -> None:
+    settings = RackSettings.load()
+    url, called = identities.parse_region_url(region), Token(name or socket.gethostname())
+    parsed = EnrolmentToken.parse(await asyncio.to_thread(sys.stdin.readline, 1024) if token == STDIN else token)
+    async with client_session(ca_bundle=settings.ca_bundle) as session:
+        proxy = URL(settings.proxy) if settings.proxy else None
+        identity = await identities.enrol(session, settings.data_dir, url, parsed, called, again=again, proxy=proxy)
+    typer.echo(f"This rack is enrolled as {identity.name} ({identity.rack_id}) at {identity.region_url}.")
+    if (process := holder(settings.data_dir / "lock")) is not None:
+        typer.echo(f"Restart bootferry-rack (process {process}), which still runs with the earlier enrolment.")
+
+
+@cli.command()
+def poll() -> None:
+    """Have the running rack poll its region now."""
+    _told(_poll)
+
+
+def _poll() -> None:
+    settings = RackSettings.load()
+    process = holder(settings.data_dir / "lock")
+    if process is None:
+        raise Conflict(f"No bootferry-rack runs in {settings.data_dir}; start it, then it polls by itself.")
+    os.kill(process, signal.SIGHUP)
+    typer.echo(f"bootferry-rack (process {process}) polls now.")
+
+
+@cli.command()
+def status(
+    output: Annotated[Output, typer.Option("--output", "-o", help="How to answer.")] = Output.TEXT,
+) -> None:
+    """Say what this rack holds, whether it runs or not."""
+    _told(lambda: _status(output))
+
+
+def _status(output: Output) -> None:
+    facts = _facts(RackSettings.load())
+    if output is Output.JSON:
+        typer.echo(json.dumps(facts, indent=2))
+        return
+    manifest, tree, process = facts["manifest"], facts["tree"], facts["process"]
+    error = facts["last_error"]
+    lines = {
+        "Rack": f"{facts['name']} ({facts['rack_id']})",
+        "Region": facts["region"],
+        "Process": process if process is not None else "not running",
+        "Last poll": facts["last_poll_at"] or "never",
+        "Last error": error["error"] if error else "none",
+        "Manifest": f"epoch {manifest['epoch']}, serial {manifest['serial']}" if manifest else "none yet",
+        "Files": f"{facts['files_held']} of {facts['files_wanted']}, {spoken_size(facts['bytes_left'])} left to pull",
+        "Free": spoken_size(facts["bytes_free"]),
+        "Tree": tree["name"] if tree else "none yet",
+    }
+    for label, value in lines.items():
+        typer.echo(f"{label + ':':<12}{value}")
+    for image in tree["images"] if tree else []:
+        typer.echo(f"  {image}")
+
+
+def _facts(settings: RackSettings) -> dict[str, Any]:
+    root = settings.data_dir
+    identity, state, tree = identities.load(root), State.load(root), load_current(root)
+    manifest = _manifest(settings, identity)
+    store = Store(root)
+    files = manifest.files() if manifest else {}
+    return {
+        "name": identity.name,
+        "rack_id": identity.rack_id,
+        "region": str(identity.region_url),
+        "region_fingerprint": fingerprint(identity.region_key),
+        "data_dir": str(root),
+        "process": holder(root / "lock"),
+        "last_poll_at": datetime.fromtimestamp(state.last_poll_at, UTC).isoformat() if state.last_poll_at else None,
+        "last_error": {"code": state.error_code, "error": state.error} if state.error else None,
+        "manifest": {"epoch": manifest.epoch, "serial": manifest.serial} if manifest else None,
+        "files_wanted": len(files),
+        "files_held": sum(store.has(sha256, size) for sha256, size in files.items()),
+        "bytes_left": store.bytes_missing(files.items()),
+        "bytes_free": store.bytes_free(),
+        "tree": {"name": tree.name, "order": list(tree.order), "images": sorted(tree.images())} if tree else None,
+    }
+
+
+def _manifest(settings: RackSettings, identity: identities.Identity) -> Manifest | None:
+    path = settings.data_dir / "manifest.json"
+    try:
+        return Manifest.parse(open_envelope(path.read_bytes(), MANIFEST_TYPE, [identity.region_key], origin=str(path)))
+    except (FileNotFoundError, BootferryError):
+        return None

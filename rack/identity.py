@@ -1,0 +1,149 @@
+"""Who this rack is, and which region it believes.
+
+    <data_dir>/identity/rack.key      the rack's Ed25519 key (PEM, 0600); nothing else on the network knows it
+    <data_dir>/identity/region.json   the region's address and key, this rack's id and name (0600)
+
+`region.json` names the key it was written for. An enrolment makes its key as `rack.key.new` and renames it after
+`region.json` is in place: between the two, the fingerprint says which of the keys counts.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from yarl import URL
+
+from rack.disk import read_document, write_whole
+from shared.enrolment import ENVELOPE_MEDIA_TYPE, MAX_ENROLMENT_BYTES, Enrolment, EnrolmentRequest, EnrolmentToken
+from shared.errors import (
+    Conflict,
+    HttpStatus,
+    InvalidDocument,
+    InvalidSettings,
+    InvalidToken,
+    InvalidValue,
+    TokenExpired,
+    TokenSpent,
+    WrongRegion,
+)
+from shared.http import parse_url, read_capped, request, require_ok
+from shared.names import Token
+from shared.signing import encode_bytes, fingerprint, load_or_create_key, parse_public_key, public_bytes
+
+MAX_REGION_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """An enrolled rack: `key` signs its requests as `rack_id`, `region_key` vouches for the region's manifests."""
+
+    region_url: URL
+    region_key: Ed25519PublicKey
+    rack_id: str
+    name: Token
+    key: Ed25519PrivateKey
+
+
+def parse_region_url(text: object) -> URL:
+    """The region's base address, without a query and without a slash at its end. Raises InvalidValue."""
+    url = parse_url(text).with_query(None)
+    return url.with_path(url.raw_path.rstrip("/"), encoded=True)
+
+
+def load(data_dir: Path) -> Identity:
+    """The identity kept in `data_dir`. Raises InvalidSettings when there is none, InvalidDocument when it is spoilt."""
+    directory = data_dir / "identity"
+    try:
+        document = read_document(directory / "region.json")
+    except FileNotFoundError as error:
+        raise InvalidSettings(
+            "This rack is not enrolled; make a token on the region, then run"
+            " 'bootferry-rack enrol --region URL --token -' and paste it."
+        ) from error
+    try:
+        return Identity(
+            region_url=parse_region_url(document["region_url"]),
+            region_key=parse_public_key(document["region_key"]),
+            rack_id=str(document["rack_id"]),
+            name=Token(document["name"]),
+            key=_key(directory, str(document["rack_key_fingerprint"])),
+        )
+    except (KeyError, InvalidValue) as error:
+        raise InvalidDocument(str(directory / "region.json"), str(error).rstrip(".")) from error
+
+
+def _key(directory: Path, wanted: str) -> Ed25519PrivateKey:
+    for path in (directory / "rack.key", directory / "rack.key.new"):
+        if path.exists() and fingerprint(key := load_or_create_key(path)) == wanted:
+            return key
+    raise InvalidDocument(
+        str(directory / "rack.key"), "it is missing or not the key this rack was enrolled with; enrol it with --again"
+    )
+
+
+async def enrol(
+    session: aiohttp.ClientSession,
+    data_dir: Path,
+    region_url: URL,
+    token: EnrolmentToken,
+    name: Token,
+    *,
+    again: bool = False,
+    proxy: URL | None = None,
+) -> Identity:
+    """When this returns, the region knows this rack, and `load(data_dir)` gives the same identity.
+
+    The region's key is compared with the token before anything is sent, and the token's secret never is: it only makes
+    a signature. Raises Conflict when there is an identity and `again` is not set; WrongRegion; TokenSpent, TokenExpired
+    and InvalidToken as the region says; FetchError; BadSignature or InvalidDocument for an answer of somebody else.
+    """
+    directory = data_dir / "identity"
+    if (directory / "region.json").exists() and not again:
+        raise Conflict("This rack is enrolled already; add --again to give it a new key and enrol it anew.")
+    region_key = await _region_key(session, region_url, proxy)
+    if fingerprint(region_key) != token.region_fingerprint:
+        raise WrongRegion(token.region_fingerprint, fingerprint(region_key))
+
+    fresh = directory / "rack.key.new"
+    fresh.unlink(missing_ok=True)
+    key = load_or_create_key(fresh)
+    asked = EnrolmentRequest(name, encode_bytes(public_bytes(key)), token.region_fingerprint)
+    answer = Enrolment.open(await _post(session, region_url, asked.sealed(token), proxy), region_key, asked)
+
+    document = {
+        "region_url": str(region_url),
+        "region_key": encode_bytes(public_bytes(region_key)),
+        "rack_id": answer.rack_id,
+        "name": answer.name,
+        "rack_key_fingerprint": fingerprint(key),
+    }
+    write_whole(directory / "region.json", json.dumps(document, indent=2).encode() + b"\n", mode=0o600)
+    fresh.replace(directory / "rack.key")
+    return Identity(region_url, region_key, answer.rack_id, answer.name, key)
+
+
+async def _region_key(session: aiohttp.ClientSession, region_url: URL, proxy: URL | None) -> Ed25519PublicKey:
+    url = region_url.joinpath("api/v1/region")
+    async with request(session, "GET", url, proxy=proxy) as response:
+        await require_ok(response)
+        body = await read_capped(response, MAX_REGION_BYTES)
+    try:
+        return parse_public_key(json.loads(body)["public_key"])
+    except (ValueError, KeyError, TypeError, InvalidValue) as error:
+        raise InvalidDocument(str(url), "it does not say the public key of a Bootferry region") from error
+
+
+async def _post(session: aiohttp.ClientSession, region_url: URL, body: bytes, proxy: URL | None) -> bytes:
+    url = region_url.joinpath("api/v1/racks/enrol")
+    headers = {"Content-Type": ENVELOPE_MEDIA_TYPE}
+    try:
+        async with request(session, "POST", url, headers=headers, body=body, proxy=proxy) as response:
+            await require_ok(response, 201)
+            return await read_capped(response, 2 * MAX_ENROLMENT_BYTES)
+    except HttpStatus as error:
+        for refusal in (InvalidToken, TokenSpent, TokenExpired):
+            if error.problem == refusal.code:
+                raise refusal(error.detail) from error
+        raise

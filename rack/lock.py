@@ -1,0 +1,64 @@
+"""The lock of a rack's data directory: one process writes there; the file says which.
+
+The kernel drops the lock with the process, however it ends, so a stale file never blocks anybody.
+"""
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from shared.errors import Conflict
+
+
+@contextmanager
+def hold(path: Path) -> Iterator[None]:
+    """Inside, this process alone holds the lock at `path`. Raises Conflict when another does."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    try:
+        if not _locked(descriptor):
+            raise Conflict(
+                f"Another bootferry-rack (process {_written(descriptor) or 'unknown'}) works in {path.parent};"
+                " stop it, or give this one its own RACK_DATA_DIR."
+            )
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def holder(path: Path) -> int | None:
+    """The id of the process that holds the lock at `path`, or None when nobody does."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _written(descriptor)
+    else:
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    # `holder` takes the lock for a moment to see whether it is free; that is no other rack.
+    for _ in range(5):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.02)
+        else:
+            return True
+    return False
+
+
+def _written(descriptor: int) -> int | None:
+    text = os.pread(descriptor, 32, 0).strip()
+    return int(text) if text.isdigit() else None

@@ -1,0 +1,77 @@
+"""Patience: which failures pass by themselves, and how long to wait before trying again."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from shared.errors import (
+    AddressForbidden,
+    BootferryError,
+    ConnectionRefused,
+    FetchError,
+    HttpStatus,
+    NameNotFound,
+    ProxyFailed,
+    RedirectRefused,
+    TimedOut,
+    TlsFailed,
+    TooLarge,
+    Unauthenticated,
+    WrongDigest,
+    WrongSize,
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """At most `attempts` tries, with pauses that begin at `first_s` seconds and double up to `most_s`."""
+
+    attempts: int = 4
+    first_s: float = 1.0
+    most_s: float = 10.0
+
+    def pause_s(self, failures: int, rng: random.Random) -> float:
+        """Seconds to wait after so many failures in a row: between half and all of the doubled pause.
+
+        The random part keeps the racks of a region that comes back from all asking in the same moment.
+        """
+        return min(self.most_s, self.first_s * 2.0 ** min(failures - 1, 32)) * rng.uniform(0.5, 1.0)
+
+
+def is_transient(error: BootferryError) -> bool:
+    """True says: the same request may well succeed in a moment."""
+    match error:
+        case HttpStatus():
+            return error.status in (408, 425, 429) or error.status >= 500
+        case WrongDigest() | WrongSize() | TooLarge() | AddressForbidden() | RedirectRefused() | TlsFailed():
+            return False
+        case _:
+            return isinstance(error, FetchError)
+
+
+def is_regions(error: BootferryError) -> bool:
+    """True says: the failure is about the region or the way to it, so that no other file would fare better."""
+    match error:
+        case NameNotFound() | ConnectionRefused() | TimedOut() | TlsFailed() | ProxyFailed() | AddressForbidden():
+            return True
+        case HttpStatus():
+            return error.status in (401, 403, 429, 502, 503, 504)
+        case _:
+            return isinstance(error, Unauthenticated)
+
+
+async def patiently(attempt: Callable[[], Awaitable[T]], patience: Patience, rng: random.Random) -> T:
+    """What `attempt` returns, tried again after transient failures. Raises the last FetchError, or the first other."""
+    failures = 0
+    while True:
+        try:
+            return await attempt()
+        except FetchError as error:
+            failures += 1
+            if failures >= patience.attempts or not is_transient(error):
+                raise
+        await asyncio.sleep(patience.pause_s(failures, rng))

@@ -1,0 +1,95 @@
+"""Pull: which files are missing, and fetching them from the region."""
+
+import asyncio
+import random
+from collections.abc import Callable, Collection, Iterator
+
+import aiohttp
+from yarl import URL
+
+from rack.disk import DISK_ERRNOS, disk_error
+from rack.patience import Patience, is_regions, patiently
+from rack.tree import image_of
+from shared.digest import Sha256
+from shared.download import Transfer, download
+from shared.errors import BootferryError, FetchError, HttpStatus, InvalidRequestSignature, NoRoom
+from shared.manifest import Manifest
+from shared.store import Store
+
+
+def diff(manifest: Manifest, held: Collection[Sha256]) -> list[tuple[Sha256, int]]:
+    """The files `manifest` names that are not `held`, with their sizes, each once; the files of one image together,
+    so that the first image is whole long before the last."""
+    entries = sorted(manifest.entries, key=lambda entry: (image_of(entry), entry.path))
+    return list({entry.sha256: entry.size for entry in entries if entry.sha256 not in held}.items())
+
+
+async def pull(
+    transfer: Transfer,
+    store: Store,
+    file_url: Callable[[Sha256], URL],
+    missing: Collection[tuple[Sha256, int]],
+    *,
+    at_once: int,
+    patience: Patience,
+    rng: random.Random,
+) -> list[BootferryError]:
+    """Fetch what is `missing` into `store`, at most `at_once` files at a time; an empty answer says that all is there.
+
+    A file that fails does not keep the others from coming, except where no other would fare better: the region is
+    away, or the disk is full. Bytes with a wrong digest are not asked for again before the next pull. Cancelling keeps
+    what has arrived. Where all together do not fit, NoRoom is the answer and no byte is fetched.
+    """
+    errors: list[BootferryError] = []
+    try:
+        await asyncio.to_thread(store.require_room, missing)
+    except NoRoom as error:
+        return [error]
+    waiting = iter(missing)
+
+    async def work() -> None:
+        for sha256, size in _until_hopeless(waiting, errors):
+            try:
+                await patiently(lambda: _fetch(transfer, store, file_url, sha256, size), patience, rng)  # noqa: B023
+            except BootferryError as error:
+                errors.append(error)
+
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(min(at_once, len(missing))):
+            tasks.create_task(work())
+    return errors
+
+
+def _until_hopeless(
+    waiting: Iterator[tuple[Sha256, int]], errors: list[BootferryError]
+) -> Iterator[tuple[Sha256, int]]:
+    while not any(is_regions(error) or isinstance(error, NoRoom) for error in errors):
+        try:
+            yield next(waiting)
+        except StopIteration:
+            return
+
+
+async def _fetch(
+    transfer: Transfer, store: Store, file_url: Callable[[Sha256], URL], sha256: Sha256, size: int
+) -> None:
+    try:
+        await download(transfer, store, file_url(sha256), sha256, size, _unwatched)
+    except HttpStatus as error:
+        if error.status == 401:
+            raise InvalidRequestSignature("the region does not accept this rack") from error
+        raise
+    except FetchError as error:
+        # A disk that refuses a chunk in the middle of an answer looks like a lost connection from above.
+        match error.__cause__:
+            case aiohttp.ClientError():
+                raise
+            case OSError(errno=number) as cause if number in DISK_ERRNOS:
+                raise disk_error(cause, store.root, size) from error
+        raise
+    except OSError as error:
+        raise disk_error(error, store.root, size) from error
+
+
+def _unwatched(_arrived: int) -> None:
+    """How far a file is can be seen in `incoming/`; the agent looks there every few seconds."""

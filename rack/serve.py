@@ -1,0 +1,224 @@
+"""What machines get: the names of the tree over HTTP, to be read and nothing else (RFC 9110).
+
+A name is looked up in the tree the rack believes in, never on the disk, so no request can climb out of it; the file
+behind it is opened once, so that a request that has begun ends with the bytes it began with, whatever is swapped or
+pruned meanwhile. A file that was touched since it was verified is not served: the machine hears 503 and Retry-After,
+and the agent hears of it too. The kernel copies the bytes (sendfile), in steps as large as the machine's window.
+"""
+
+import asyncio
+import base64
+import os
+import re
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from rack.agent import Belief
+from rack.disk import is_verified
+from rack.tree import Name, Tree, tree_path
+
+KEEPALIVE_S = 75.0
+SHUTDOWN_S = 4.0
+"""How long a request may still run after the rack was told to stop; aiohttp takes this twice for one that clings."""
+
+RETRY_AFTER_S = 10
+STALLED_AFTER_S = 300
+"""A machine that takes no byte for so long is gone."""
+
+_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_ETAGS = re.compile(r'(W/)?"([^"]*)"')
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Which bytes of a file to send, with which status: `count` bytes from `start`."""
+
+    status: int
+    start: int = 0
+    count: int = 0
+
+
+def answer(method: str, headers: Mapping[str, str], etag: str, size: int) -> Answer:
+    """How to answer a request for a file of `size` bytes whose strong ETag, without quotes, is `etag`.
+
+    The order of the conditions is that of RFC 9110 section 13.2.2. Several ranges at once are answered with the whole,
+    as section 14.2 allows; so is a Range that does not parse. `headers` knows no case.
+    """
+    if (wanted := headers.get("If-Match")) is not None and not _matches(wanted, etag, weak=False):
+        return Answer(412)
+    if (known := headers.get("If-None-Match")) is not None and _matches(known, etag, weak=True):
+        return Answer(304)
+    whole = Answer(200, 0, size)
+    # Range is defined for GET only.
+    if method != "GET" or (asked := _RANGE.fullmatch(headers.get("Range", "").replace(" ", ""))) is None:
+        return whole
+    if (condition := headers.get("If-Range")) is not None and condition.strip() != f'"{etag}"':
+        return whole
+    return _range(asked[1], asked[2], size) or whole
+
+
+def _range(first: str, last: str, size: int) -> Answer | None:
+    """The answer to `first-last` of `size` bytes, or None where that is no range at all."""
+    if len(first) > 18 or len(last) > 18 or not (first or last) or (first and last and int(first) > int(last)):
+        return None
+    if not first:
+        start, end = max(0, size - int(last)), size
+    else:
+        start, end = int(first), min(size, int(last) + 1) if last else size
+    return Answer(206, start, end - start) if start < end else Answer(416)
+
+
+def _matches(header: str, etag: str, *, weak: bool) -> bool:
+    if header.strip() == "*":
+        return True
+    return any(found[2] == etag and (weak or not found[1]) for found in _ETAGS.finditer(header))
+
+
+def application(root: Path, belief: Belief, doubt: Callable[[], None]) -> web.Application:
+    """The HTTP face of the rack in `root`. `doubt` is called when a file was found not to be as it was verified."""
+
+    async def images(request: web.Request) -> web.StreamResponse:
+        tree = belief.tree
+        if tree is None:
+            return _unavailable("This rack holds no image yet.")
+        path = request.match_info["path"]
+        name = tree.names.get(path)  # type: ignore[call-overload]
+        if name is None:
+            return web.Response(status=404, text="There is no such file on this rack.\n")
+        file = await asyncio.to_thread(_open, root, tree, path, name)
+        if file is None:
+            doubt()
+            return _unavailable("This file is being fetched again.")
+        try:
+            return await _send(request, file, name)
+        finally:
+            file.close()
+
+    async def livez(_request: web.Request) -> web.StreamResponse:
+        return web.Response(text="alive\n")
+
+    async def readyz(_request: web.Request) -> web.StreamResponse:
+        if belief.tree is None:
+            return _unavailable("This rack holds no image yet.")
+        return web.Response(text="ready\n")
+
+    registry = CollectorRegistry()
+    registry.register(_Believed(belief))
+    requests = Counter("rack_requests", "Requests of machines, by status.", ["status"], registry=registry)
+
+    async def metrics(_request: web.Request) -> web.StreamResponse:
+        return web.Response(body=generate_latest(registry), headers={"Content-Type": "text/plain; version=0.0.4"})
+
+    async def finish(_request: web.Request, response: web.StreamResponse) -> None:
+        requests.labels(response.status).inc()
+        response.headers["Server"] = "bootferry-rack"
+        response.headers["X-Content-Type-Options"] = "nosniff"
+
+    app = web.Application(client_max_size=0)
+    app.on_response_prepare.append(finish)
+    app.router.add_get("/images/{path:.+}", images)
+    app.router.add_get("/livez", livez)
+    app.router.add_get("/readyz", readyz)
+    app.router.add_get("/metrics", metrics)
+    return app
+
+
+def runner(app: web.Application) -> web.AppRunner:
+    """`app`, ready to be given sockets; its `cleanup` lets running requests end for a few seconds."""
+    return web.AppRunner(app, access_log=None, keepalive_timeout=KEEPALIVE_S, shutdown_timeout=SHUTDOWN_S)
+
+
+def _unavailable(sentence: str) -> web.Response:
+    return web.Response(status=503, text=sentence + "\n", headers={"Retry-After": str(RETRY_AFTER_S)})
+
+
+def _open(root: Path, tree: Tree, path: str, name: Name) -> BinaryIO | None:
+    """The file, open, or None when it is gone or was touched since it was verified. Blocks."""
+    try:
+        descriptor = os.open(tree_path(root, tree, path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    if not is_verified(os.fstat(descriptor), name.size):
+        os.close(descriptor)
+        return None
+    return os.fdopen(descriptor, "rb", buffering=0)
+
+
+async def _send(request: web.Request, file: BinaryIO, name: Name) -> web.StreamResponse:
+    chosen = answer(request.method, request.headers, name.sha256, name.size)
+    digest = base64.b64encode(bytes.fromhex(name.sha256)).decode()
+    response = web.StreamResponse(
+        status=chosen.status,
+        headers={
+            "ETag": f'"{name.sha256}"',
+            "Accept-Ranges": "bytes",
+            # The bytes of a digest never change, but a name's do: keep them, and ask each time.
+            "Cache-Control": "no-cache",
+            "Repr-Digest": f"sha-256=:{digest}:",  # RFC 9530
+        },
+    )
+    if chosen.status == 416:
+        response.headers["Content-Range"] = f"bytes */{name.size}"
+    if chosen.status == 206:
+        response.headers["Content-Range"] = f"bytes {chosen.start}-{chosen.start + chosen.count - 1}/{name.size}"
+    if chosen.status != 304:
+        response.content_type = "application/octet-stream"
+        response.content_length = chosen.count
+    # A machine that goes away in the middle is its own business: no error of ours, and nothing to answer.
+    with suppress(ConnectionError):
+        await response.prepare(request)
+        if chosen.count and request.method == "GET":
+            await _copy(request, file, chosen)
+        await response.write_eof()
+    return response
+
+
+async def _copy(request: web.Request, file: BinaryIO, chosen: Answer) -> None:
+    if request.transport is None:
+        raise ConnectionResetError("the machine is gone")
+    if (connection := request.transport.get_extra_info("socket")) is not None:
+        with suppress(OSError):
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALLED_AFTER_S * 1000)
+    sent = await asyncio.get_running_loop().sendfile(request.transport, file, chosen.start, chosen.count)
+    if sent < chosen.count:
+        # The file has shrunk: what was announced cannot be sent, and only the connection's end can say so.
+        request.transport.close()
+        raise ConnectionResetError("the file ended early")
+
+
+class _Believed(Collector):
+    """The belief as metrics, read when somebody asks."""
+
+    def __init__(self, belief: Belief) -> None:
+        self._belief = belief
+
+    def collect(self) -> Iterator[Metric]:
+        belief = self._belief
+        epoch, serial = belief.manifest.order if belief.manifest else (0, 0)
+        gauges = {
+            "rack_files_held": ("Files of the manifest that are whole on this rack.", len(belief.held)),
+            "rack_bytes_left": ("Bytes still to be pulled.", belief.bytes_left),
+            "rack_bytes_free": ("Bytes the rack may still write to its disk.", belief.bytes_free),
+            "rack_images": ("Images machines can boot from.", len(belief.tree.images()) if belief.tree else 0),
+            "rack_manifest_epoch": ("Epoch of the accepted manifest.", epoch),
+            "rack_manifest_serial": ("Serial of the accepted manifest.", serial),
+            "rack_last_poll_timestamp_seconds": (
+                "When the last poll ended, in seconds since 1970.",
+                belief.last_poll_at.timestamp() if belief.last_poll_at else 0,
+            ),
+        }
+        for name, (text, value) in gauges.items():
+            yield GaugeMetricFamily(name, text, value=value)
+        polls = CounterMetricFamily("rack_polls", "Polls by how they ended.", labels=["outcome"])
+        for outcome, count in belief.polls.items():
+            polls.add_metric([outcome], count)
+        yield polls

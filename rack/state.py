@@ -1,0 +1,67 @@
+"""What a rack must still know after a restart, beside its identity, its manifest and its tree.
+
+<data_dir>/state.json
+"""
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rack.disk import read_document, write_whole
+from shared.errors import InvalidDocument
+
+
+@dataclass(slots=True)
+class State:
+    """`floor` is the (epoch, serial) below which no manifest of the region with the fingerprint `region` is accepted.
+
+    `unwanted` says since when (seconds since 1970) each thing on disk is named by nothing. `sequence` is that of the
+    last report. The last poll and its error are for people who ask `bootferry-rack status`.
+    """
+
+    region: str = ""
+    floor: tuple[int, int] = (0, 0)
+    sequence: int = 0
+    unwanted: dict[str, float] = field(default_factory=dict)
+    last_poll_at: float | None = None
+    error_code: str = ""
+    error: str = ""
+
+    @classmethod
+    def load(cls, root: Path) -> "State":
+        """The state kept in `root`; a fresh one where there is none that can be read. Blocks."""
+        try:
+            document = read_document(root / "state.json")
+            return cls(
+                region=str(document["region"]),
+                floor=(int(document["floor"][0]), int(document["floor"][1])),
+                sequence=int(document["sequence"]),
+                unwanted={str(name): float(since) for name, since in document["unwanted"].items()},
+                last_poll_at=_optional(document["last_poll_at"]),
+                error_code=str(document["error_code"]),
+                error=str(document["error"]),
+            )
+        except (OSError, InvalidDocument, KeyError, IndexError, TypeError, ValueError, AttributeError):
+            return cls()
+
+    def save(self, root: Path) -> None:
+        """Keep it, through a loss of power too. Blocks. Raises OSError."""
+        write_whole(root / "state.json", json.dumps(asdict(self)).encode())
+
+
+def _optional(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def after_grace(
+    unwanted: Collection[str], since: Mapping[str, float], now: float, grace_s: float
+) -> tuple[set[str], dict[str, float]]:
+    """Of the things `unwanted` at `now`: those to be removed, and since when each of the others is unwanted.
+
+    What is wanted again in between starts anew. A clock that was set back starts the grace anew too.
+    """
+    began = {name: min(since.get(name, now), now) for name in unwanted}
+    due = {name for name, moment in began.items() if now - moment >= grace_s}
+    return due, {name: moment for name, moment in began.items() if name not in due}

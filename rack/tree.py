@@ -1,0 +1,327 @@
+"""The tree machines boot from: names that link to verified bytes, replaced as a whole by one rename.
+
+    <data_dir>/files, incoming            the store (shared/store.py)
+    <data_dir>/unpacked/<sha256>/…        the members of the archive with that digest
+    <data_dir>/unpacked/<sha256>.json     their digests and sizes; written last, so it says the directory is whole
+    <data_dir>/trees/<epoch>-<serial>-<n>/ubuntu/amd64/ga-24.04/noble/stable/boot-kernel
+    <data_dir>/trees/<epoch>-<serial>-<n>.json    every name in it, with digest, size and image
+    <data_dir>/current -> trees/<epoch>-<serial>-<n>
+
+Everything below `trees/` is a hard link to a file of the store or of `unpacked/`: a tree costs names only, and a new
+one stands complete beside the old one before `current` moves.
+
+An image changes as a whole. When a manifest names a version of which some file cannot be had yet, that image keeps the
+names it has in the current tree, and every other image moves on; a tree never mixes two versions of one image.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rack.archive import Content, unpack
+from rack.disk import holds_verified, read_document, write_whole
+from shared.digest import Sha256
+from shared.errors import BootferryError, InvalidDocument, InvalidValue, Unavailable
+from shared.manifest import Entry, Kind, Manifest
+from shared.names import RelativePath, Token
+from shared.store import Store, sync_directory
+
+TREE_FORMAT = "bootferry-tree:1"
+_IMAGE_DEPTH = 6
+"""`<os>/<arch>/<subarch>/<release>/<label>/<ftype>`"""
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """One name in a tree: what its bytes are, the image it changes with, the archive it was unpacked from, if any."""
+
+    sha256: Sha256
+    size: int
+    image: str
+    archive: Sha256 | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """A tree on disk. `order` is the (epoch, serial) of the newest manifest it showed entirely, (0, 0) for none."""
+
+    name: str
+    order: tuple[int, int]
+    names: Mapping[RelativePath, Name]
+
+    def archives(self) -> set[Sha256]:
+        """The archives it shows members of."""
+        return {name.archive for name in self.names.values() if name.archive}
+
+    def images(self) -> set[str]:
+        """The images it shows."""
+        return {name.image for name in self.names.values()}
+
+
+@dataclass(slots=True)
+class Draft:
+    """A tree to be: where each name's bytes come from. `entire` says that it shows all of its manifest."""
+
+    names: dict[RelativePath, Name] = field(default_factory=dict)
+    sources: dict[RelativePath, Path] = field(default_factory=dict)
+    carried: set[str] = field(default_factory=set)
+    errors: list[BootferryError] = field(default_factory=list)
+
+    @property
+    def entire(self) -> bool:
+        return not self.carried and not self.errors
+
+
+def image_of(entry: Entry) -> str:
+    """What the entry changes together with: the kernels and root of one os, architecture, release and label are one
+    image whatever their subarchitecture; anything else goes by its directory."""
+    parts = entry.path.split("/")
+    if entry.kind is Kind.ARCHIVE:
+        return entry.path
+    if len(parts) == _IMAGE_DEPTH:
+        system, architecture, _, release, label, _ = parts
+        return f"{system}/{architecture}/*/{release}/{label}"
+    return "/".join(parts[:-1])
+
+
+def tree_path(root: Path, tree: Tree, path: str) -> Path:
+    """Where a name of `tree` is on disk."""
+    return root / "trees" / tree.name / path
+
+
+def unpacked_path(root: Path, archive: Sha256) -> Path:
+    """Where the members of an archive are on disk."""
+    return root / "unpacked" / archive
+
+
+def plan(
+    root: Path,
+    manifest: Manifest,
+    held: Collection[Sha256],
+    unpacked: Mapping[Sha256, Mapping[RelativePath, Content]],
+    current: Tree | None,
+    stored: Callable[[Sha256], Path],
+) -> Draft:
+    """The best tree for `manifest` out of what is `held` and `unpacked`; touches no disk.
+
+    Raises InvalidDocument when two images claim one name.
+    """
+    images: dict[str, list[Entry]] = {}
+    for entry in manifest.entries:
+        images.setdefault(image_of(entry), []).append(entry)
+    draft = Draft()
+    for image, entries in images.items():
+        whole = all(entry.sha256 in (held if entry.kind is Kind.FILE else unpacked) for entry in entries)
+        try:
+            names = _names(root, image, entries, unpacked, stored) if whole else None
+        except InvalidDocument as error:
+            draft.errors.append(error)
+            names = None
+        if names is None:
+            draft.carried.add(image)
+            names = _carried(root, image, current)
+        for path, (name, source) in names.items():
+            if path in draft.names:
+                raise InvalidDocument("The manifest", f"two images claim the name {path}")
+            draft.names[path], draft.sources[path] = name, source
+    _refuse_nesting(draft.names)
+    return draft
+
+
+def _names(
+    root: Path,
+    image: str,
+    entries: Iterable[Entry],
+    unpacked: Mapping[Sha256, Mapping[RelativePath, Content]],
+    stored: Callable[[Sha256], Path],
+) -> dict[RelativePath, tuple[Name, Path]]:
+    """Every name of one image. Where two archives share a directory and bring the same name, the later one has it."""
+    names: dict[RelativePath, tuple[Name, Path]] = {}
+    for entry in entries:
+        if entry.kind is Kind.FILE:
+            names[entry.path] = Name(entry.sha256, entry.size, image), stored(entry.sha256)
+            continue
+        for member, content in unpacked[entry.sha256].items():
+            path = RelativePath(f"{entry.path}/{member}")
+            source = unpacked_path(root, entry.sha256) / member
+            names[path] = Name(content.sha256, content.size, image, entry.sha256), source
+    _refuse_nesting(names)
+    return names
+
+
+def _carried(root: Path, image: str, current: Tree | None) -> dict[RelativePath, tuple[Name, Path]]:
+    if current is None:
+        return {}
+    return {path: (name, tree_path(root, current, path)) for path, name in current.names.items() if name.image == image}
+
+
+def _refuse_nesting(names: Collection[RelativePath]) -> None:
+    directories = {path[:index] for path in names for index, letter in enumerate(path) if letter == "/"}
+    if clash := directories.intersection(names):
+        raise InvalidDocument("The manifest", f"{min(clash)} is both a file and a directory")
+
+
+def advance(
+    root: Path, store: Store, manifest: Manifest, current: Tree | None
+) -> tuple[Tree | None, list[BootferryError]]:
+    """The best tree for `manifest` that the disk allows now; it is what `current` points at when this returns. Blocks.
+
+    Also mends the tree: a name whose link is gone is linked again once its bytes are held. The errors say why an image
+    stays behind although its files are held. Raises InvalidDocument, Unavailable, OSError; the old tree then stays.
+    """
+    held = {sha256 for sha256, size in manifest.files().items() if store.has(sha256, size)}
+    unpacked: dict[Sha256, Mapping[RelativePath, Content]] = {}
+    errors: list[BootferryError] = []
+    for entry in manifest.entries:
+        if entry.kind is Kind.ARCHIVE and entry.sha256 in held and entry.sha256 not in unpacked:
+            try:
+                unpacked[entry.sha256] = _unpacked(root, store, entry)
+            except InvalidDocument as error:
+                errors.append(error)
+    draft = plan(root, manifest, held, unpacked, current, store.path)
+    errors += draft.errors
+    before = current.order if current else (0, 0)
+    order = manifest.order if draft.entire else before
+    if not draft.names and not draft.entire:
+        return current, errors
+    if current and draft.names == current.names and order == before and not _mendable(root, draft, current):
+        return current, errors
+    return _build(root, draft, manifest.order, order), errors
+
+
+def holes(root: Path, tree: Tree) -> list[RelativePath]:
+    """The names of `tree` whose bytes are gone or touched. Blocks."""
+    return [path for path, name in tree.names.items() if not holds_verified(tree_path(root, tree, path), name.size)]
+
+
+def _mendable(root: Path, draft: Draft, current: Tree) -> bool:
+    return any(draft.names[path].image not in draft.carried for path in holes(root, current))
+
+
+def _unpacked(root: Path, store: Store, entry: Entry) -> Mapping[RelativePath, Content]:
+    """The members of a held archive, unpacked now unless they lie here whole."""
+    into = unpacked_path(root, entry.sha256)
+    listing = into.with_name(f"{entry.sha256}.json")
+    try:
+        found = {
+            RelativePath(path): Content(Sha256(sha256), int(size))
+            for path, (sha256, size) in read_document(listing).items()
+        }
+        if all(holds_verified(into / path, content.size) for path, content in found.items()):
+            return found
+    except (FileNotFoundError, InvalidDocument, InvalidValue, ValueError, TypeError):
+        pass
+    listing.unlink(missing_ok=True)
+    found = unpack(store.path(entry.sha256), into, origin=f"The archive {entry.path} ({entry.sha256[:12]}…)")
+    write_whole(listing, json.dumps(found, separators=(",", ":")).encode())
+    return found
+
+
+def _build(root: Path, draft: Draft, shown: tuple[int, int], order: tuple[int, int]) -> Tree:
+    """Make the tree, then point `current` at it. Raises Unavailable when a file went away meanwhile; OSError."""
+    trees = root / "trees"
+    trees.mkdir(exist_ok=True)
+    tree = Tree(_free_name(trees, shown), order, draft.names)
+    staging = trees / f"{tree.name}.new"
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir()
+    made = {staging}
+    for path, source in draft.sources.items():
+        target = staging / path
+        if target.parent not in made:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            made.update(parent for parent in target.parents if parent.is_relative_to(staging))
+        try:
+            target.hardlink_to(source)
+        except FileNotFoundError as error:
+            # A carried image may have lost a file already; one that is new must be whole.
+            if draft.names[path].image not in draft.carried:
+                raise Unavailable(f"The file {path}") from error
+    for directory in made:
+        sync_directory(directory)
+    staging.rename(trees / tree.name)
+    write_whole(trees / f"{tree.name}.json", _encode(tree))
+    _point(root / "current", f"trees/{tree.name}")
+    return tree
+
+
+def _free_name(trees: Path, order: tuple[int, int]) -> str:
+    stem = f"{order[0]}-{order[1]}"
+    taken = {entry.name.removesuffix(".json") for entry in trees.iterdir()}
+    return next(name for count in range(len(taken) + 1) if (name := f"{stem}-{count}") not in taken)
+
+
+def _point(link: Path, target: str) -> None:
+    staged = link.with_name(f"{link.name}.new")
+    staged.unlink(missing_ok=True)
+    staged.symlink_to(target)
+    staged.replace(link)
+    sync_directory(link.parent)
+
+
+def _encode(tree: Tree) -> bytes:
+    names = {
+        path: [name.sha256, name.size, name.image, *([name.archive] if name.archive else [])]
+        for path, name in tree.names.items()
+    }
+    document = {"format": TREE_FORMAT, "order": tree.order, "names": names}
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def load_current(root: Path) -> Tree | None:
+    """The tree `current` points at, or None when there is none that can be read. Blocks."""
+    try:
+        name = Token((root / "current").readlink().name)
+        document = read_document(root / "trees" / f"{name}.json")
+        if document["format"] != TREE_FORMAT or not (root / "trees" / name).is_dir():
+            return None
+        epoch, serial = document["order"]
+        names = {RelativePath(path): _name(*fields) for path, fields in document["names"].items()}
+        return Tree(name, (int(epoch), int(serial)), names)
+    except (OSError, InvalidDocument, InvalidValue, KeyError, TypeError, ValueError):
+        return None
+
+
+def _name(sha256: str, size: int, image: str, archive: str | None = None) -> Name:
+    return Name(Sha256(sha256), int(size), str(image), Sha256(archive) if archive else None)
+
+
+def clear_unfinished(root: Path) -> None:
+    """Drop what a process that ended in the middle has left half built. Blocks."""
+    for directory in (root / "trees", root / "unpacked"):
+        directory.mkdir(parents=True, exist_ok=True)
+        for entry in directory.iterdir():
+            pair = entry.with_name(f"{entry.name}.json") if entry.is_dir() else entry.with_suffix("")
+            if not pair.exists() or entry.name.endswith(".new"):
+                _drop(entry)
+
+
+def trees_on_disk(root: Path) -> set[str]:
+    """The names of all trees, `current` or not. Blocks."""
+    return {entry.name for entry in (root / "trees").iterdir() if entry.is_dir()}
+
+
+def archives_on_disk(root: Path) -> set[str]:
+    """The digests of all archives that lie here unpacked. Blocks."""
+    return {entry.name for entry in (root / "unpacked").iterdir() if entry.is_dir()}
+
+
+def drop_tree(root: Path, name: str) -> None:
+    """Remove a tree that is not `current`. Requests that have opened its files end with their bytes. Blocks."""
+    _drop(root / "trees" / f"{name}.json")
+    _drop(root / "trees" / name)
+
+
+def drop_archive(root: Path, archive: str) -> None:
+    """Remove the unpacked members of an archive. Blocks."""
+    _drop(root / "unpacked" / f"{archive}.json")
+    _drop(root / "unpacked" / archive)
+
+
+def _drop(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

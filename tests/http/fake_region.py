@@ -1,0 +1,265 @@
+"""A region for the tests of a rack: real signatures on a real port, and it misbehaves on request."""
+
+import asyncio
+import contextlib
+import io
+import json
+import lzma
+import random
+import tarfile
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Self
+
+from aiohttp import web
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from yarl import URL
+
+from shared.digest import Sha256
+from shared.enrolment import Enrolment, EnrolmentRequest, EnrolmentToken
+from shared.errors import InvalidRequestSignature
+from shared.manifest import MANIFEST_TYPE, Entry, Kind, Manifest, Report
+from shared.names import RelativePath
+from shared.signing import (
+    claimed_key_id,
+    encode_bytes,
+    fingerprint,
+    parse_public_key,
+    public_bytes,
+    seal,
+    verify_request,
+)
+
+EPOCH = 1_789_000_000
+CREATED_AT = datetime(2026, 7, 1, tzinfo=UTC)
+
+
+def noise(seed: str, size: int) -> bytes:
+    """`size` bytes that no other seed gives and that repeat nowhere."""
+    return random.Random(seed).randbytes(size)
+
+
+def tar_xz(members: Mapping[str, bytes]) -> bytes:
+    """A tar.xz archive of plain files."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size, member.mode, member.uid = len(content), 0o4755, 4711
+            archive.addfile(member, io.BytesIO(content))
+    return lzma.compress(packed.getvalue(), preset=0)
+
+
+def ubuntu(version: str, *, release: str = "noble", size: int = 50_000) -> dict[str, bytes]:
+    """The tree names and bytes of one image: two kernels that share one root."""
+    root = noise(f"{release} root {version}", size * 4)
+    return {
+        f"ubuntu/amd64/{kernel}/{release}/stable/{ftype}": noise(f"{release} {kernel} {ftype} {version}", size)
+        if ftype != "squashfs"
+        else root
+        for kernel in ("ga-24.04", "hwe-24.04")
+        for ftype in ("boot-kernel", "boot-initrd", "squashfs")
+    }
+
+
+class FakeRegion:
+    """What it publishes, whom it knows, what it was asked, and how it misbehaves."""
+
+    def __init__(self) -> None:
+        self.key = Ed25519PrivateKey.generate()
+        self.token = EnrolmentToken(fingerprint(self.key), bytes(range(32)))
+        self.token_fault = ""
+        self.racks: dict[str, Ed25519PublicKey] = {}
+        self.url = URL()
+
+        self.order = (EPOCH, 0)
+        self.entries: tuple[Entry, ...] = ()
+        self.files: dict[Sha256, bytes] = {}
+        self.requests: list[web.BaseRequest] = []
+        self.bodies: list[bytes] = []
+        self.reports: list[Report] = []
+        self.refused: list[str] = []
+        self.streams: set[asyncio.Queue[tuple[int, int]]] = set()
+
+        self.manifest_status = 200
+        self.manifest_key: Ed25519PrivateKey | None = None
+        self.file_status: dict[Sha256, int] = {}
+        self.wrong_bytes: set[Sha256] = set()
+        self.cut_after: dict[Sha256, int] = {}
+        self.pause_s = 0.0
+        self.redirect_files_to = ""
+        self.asked_for: Counter[Sha256] = Counter()
+
+    def publish(
+        self, files: Mapping[str, bytes], archives: Mapping[str, bytes] | None = None, *, serial: int | None = None
+    ) -> Manifest:
+        """From now on this is the manifest; every open event stream says so."""
+        named = [(path, Kind.FILE, content) for path, content in files.items()]
+        named += [(path, Kind.ARCHIVE, content) for path, content in (archives or {}).items()]
+        self.files |= {Sha256.of(content): content for _, _, content in named}
+        self.entries = tuple(
+            Entry(RelativePath(path), kind, Sha256.of(content), len(content)) for path, kind, content in named
+        )
+        self.order = (self.order[0], self.order[1] + 1 if serial is None else serial)
+        for stream in self.streams:
+            stream.put_nowait(self.order)
+        return self.manifest()
+
+    def manifest(self) -> Manifest:
+        """What it publishes now."""
+        return Manifest(*self.order, CREATED_AT + timedelta(days=self.order[1]), self.entries)
+
+    def seen(self, method: str, path: str) -> list[web.BaseRequest]:
+        """The requests that came for a path that begins with `path`."""
+        return [request for request in self.requests if request.method == method and request.path.startswith(path)]
+
+    @classmethod
+    @asynccontextmanager
+    async def running(cls) -> AsyncIterator[Self]:
+        """A region on a port of its own."""
+        region = cls()
+        runner = web.AppRunner(region._application(), access_log=None, shutdown_timeout=0.1)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            region.url = URL(f"http://127.0.0.1:{runner.addresses[0][1]}")
+            yield region
+        finally:
+            await runner.cleanup()
+
+    def _application(self) -> web.Application:
+        app = web.Application(middlewares=[self._noted])
+        app.router.add_get("/api/v1/region", self._region)
+        app.router.add_post("/api/v1/racks/enrol", self._enrol)
+        app.router.add_get("/api/v1/manifest", self._manifest)
+        app.router.add_get("/api/v1/manifest/events", self._events)
+        app.router.add_get("/api/v1/files/{sha256}", self._file)
+        app.router.add_put("/api/v1/racks/{rack_id}/report", self._report)
+        return app
+
+    @web.middleware
+    async def _noted(self, request: web.Request, handler: object) -> web.StreamResponse:
+        self.requests.append(request)
+        body = await request.read()
+        self.bodies.append(body)
+        if request.path not in ("/api/v1/region", "/api/v1/racks/enrol"):
+            headers = {name.lower(): value for name, value in request.headers.items()}
+            try:
+                rack_id = claimed_key_id(headers)
+                if rack_id not in self.racks:
+                    raise InvalidRequestSignature("no such rack")
+                verify_request(
+                    self.racks[rack_id],
+                    rack_id,
+                    request.method,
+                    request.path_qs,
+                    headers,
+                    body or None,
+                    now=datetime.now(UTC),
+                )
+            except InvalidRequestSignature as error:
+                self.refused.append(str(error))
+                return problem(401, error.code, str(error))
+        assert callable(handler)
+        response: web.StreamResponse = await handler(request)
+        return response
+
+    async def _region(self, _request: web.Request) -> web.StreamResponse:
+        return web.json_response(
+            {
+                "name": "fake",
+                "version": "0",
+                "public_key": encode_bytes(public_bytes(self.key)),
+                "fingerprint": fingerprint(self.key),
+            }
+        )
+
+    async def _enrol(self, request: web.Request) -> web.StreamResponse:
+        if self.token_fault:
+            return problem(401, self.token_fault, "The region does not take this token; make another one.")
+        asked = EnrolmentRequest.open(await request.read(), self.token.key().public_key())
+        rack_id = f"rack-{len(self.racks) + 1}"
+        self.racks[rack_id] = parse_public_key(asked.public_key)
+        return web.Response(status=201, body=Enrolment(rack_id, asked.name, asked.public_key).sealed(self.key))
+
+    async def _manifest(self, request: web.Request) -> web.StreamResponse:
+        if self.manifest_status != 200:
+            return problem(self.manifest_status, "unavailable", "The region is not ready.", retry_after=1)
+        payload = self.manifest().encode()
+        key = self.manifest_key or self.key
+        etag = f'"{Sha256.of(payload)[:16]}-{fingerprint(key)[:8]}"'
+        if request.headers.get("If-None-Match") == etag:
+            return web.Response(status=304, headers={"ETag": etag})
+        return web.Response(body=seal(key, MANIFEST_TYPE, payload), headers={"ETag": etag})
+
+    async def _events(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        changes: asyncio.Queue[tuple[int, int]] = asyncio.Queue()
+        changes.put_nowait(self.order)
+        self.streams.add(changes)
+        with contextlib.suppress(ConnectionError):
+            await response.write(b": hello\n\n")
+            while True:
+                epoch, serial = await changes.get()
+                if epoch < 0:
+                    break
+                data = json.dumps({"epoch": epoch, "serial": serial})
+                await response.write(f"event: manifest\ndata: {data}\n\n".encode())
+        self.streams.discard(changes)
+        return response
+
+    def cut_streams(self) -> None:
+        """End every open event stream."""
+        for stream in self.streams:
+            stream.put_nowait((-1, -1))
+
+    async def _file(self, request: web.Request) -> web.StreamResponse:
+        sha256 = Sha256(request.match_info["sha256"])
+        self.asked_for[sha256] += 1
+        if self.redirect_files_to:
+            return web.Response(status=302, headers={"Location": self.redirect_files_to})
+        if (status := self.file_status.get(sha256, 200)) != 200:
+            return problem(status, "unavailable", "Not now.")
+        content = self.files[sha256]
+        if sha256 in self.wrong_bytes:
+            content = bytes(len(content))
+        start = request.http_range.start or 0
+        response = web.StreamResponse(
+            status=206 if start else 200, headers={"ETag": f'"{sha256}"', "Content-Length": str(len(content) - start)}
+        )
+        if start:
+            response.headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        await response.prepare(request)
+        end = self.cut_after.pop(sha256, len(content))
+        for begin in range(start, end, 16_384):
+            await response.write(content[begin : min(end, begin + 16_384)])
+            if self.pause_s:
+                await asyncio.sleep(self.pause_s)
+        if end < len(content):
+            assert request.transport is not None
+            request.transport.close()
+        return response
+
+    async def _report(self, request: web.Request) -> web.StreamResponse:
+        self.reports.append(Report.parse(await request.read()))
+        return web.Response(status=204)
+
+
+def problem(status: int, code: str, detail: str, *, retry_after: int | None = None) -> web.Response:
+    """An RFC 9457 problem."""
+    return web.json_response(
+        {"type": "about:blank", "title": "No", "status": status, "detail": detail, "code": code},
+        status=status,
+        content_type="application/problem+json",
+        headers={"Retry-After": str(retry_after)} if retry_after else {},
+    )
+
+
+def tree_bytes(root: Path) -> dict[str, bytes]:
+    """What the names below a rack's `current` hold."""
+    current = root / "current"
+    return {str(path.relative_to(current)): path.read_bytes() for path in current.rglob("*") if path.is_file()}

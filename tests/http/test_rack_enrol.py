@@ -1,0 +1,132 @@
+"""Enrolment of a rack: what is sent, what is kept, and what is refused."""
+
+import stat
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from rack import identity as identities
+from shared.enrolment import EnrolmentToken
+from shared.errors import (
+    BadSignature,
+    BootferryError,
+    Conflict,
+    InvalidDocument,
+    InvalidSettings,
+    InvalidToken,
+    TokenExpired,
+    TokenSpent,
+    WrongRegion,
+)
+from shared.http import client_session
+from shared.names import Token
+from shared.signing import fingerprint
+from tests.http.fake_region import FakeRegion
+
+NAME = Token("rack-a")
+
+
+@pytest.fixture
+async def region() -> AsyncIterator[FakeRegion]:
+    async with FakeRegion.running() as region:
+        yield region
+
+
+async def enrol(
+    region: FakeRegion, root: Path, token: EnrolmentToken | None = None, *, again: bool = False
+) -> identities.Identity:
+    async with client_session() as session:
+        return await identities.enrol(session, root, region.url, token or region.token, NAME, again=again)
+
+
+async def test_an_enrolled_rack_knows_its_region_and_kept_its_key_to_itself(region: FakeRegion, tmp_path: Path) -> None:
+    identity = await enrol(region, tmp_path)
+    kept = identities.load(tmp_path)
+    assert (kept.rack_id, kept.name, kept.region_url) == (identity.rack_id, NAME, region.url)
+    assert fingerprint(kept.region_key) == fingerprint(region.key)
+    assert fingerprint(kept.key) == fingerprint(region.racks[kept.rack_id])
+    for name in ("rack.key", "region.json"):
+        assert stat.S_IMODE((tmp_path / "identity" / name).stat().st_mode) == 0o600
+
+
+async def test_the_secret_never_leaves_the_rack(region: FakeRegion, tmp_path: Path) -> None:
+    await enrol(region, tmp_path)
+    secret = str(region.token).rpartition("_")[2].encode()
+    sent = b"".join(region.bodies) + repr([(r.path_qs, r.headers) for r in region.requests]).encode()
+    kept = b"".join((tmp_path / "identity" / name).read_bytes() for name in ("rack.key", "region.json"))
+    for text in (secret, region.token.secret, region.token.secret.hex().encode()):
+        assert text not in sent + kept
+
+
+async def test_nothing_is_sent_to_another_region(region: FakeRegion, tmp_path: Path) -> None:
+    another = EnrolmentToken(fingerprint(Ed25519PrivateKey.generate()), region.token.secret)
+    with pytest.raises(WrongRegion):
+        await enrol(region, tmp_path, another)
+    assert not region.seen("POST", "/")
+    assert not (tmp_path / "identity").exists()
+
+
+async def test_enrolling_again_takes_a_word_and_makes_a_new_key(region: FakeRegion, tmp_path: Path) -> None:
+    first = await enrol(region, tmp_path)
+    with pytest.raises(Conflict, match="--again"):
+        await enrol(region, tmp_path)
+    assert fingerprint(identities.load(tmp_path).key) == fingerprint(first.key)
+    second = await enrol(region, tmp_path, again=True)
+    assert second.rack_id != first.rack_id
+    assert fingerprint(identities.load(tmp_path).key) == fingerprint(second.key) != fingerprint(first.key)
+
+
+@pytest.mark.parametrize("error", [InvalidToken, TokenSpent, TokenExpired])
+async def test_a_refused_token_leaves_the_earlier_enrolment_in_force(
+    region: FakeRegion, tmp_path: Path, error: type[BootferryError]
+) -> None:
+    first = await enrol(region, tmp_path)
+    region.token_fault = error.code
+    with pytest.raises(error, match="make another one") as refused:
+        await enrol(region, tmp_path, again=True)
+    assert str(region.token).rpartition("_")[2] not in str(refused.value)
+    assert fingerprint(identities.load(tmp_path).key) == fingerprint(first.key)
+
+
+async def test_an_enrolment_cut_short_between_its_two_files_counts(region: FakeRegion, tmp_path: Path) -> None:
+    identity = await enrol(region, tmp_path)
+    directory = tmp_path / "identity"
+    (directory / "rack.key").rename(directory / "rack.key.new")
+    assert fingerprint(identities.load(tmp_path).key) == fingerprint(identity.key)
+
+
+async def test_an_answer_by_somebody_else_is_refused(
+    region: FakeRegion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, forger = region.key, Ed25519PrivateKey.generate()
+
+    async def another_key(*arguments: object) -> object:
+        region.key = forger
+        return real.public_key()
+
+    monkeypatch.setattr(identities, "_region_key", another_key)
+    with pytest.raises(BadSignature):
+        await enrol(region, tmp_path)
+    with pytest.raises(InvalidSettings):
+        identities.load(tmp_path)
+
+
+SPOILS: list[object] = [
+    pytest.param(lambda directory: (directory / "region.json").unlink(), InvalidSettings, id="not-enrolled"),
+    pytest.param(lambda directory: (directory / "region.json").write_text("{"), InvalidDocument, id="no-json"),
+    pytest.param(lambda directory: (directory / "region.json").write_text("{}"), InvalidDocument, id="fields-missing"),
+    pytest.param(lambda directory: (directory / "rack.key").unlink(), InvalidDocument, id="key-missing"),
+    pytest.param(lambda directory: (directory / "rack.key").write_text("x"), InvalidDocument, id="key-spoilt"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "error"), SPOILS)
+async def test_a_spoilt_identity_is_one_sentence(
+    region: FakeRegion, tmp_path: Path, spoil: Callable[[Path], object], error: type[BootferryError]
+) -> None:
+    await enrol(region, tmp_path)
+    spoil(tmp_path / "identity")
+    with pytest.raises(error):
+        identities.load(tmp_path)

@@ -1,0 +1,224 @@
+"""`python -m rack` as a process: its commands, its signals, and what a kill in the middle of a pull leaves."""
+
+import asyncio
+import io
+import json
+import os
+import random
+import signal
+import socket
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from rack import identity as identities
+from rack.cli import command_line
+from shared import __version__
+from shared.digest import Sha256
+from shared.errors import TokenSpent
+from shared.http import client_session
+from shared.names import Token
+from tests.http.fake_region import FakeRegion, tree_bytes, ubuntu
+
+CHECKOUT = Path(__file__).parents[2]
+SQUASHFS = "ubuntu/amd64/ga-24.04/noble/stable/squashfs"
+
+
+@dataclass
+class Machine:
+    """Where a rack's processes run."""
+
+    root: Path
+    port: int
+
+    def environment(self) -> dict[str, str]:
+        return {
+            "PATH": os.environ["PATH"],
+            "BOOTFERRY_CONFIG_DIR": str(self.root / "no-settings"),
+            "RACK_DATA_DIR": str(self.root),
+            "RACK_HOST": "127.0.0.1",
+            "RACK_PORT": str(self.port),
+        }
+
+    async def start(self, *arguments: str) -> Process:
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "rack", *arguments),
+            cwd=CHECKOUT,
+            env=self.environment(),
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=PIPE,
+        )
+
+    async def told(self, *arguments: str, text: str = "") -> tuple[int | None, str, str]:
+        process = await self.start(*arguments)
+        out, err = await asyncio.wait_for(process.communicate(text.encode()), 20)
+        return process.returncode, out.decode(), err.decode()
+
+    async def enrol(self, region: FakeRegion) -> None:
+        async with client_session() as session:
+            await identities.enrol(session, self.root, region.url, region.token, Token("rack-a"))
+
+
+@pytest.fixture
+async def region() -> AsyncIterator[FakeRegion]:
+    async with FakeRegion.running() as region:
+        yield region
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return Machine(tmp_path, probe.getsockname()[1])
+
+
+@pytest.fixture
+def environ(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes this very process one that could run the machine's commands."""
+    for name, value in machine.environment().items():
+        monkeypatch.setenv(name, value)
+
+
+async def until(condition: Callable[[], bool], *, within_s: float = 20.0) -> None:
+    async with asyncio.timeout(within_s):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+async def ended(process: Process, number: signal.Signals) -> tuple[int | None, str]:
+    process.send_signal(number)
+    _, err = await asyncio.wait_for(process.communicate(), 20)
+    return process.returncode, err.decode()
+
+
+@pytest.mark.usefixtures("environ")
+async def test_killed_and_stopped_in_the_middle_of_a_pull_it_ends_whole(
+    region: FakeRegion, machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, err = await machine.told(
+        "enrol", "--region", str(region.url), "--token", "-", "--name", "rack-a", text=f"{region.token}\n"
+    )
+    assert (status, err) == (0, "")
+    assert "enrolled as rack-a" in out
+    image = ubuntu("1", size=random.Random(1).randint(700_000, 900_000))
+    squashfs = Sha256.of(image[SQUASHFS])
+    partial = machine.root / "incoming" / squashfs
+    region.pause_s = 0.02
+    region.publish(image)
+
+    killed = await machine.start("run")
+    await until(lambda: partial.exists() and partial.stat().st_size > 200_000)
+    assert (await ended(killed, signal.SIGKILL))[0] == -signal.SIGKILL
+    assert partial.stat().st_size > 200_000
+
+    asked = len(region.requests)
+    stopped = await machine.start("run")
+    await until(lambda: any(request.headers.get("Range") for request in region.requests[asked:]))
+    status, log = await ended(stopped, signal.SIGTERM)
+    assert status == 0, log
+    assert "Traceback" not in log
+
+    region.pause_s = 0
+    whole = await machine.start("run")
+    try:
+        await until(lambda: bool(region.reports) and region.reports[-1].bytes_left == 0)
+        assert tree_bytes(machine.root) == image
+        assert await asyncio.to_thread(command_line, ["status", "-o", "json"]) == 0
+        facts = json.loads(capsys.readouterr().out)
+        assert (facts["process"], facts["files_held"], facts["bytes_left"]) == (whole.pid, 5, 0)
+        assert facts["tree"]["images"] == ["ubuntu/amd64/*/noble/stable"]
+
+        newer = ubuntu("2")
+        region.streams.clear()  # no hint: only the signal makes it poll
+        region.publish(newer)
+        assert await asyncio.to_thread(command_line, ["poll"]) == 0
+        assert str(whole.pid) in capsys.readouterr().out
+        await until(lambda: tree_bytes(machine.root) == newer)
+    finally:
+        status, log = await ended(whole, signal.SIGTERM)
+    assert status == 0, log
+    assert "Traceback" not in log
+
+
+async def test_the_port_of_another_process_is_one_sentence(region: FakeRegion, machine: Machine) -> None:
+    await machine.enrol(region)
+    with socket.create_server(("127.0.0.1", machine.port)):
+        status, _, err = await machine.told("run")
+    assert (status, err.count("\n")) == (1, 1)
+    assert f"Port {machine.port} of 127.0.0.1 is in use" in err
+    assert "RACK_PORT" in err
+
+
+async def test_a_rack_that_is_not_enrolled_does_not_start(machine: Machine) -> None:
+    status, out, err = await machine.told("run")
+    assert (status, out, err.count("\n")) == (78, "", 1)
+    assert "bootferry-rack enrol" in err
+
+
+COMMANDS = [
+    pytest.param(["run"], {}, 78, "bootferry-rack enrol", id="run-before-enrolment"),
+    pytest.param(["status"], {}, 78, "bootferry-rack enrol", id="status-before-enrolment"),
+    pytest.param(["poll"], {}, 1, "No bootferry-rack runs", id="poll-with-nothing-running"),
+    pytest.param(["run"], {"RACK_PERIOD": "1"}, 78, "RACK_PERIOD", id="unknown-setting"),
+    pytest.param(["run"], {"RACK_PORT": "many"}, 78, "RACK_PORT", id="unusable-setting"),
+    pytest.param(["run"], {"RACK_PROXY": "ftp://proxy"}, 78, "RACK_PROXY", id="unusable-proxy"),
+    pytest.param(["fly"], {}, 2, "fly", id="unknown-command"),
+    pytest.param(
+        ["enrol", "--region", "http://127.0.0.1:1", "--token", "bfe_no"], {}, 1, "bfe_ and two", id="no-token"
+    ),
+    pytest.param(["enrol", "--region", "region", "--token", "-"], {}, 1, "http://", id="no-url"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "settings", "status", "sentence"), COMMANDS)
+@pytest.mark.usefixtures("environ")
+def test_a_refusal_is_a_status_and_a_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    settings: dict[str, str],
+    status: int,
+    sentence: str,
+) -> None:
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sys.stdin", io.StringIO("no token\n"))
+    found = command_line(arguments)
+    err = capsys.readouterr().err
+    assert found == status, err
+    assert sentence in err
+
+
+@pytest.mark.usefixtures("environ")
+async def test_no_message_repeats_a_token(region: FakeRegion, capsys: pytest.CaptureFixture[str]) -> None:
+    token, secret = str(region.token), str(region.token).rpartition("_")[2]
+    region.token_fault = TokenSpent.code
+    for arguments in (
+        ["enrol", "--region", str(region.url), "--token", token],
+        ["enrol", "--region", str(region.url), token],
+        ["enrol", token],
+        [token],
+        ["enrol", "--region", str(region.url), "--token", token + "x"],
+    ):
+        status = await asyncio.to_thread(command_line, arguments)
+        told = capsys.readouterr()
+        assert status in (1, 2)
+        assert secret not in told.out + told.err
+        assert told.err
+
+
+def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, words in (
+        (["--help"], ["run", "enrol", "poll", "status", "RACK_"]),
+        (["enrol", "--help"], ["--region", "--token", "--name", "--again"]),
+        (["--version"], [__version__]),
+    ):
+        assert command_line(arguments) == 0
+        out = capsys.readouterr().out
+        assert all(word in out for word in words)

@@ -1,0 +1,155 @@
+"""When a rack polls, waits, prunes and reads again: all of it arithmetic over times given."""
+
+import random
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from rack.agent import JITTER_S, PERIOD_S, next_beat
+from rack.audit import due_today
+from rack.lock import hold, holder
+from rack.patience import Patience, is_regions, is_transient
+from rack.settings import RackSettings
+from rack.state import State, after_grace
+from shared.digest import Sha256
+from shared.errors import (
+    BootferryError,
+    Conflict,
+    ConnectionLost,
+    ConnectionRefused,
+    HttpStatus,
+    InvalidRequestSignature,
+    InvalidSettings,
+    NoRoom,
+    RedirectRefused,
+    TooSlow,
+    WrongDigest,
+    WrongSize,
+)
+
+NOW = datetime(2026, 7, 1, 12, 0, tzinfo=UTC)
+
+BEATS = [
+    pytest.param(0, 1.5, 0.0, (1, 300.0), id="after-the-first-poll"),
+    pytest.param(1, 286.0, 15.0, (2, 615.0), id="an-early-beat-is-not-repeated"),
+    pytest.param(1, 315.0, -15.0, (2, 585.0), id="a-late-beat-does-not-move-the-next"),
+    pytest.param(1, 1510.0, 0.0, (5, 1500.0), id="beats-slept-through-are-one"),
+]
+
+
+@pytest.mark.parametrize(("tick", "elapsed_s", "jitter_s", "expected"), BEATS)
+def test_the_next_beat(tick: int, elapsed_s: float, jitter_s: float, expected: tuple[int, float]) -> None:
+    assert next_beat(tick, elapsed_s, jitter_s) == expected
+
+
+def test_a_day_of_beats_keeps_the_promise() -> None:
+    rng, tick, due, beats = random.Random(1), 0, 0.0, []
+    for _ in range(288):
+        tick, due = next_beat(tick, due, rng.uniform(-JITTER_S, JITTER_S))
+        beats.append(due)
+    assert all(abs(beat - number * PERIOD_S) <= JITTER_S for number, beat in enumerate(beats, start=1))
+
+
+HOUR = 3600.0
+GRACES = [
+    pytest.param({"a"}, {}, 100.0, (set(), {"a": 100.0}), id="first-seen-unwanted"),
+    pytest.param({"a"}, {"a": 100.0}, 100.0 + HOUR - 1, (set(), {"a": 100.0}), id="within-the-grace"),
+    pytest.param({"a"}, {"a": 100.0}, 100.0 + HOUR, ({"a"}, {}), id="after-the-grace"),
+    pytest.param(set(), {"a": 100.0}, 9e9, (set(), {}), id="wanted-again-is-forgotten"),
+    pytest.param({"a", "b"}, {"a": 0.0}, HOUR, ({"a"}, {"b": HOUR}), id="each-for-itself"),
+    pytest.param({"a"}, {"a": 9e9}, 100.0, (set(), {"a": 100.0}), id="a-clock-set-back-begins-anew"),
+]
+
+
+@pytest.mark.parametrize(("unwanted", "since", "now", "expected"), GRACES)
+def test_grace(
+    unwanted: set[str], since: dict[str, float], now: float, expected: tuple[set[str], dict[str, float]]
+) -> None:
+    assert after_grace(unwanted, since, now, HOUR) == expected
+
+
+def test_no_grace_is_now() -> None:
+    assert after_grace({"a"}, {}, 5.0, 0.0) == ({"a"}, {})
+
+
+def test_every_file_is_read_once_a_day_however_unsteady_the_polls() -> None:
+    files = {Sha256.of(str(number).encode()) for number in range(500)}
+    rng, now = random.Random(2), NOW
+    read: list[Sha256] = []
+    last: datetime | None = None
+    while now < NOW + timedelta(days=1):
+        read += due_today(files, last, now)
+        last, now = now, now + timedelta(seconds=rng.choice([5, 285, 315, 900]))
+    read += due_today(files, last, NOW + timedelta(days=1) - timedelta(seconds=1))
+    assert sorted(read) == sorted(files)
+
+
+def test_after_a_long_sleep_everything_is_read_once() -> None:
+    files = {Sha256.of(str(number).encode()) for number in range(500)}
+    assert due_today(files, NOW - timedelta(days=30), NOW) == files
+    assert due_today(files, NOW, NOW) == set()
+
+
+ERRORS: list[object] = [
+    pytest.param(ConnectionLost("u", "x"), True, False, id="lost"),
+    pytest.param(TooSlow("u", 1), True, False, id="slow"),
+    pytest.param(ConnectionRefused("u"), True, True, id="refused"),
+    pytest.param(HttpStatus("u", 503), True, True, id="503"),
+    pytest.param(HttpStatus("u", 500), True, False, id="500"),
+    pytest.param(HttpStatus("u", 429), True, True, id="429"),
+    pytest.param(HttpStatus("u", 404), False, False, id="404"),
+    pytest.param(WrongDigest("u", "a", "b"), False, False, id="wrong-digest"),
+    pytest.param(WrongSize("u", 1, 2), False, False, id="wrong-size"),
+    pytest.param(RedirectRefused("u", "v", "x"), False, False, id="redirect"),
+    pytest.param(InvalidRequestSignature("x"), False, True, id="not-known-any-more"),
+    pytest.param(NoRoom("/", 1, 0), False, False, id="disk-full"),
+]
+
+
+@pytest.mark.parametrize(("error", "transient", "regions"), ERRORS)
+def test_which_faults_pass_and_whose_they_are(error: BootferryError, transient: bool, regions: bool) -> None:
+    assert (is_transient(error), is_regions(error)) == (transient, regions)
+
+
+def test_pauses_double_up_to_a_limit_and_differ() -> None:
+    patience, rng = Patience(first_s=1, most_s=60), random.Random(3)
+    pauses = [patience.pause_s(failures, rng) for failures in range(1, 100)]
+    limits = [min(60.0, 2.0**number) for number in range(99)]
+    assert all(limit / 2 <= pause <= limit for pause, limit in zip(pauses, limits, strict=True))
+    assert len(set(pauses)) == len(pauses)
+
+
+def test_the_state_comes_back_and_a_spoilt_one_is_a_fresh_one(tmp_path: Path) -> None:
+    state = State("region", (1, 2), 3, {"file:a": 4.0}, 5.0, "code", "sentence")
+    state.save(tmp_path)
+    assert State.load(tmp_path) == state
+    for text in ("", "[]", "{}", '{"floor": 1}'):
+        (tmp_path / "state.json").write_text(text)
+        assert State.load(tmp_path) == State()
+    (tmp_path / "state.json").unlink()
+    assert State.load(tmp_path) == State()
+
+
+def test_one_process_works_in_a_data_directory(tmp_path: Path) -> None:
+    path = tmp_path / "data" / "lock"
+    assert holder(path) is None
+    with hold(path):
+        assert holder(path) is not None
+        with pytest.raises(Conflict, match="RACK_DATA_DIR"), hold(path):
+            pass
+    assert holder(path) is None
+
+
+def test_settings_come_from_the_environment_and_then_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BOOTFERRY_CONFIG_DIR", str(tmp_path))
+    assert RackSettings.load() == RackSettings.model_construct(
+        **{name: field.default for name, field in RackSettings.model_fields.items()}
+    )
+    (tmp_path / "rack.toml").write_text('port = 1234\nproxy = "http://proxy:3128"\nparallel_downloads = 2\n')
+    monkeypatch.setenv("RACK_PORT", "4321")
+    settings = RackSettings.load()
+    assert (settings.port, settings.proxy, settings.parallel_downloads) == (4321, "http://proxy:3128", 2)
+    (tmp_path / "rack.toml").write_text("period_seconds = 60\n")
+    with pytest.raises(InvalidSettings, match="period_seconds"):
+        RackSettings.load()
