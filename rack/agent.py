@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from rack import audit, tree
-from rack.disk import disk_error, write_whole
+from rack.disk import write_whole
 from rack.identity import Identity
 from rack.patience import Patience, is_regions, patiently
 from rack.pull import diff, pull
@@ -31,7 +31,7 @@ from shared.errors import BootferryError, FetchError, SignatureError, TooOld
 from shared.logs import logger
 from shared.manifest import MANIFEST_TYPE, Manifest, Report
 from shared.signing import fingerprint, open_envelope
-from shared.store import Store
+from shared.store import Store, disk_error
 
 PERIOD_S = 300.0
 """The product's promise: a rack asks its region every five minutes. No setting turns it off."""

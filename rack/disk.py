@@ -4,7 +4,6 @@ A verified file of the rack, in the store or unpacked from an archive, carries t
 `shared.store.VERIFIED_AT`; hard links share it. Whoever writes to the bytes moves it.
 """
 
-import errno
 import json
 import os
 import stat
@@ -12,18 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from shared.errors import BootferryError, InvalidDocument, NoRoom, Unavailable
+from shared.errors import InvalidDocument
 from shared.store import VERIFIED_AT, sync_directory
-
-DISK_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE})
-"""What the disk can say, and no network does."""
-
-
-def disk_error(error: OSError, root: Path, needed: int = 0) -> BootferryError:
-    """What an operator may be told about `error`; `needed` bytes were to be written below `root`."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return NoRoom(str(root), needed, 0)
-    return Unavailable(f"The disk below {root} ({error.strerror or error})", retry_after=300)
 
 
 def write_whole(path: Path, content: bytes, *, mode: int = 0o644) -> None:

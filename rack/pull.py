@@ -4,15 +4,13 @@ import asyncio
 import random
 from collections.abc import Callable, Collection, Iterator
 
-import aiohttp
 from yarl import URL
 
-from rack.disk import DISK_ERRNOS, disk_error
 from rack.patience import Patience, is_regions, patiently
 from rack.tree import image_of
 from shared.digest import Sha256
 from shared.download import Transfer, download
-from shared.errors import BootferryError, FetchError, HttpStatus, InvalidRequestSignature, NoRoom
+from shared.errors import BootferryError, HttpStatus, InvalidRequestSignature, NoRoom
 from shared.manifest import Manifest
 from shared.store import Store
 
@@ -79,16 +77,6 @@ async def _fetch(
         if error.status == 401:
             raise InvalidRequestSignature("the region does not accept this rack") from error
         raise
-    except FetchError as error:
-        # A disk that refuses a chunk in the middle of an answer looks like a lost connection from above.
-        match error.__cause__:
-            case aiohttp.ClientError():
-                raise
-            case OSError(errno=number) as cause if number in DISK_ERRNOS:
-                raise disk_error(cause, store.root, size) from error
-        raise
-    except OSError as error:
-        raise disk_error(error, store.root, size) from error
 
 
 def _unwatched(_arrived: int) -> None:

@@ -1,6 +1,7 @@
 """bootferry-region: the region's service, and the few things that only its own machine can do."""
 
 import asyncio
+import signal
 import sys
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -60,6 +61,9 @@ def serve() -> None:
         server.should_exit = True
 
     region.stop = stop
+    # uvicorn raises the signal again when it has stopped; to be told to stop is no failure.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
     log = logger(__name__)
     log.info(f"The region listens on http://{settings.host}:{settings.port}/.", action="start", version=__version__)
     server.run()

@@ -11,7 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -28,7 +28,16 @@ from region.stream.documents import newest_lts
 from region.tables import versions
 from shared.digest import Sha256
 from shared.download import Transfer, download
-from shared.errors import BootferryError, FetchError, HttpStatus, NoRoom, Unavailable, WrongDigest, WrongSize
+from shared.errors import (
+    BootferryError,
+    DiskFailed,
+    FetchError,
+    HttpStatus,
+    NoRoom,
+    Unavailable,
+    WrongDigest,
+    WrongSize,
+)
 from shared.logs import logger
 from shared.store import Store
 
@@ -102,8 +111,13 @@ async def run_next(importer: Importer) -> bool:
             heart = tasks.create_task(_heartbeat(importer, run))
             await _carry_out(importer, run)
             heart.cancel()
-    except* BootferryError as group:
-        failures.append(_first(group))
+    except asyncio.CancelledError:
+        with suppress(Unavailable):
+            async with transaction(importer.engine) as connection:
+                await imports.release(connection, claim)
+        raise
+    except ExceptionGroup as group:
+        failures.append(_told(group))
     failures += [*run.source_errors, *run.errors.values()]
     match failures:
         case []:
@@ -127,9 +141,20 @@ async def run_next(importer: Importer) -> bool:
     return True
 
 
-def _first(group: BaseExceptionGroup[BootferryError]) -> BootferryError:
-    error = group.exceptions[0]
-    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+def _told(group: ExceptionGroup[Exception]) -> BootferryError:
+    """What an operator is told of the fault that ended an import.
+
+    Raises Unavailable: the database went away, and whoever finds it back first carries on from what is stored.
+    """
+    first: Exception = group
+    while isinstance(first, ExceptionGroup):
+        first = first.exceptions[0]
+    if isinstance(first, Unavailable):
+        raise first
+    if isinstance(first, BootferryError):
+        return first
+    log.error("An import met a fault of ours.", action="import", exc_info=first)
+    return BootferryError("The import met a fault of the region's own; its log says more.")
 
 
 async def _heartbeat(importer: Importer, run: _Run) -> None:
@@ -285,7 +310,7 @@ async def _fetch_for(
     async with slots:
         try:
             await _fetch_one(importer, run, connected, transfer, file)
-        except FetchError as error:
+        except (FetchError, DiskFailed, NoRoom) as error:
             log.warning(f"A file could not be fetched. {error}", action="fetch", code=error.code)
             for version in waiting:
                 run.errors.setdefault(version.entry.product.image, error)

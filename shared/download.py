@@ -18,7 +18,7 @@ from yarl import URL
 from shared.digest import Hasher, Sha256
 from shared.errors import ConnectionLost, FetchError, TooSlow, WrongDigest, WrongSize
 from shared.http import SignRequest, request, require_ok, shown
-from shared.store import Store, hash_file
+from shared.store import Store, disk_error, hash_file
 
 CHUNK_SIZE = 1024 * 1024
 
@@ -50,7 +50,18 @@ async def download(
     `progress` is called on the loop with the bytes of this file that have arrived, resumed ones included; it may fall
     back to 0 when a resumed prefix turns out to be wrong. Cancelling keeps what has arrived. Raises FetchError:
     WrongDigest and WrongSize say that the other side has other bytes; after any other kind, trying again resumes.
+    Raises NoRoom, DiskFailed.
     """
+    try:
+        await _download(transfer, store, url, sha256, size, progress)
+    except OSError as error:
+        # Faults of the network are FetchErrors by now: what is left is the disk.
+        raise disk_error(error, store.root, size) from error
+
+
+async def _download(
+    transfer: Transfer, store: Store, url: URL, sha256: Sha256, size: int, progress: Callable[[int], None]
+) -> None:
     loop = asyncio.get_running_loop()
     if store.has(sha256, size):
         progress(size)

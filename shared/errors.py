@@ -20,6 +20,7 @@ the API answers it, the journal shows it, operators search for it.
     │   ├── Unsigned · UnknownSigner · BadSignature · InvalidKeyring · WrongRegion
     │   └── TooOld                  older than what was accepted before
     ├── NoRoom                      the disk cannot hold what was asked for
+    ├── DiskFailed                  the disk refused to read or write
     ├── Unavailable                 a part we need is away; trying again later will do
     └── InvalidSettings             the process cannot start as configured
 """
@@ -353,6 +354,16 @@ class NoRoom(BootferryError):
             f"{spoken_size(needed)} are needed below {path} and {spoken_size(free)} are free;"
             " free some room or select fewer images."
         )
+
+
+class DiskFailed(BootferryError):
+    """The disk below `path` refused to read or write; the operating system's own words are in the sentence."""
+
+    code = "disk_failed"
+
+    def __init__(self, path: str, error: OSError) -> None:
+        self.path = path
+        super().__init__(f"The disk below {path} failed ({error.strerror or error}); what is held is untouched.")
 
 
 class Unavailable(BootferryError):

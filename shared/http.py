@@ -151,10 +151,10 @@ async def require_ok(response: aiohttp.ClientResponse, *accepted: int) -> None:
 
 @contextmanager
 def told_apart(session: aiohttp.ClientSession, url: URL) -> Iterator[None]:
-    """Inside, whatever aiohttp raises about `url` becomes the FetchError that says what happened."""
+    """Inside, what aiohttp raises about `url` becomes the FetchError that says what happened; a disk's OSError not."""
     try:
         yield
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+    except (aiohttp.ClientError, TimeoutError) as error:
         raise _fetch_error(session, url, error) from error
 
 

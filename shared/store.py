@@ -9,6 +9,7 @@ it, so `suspects` finds the file without reading it. Rot that moves no clock is 
 everything once a day.
 """
 
+import errno
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -16,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 
 from shared.digest import Hasher, Sha256
-from shared.errors import InvalidValue, NoRoom
+from shared.errors import DiskFailed, InvalidValue, NoRoom
 
 VERIFIED_AT = 1_000_000_000
 """The modification time of a verified file, in seconds since 1970; nothing real is likely to carry it."""
@@ -139,6 +140,13 @@ def hash_file(path: Path) -> Hasher:
             hasher.update(buffer[:count])
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     return hasher
+
+
+def disk_error(error: OSError, root: Path, needed: int = 0) -> NoRoom | DiskFailed:
+    """What an operator may be told about `error`; `needed` bytes were to be written below `root`."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoRoom(str(root), needed, shutil.disk_usage(root).free)
+    return DiskFailed(str(root), error)
 
 
 def slice_of_day(files: Iterable[Sha256], now: datetime) -> list[Sha256]:

@@ -2,12 +2,8 @@
 
 import asyncio
 import itertools
-import os
-import shutil
-import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -22,14 +18,9 @@ NOW = datetime(2026, 7, 23, 12, 0, tzinfo=UTC)
 @pytest.fixture(scope="session")
 def database_server() -> Iterator[postgres.Server]:
     """A PostgreSQL of this test process alone, in memory where the machine allows, with a migrated template."""
-    memory = Path("/dev/shm")
-    parent = Path(tempfile.mkdtemp(prefix="bootferry-test-", dir=memory if os.access(memory, os.W_OK) else None))
-    try:
-        with postgres.running(parent / "postgres", fsync=False) as server:
-            asyncio.run(_make_template(server))
-            yield server
-    finally:
-        shutil.rmtree(parent, ignore_errors=True)
+    with postgres.scratch_directory() as directory, postgres.running(directory, fsync=False) as server:
+        asyncio.run(_make_template(server))
+        yield server
 
 
 async def _make_template(server: postgres.Server) -> None:

@@ -1,0 +1,70 @@
+# Bootferry, from a checkout. Nothing but make and Python 3.11 or newer is needed to begin.
+
+PYTHON ?= python3
+RUN_DIR ?= .run
+REGION_PORT ?= 5240
+RACK_PORT ?= 5248
+UPSTREAM_PORT ?= 5280
+UPSTREAM ?= sample
+ARGS ?=
+
+BIN := .venv/bin
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+.PHONY: help
+help: ## this list
+	@echo 'Bootferry ferries boot images from a signed mirror, through a region, to the disks of racks.'
+	@echo
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo '  RUN_DIR=$(RUN_DIR) REGION_PORT=$(REGION_PORT) RACK_PORT=$(RACK_PORT) UPSTREAM_PORT=$(UPSTREAM_PORT)'
+	@echo '  UPSTREAM=$(UPSTREAM) (or maas.io: the real images)   ARGS= more for pytest or uv, as in ARGS="-k rack"'
+
+.PHONY: run
+run: packages env ## start a database, a sample mirror, a region and a rack; Ctrl-C stops them
+	@exec $(BIN)/python -m deploy.local.run --run-dir '$(RUN_DIR)' --upstream '$(UPSTREAM)' \
+		--region-port '$(REGION_PORT)' --rack-port '$(RACK_PORT)' --upstream-port '$(UPSTREAM_PORT)'
+
+.PHONY: publish
+publish: env ## publish a new daily version on the sample mirror
+	@exec $(BIN)/python -m tests.upstream publish --dir '$(RUN_DIR)/upstream'
+
+.PHONY: test
+test: packages env ## run every test
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadgroup $(ARGS)
+
+.PHONY: check
+check: env ## check format, lint, types and import contracts
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: format
+format: env ## format the code and mend what lint can mend
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+.PHONY: lock
+lock: env ## bring requirements.lock up to pyproject.toml (ARGS=--upgrade for newer versions of all)
+	$(BIN)/uv pip compile --quiet pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-header --system-certs --output-file requirements.lock $(ARGS)
+	@! grep -n '://' requirements.lock || { echo 'requirements.lock names an address: it must not.' >&2; exit 1; }
+
+.PHONY: clean
+clean: ## remove everything made here: the environment, caches, and the state in .run
+	@# A database that root keeps out of its own reach is behind a link.
+	@[ ! -L .run/postgres ] || rm -rf "$$(readlink .run/postgres)"
+	rm -rf .venv .run .cache dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# System packages that no Python package index carries.
+.PHONY: packages
+packages:
+	@$(PYTHON) -m deploy.local.packages
+
+# .venv as requirements.lock says; a few milliseconds when it already is.
+.PHONY: env
+env:
+	@$(PYTHON) -m deploy.local.bootstrap
