@@ -7,13 +7,10 @@ and the agent hears of it too. The kernel copies the bytes (sendfile), in steps 
 """
 
 import asyncio
-import base64
 import os
-import re
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,6 +22,7 @@ from prometheus_client.registry import Collector
 from rack.agent import Belief
 from rack.disk import is_verified
 from rack.tree import Name, Tree, tree_path
+from shared.conditions import decide, representation_headers
 
 KEEPALIVE_S = 75.0
 SHUTDOWN_S = 4.0
@@ -33,54 +31,6 @@ SHUTDOWN_S = 4.0
 RETRY_AFTER_S = 10
 STALLED_AFTER_S = 300
 """A machine that takes no byte for so long is gone."""
-
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
-_ETAGS = re.compile(r'(W/)?"([^"]*)"')
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """Which bytes of a file to send, with which status: `count` bytes from `start`."""
-
-    status: int
-    start: int = 0
-    count: int = 0
-
-
-def answer(method: str, headers: Mapping[str, str], etag: str, size: int) -> Answer:
-    """How to answer a request for a file of `size` bytes whose strong ETag, without quotes, is `etag`.
-
-    The order of the conditions is that of RFC 9110 section 13.2.2. Several ranges at once are answered with the whole,
-    as section 14.2 allows; so is a Range that does not parse. `headers` knows no case.
-    """
-    if (wanted := headers.get("If-Match")) is not None and not _matches(wanted, etag, weak=False):
-        return Answer(412)
-    if (known := headers.get("If-None-Match")) is not None and _matches(known, etag, weak=True):
-        return Answer(304)
-    whole = Answer(200, 0, size)
-    # Range is defined for GET only.
-    if method != "GET" or (asked := _RANGE.fullmatch(headers.get("Range", "").replace(" ", ""))) is None:
-        return whole
-    if (condition := headers.get("If-Range")) is not None and condition.strip() != f'"{etag}"':
-        return whole
-    return _range(asked[1], asked[2], size) or whole
-
-
-def _range(first: str, last: str, size: int) -> Answer | None:
-    """The answer to `first-last` of `size` bytes, or None where that is no range at all."""
-    if len(first) > 18 or len(last) > 18 or not (first or last) or (first and last and int(first) > int(last)):
-        return None
-    if not first:
-        start, end = max(0, size - int(last)), size
-    else:
-        start, end = int(first), min(size, int(last) + 1) if last else size
-    return Answer(206, start, end - start) if start < end else Answer(416)
-
-
-def _matches(header: str, etag: str, *, weak: bool) -> bool:
-    if header.strip() == "*":
-        return True
-    return any(found[2] == etag and (weak or not found[1]) for found in _ETAGS.finditer(header))
 
 
 def application(root: Path, belief: Belief, doubt: Callable[[], None]) -> web.Application:
@@ -154,42 +104,32 @@ def _open(root: Path, tree: Tree, path: str, name: Name) -> BinaryIO | None:
 
 
 async def _send(request: web.Request, file: BinaryIO, name: Name) -> web.StreamResponse:
-    chosen = answer(request.method, request.headers, name.sha256, name.size)
-    digest = base64.b64encode(bytes.fromhex(name.sha256)).decode()
-    response = web.StreamResponse(
-        status=chosen.status,
-        headers={
-            "ETag": f'"{name.sha256}"',
-            "Accept-Ranges": "bytes",
-            # The bytes of a digest never change, but a name's do: keep them, and ask each time.
-            "Cache-Control": "no-cache",
-            "Repr-Digest": f"sha-256=:{digest}:",  # RFC 9530
-        },
+    status, part = decide(
+        request.method, lambda header: request.headers.getall(header, []), f'"{name.sha256}"', name.size
     )
-    if chosen.status == 416:
-        response.headers["Content-Range"] = f"bytes */{name.size}"
-    if chosen.status == 206:
-        response.headers["Content-Range"] = f"bytes {chosen.start}-{chosen.start + chosen.count - 1}/{name.size}"
-    if chosen.status != 304:
+    # The bytes of a digest never change, but a name's do: keep them, and ask each time.
+    headers = representation_headers(name.sha256, name.size, status, part) | {"Cache-Control": "no-cache"}
+    response = web.StreamResponse(status=status, headers=headers)
+    if status != 304:
         response.content_type = "application/octet-stream"
-        response.content_length = chosen.count
+        response.content_length = len(part)
     # A machine that goes away in the middle is its own business: no error of ours, and nothing to answer.
     with suppress(ConnectionError):
         await response.prepare(request)
-        if chosen.count and request.method == "GET":
-            await _copy(request, file, chosen)
+        if part and request.method == "GET":
+            await _copy(request, file, part)
         await response.write_eof()
     return response
 
 
-async def _copy(request: web.Request, file: BinaryIO, chosen: Answer) -> None:
+async def _copy(request: web.Request, file: BinaryIO, part: range) -> None:
     if request.transport is None:
         raise ConnectionResetError("the machine is gone")
     if (connection := request.transport.get_extra_info("socket")) is not None:
         with suppress(OSError):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALLED_AFTER_S * 1000)
-    sent = await asyncio.get_running_loop().sendfile(request.transport, file, chosen.start, chosen.count)
-    if sent < chosen.count:
+    sent = await asyncio.get_running_loop().sendfile(request.transport, file, part.start, len(part))
+    if sent < len(part):
         # The file has shrunk: what was announced cannot be sent, and only the connection's end can say so.
         request.transport.close()
         raise ConnectionResetError("the file ended early")

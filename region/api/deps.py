@@ -91,10 +91,3 @@ async def authenticate_rack(region: TheRegion, request: Request) -> SignedRack:
 
 
 TheRack = Annotated[SignedRack, Depends(authenticate_rack)]
-
-
-def etag_matches(header: str | None, etag: str) -> bool:
-    """True says: `If-None-Match: header` names `etag` (RFC 9110 section 13.1.2)."""
-    return header is not None and (
-        header.strip() == "*" or etag in {part.strip().removeprefix("W/") for part in header.split(",")}
-    )

@@ -5,9 +5,10 @@ from collections.abc import AsyncIterator
 from fastapi import APIRouter, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from region.api.deps import TheRack, TheRegion, etag_matches
+from region.api.deps import TheRack, TheRegion
 from region.api.problems import documented
 from region.changes import Topic
+from shared.conditions import decide
 from shared.enrolment import ENVELOPE_MEDIA_TYPE
 
 router = APIRouter()
@@ -23,7 +24,8 @@ router = APIRouter()
 async def get_manifest(region: TheRegion, _rack: TheRack, request: Request) -> Response:
     published = region.memory.published
     headers = {"ETag": published.etag, "Cache-Control": "no-cache"}
-    if etag_matches(request.headers.get("if-none-match"), published.etag):
+    status, _ = decide("GET", request.headers.getlist, published.etag, len(published.envelope))
+    if status == 304:
         return Response(status_code=304, headers=headers)
     return Response(published.envelope, headers=headers, media_type=ENVELOPE_MEDIA_TYPE)
 
