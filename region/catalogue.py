@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import delete, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from region.pins import CANDIDATES
 from region.plan import File, ImageKey, Product, Version
 from region.stream import documents
 from region.tables import products, stream_documents
@@ -125,7 +126,7 @@ async def _record_products(connection: AsyncConnection, source_id: int, stream: 
             WHERE (products.content_id, products.offered, {", ".join(f"products.{name}" for name in changing)})
                 IS DISTINCT FROM
                 (excluded.content_id, true, {", ".join(f"excluded.{name}" for name in changing)})
-        """),  # noqa: S608 - the column names are the constants above
+        """),
         {
             "source_id": source_id,
             "content_id": stream.content_id,
@@ -266,10 +267,10 @@ def slot(row: Any) -> str:
     return f"{row.os}/{row.arch}/{row.subarch}/{row.release}/{row.label}"
 
 
-_FACTS = text("""
+_FACTS = text(f"""
     SELECT products.id, products.source_id, sources.priority, products.kind, products.os, products.release,
-           products.arch, products.subarch, products.label, products.bootloader_type, products.offered,
-           versions.id AS version_id, versions.name AS version, versions.offered AS version_offered,
+           products.arch, products.subarch, products.label, products.bootloader_type,
+           versions.id AS version_id, versions.name AS version, candidates.id IS NOT NULL AS version_offered,
            versions.held_at IS NOT NULL AS held,
            array_agg(items.sha256 ORDER BY items.key) AS digests,
            array_agg(items.size ORDER BY items.key) AS sizes,
@@ -277,6 +278,7 @@ _FACTS = text("""
     FROM products
     JOIN sources ON sources.id = products.source_id
     JOIN versions ON versions.product_id = products.id
+    LEFT JOIN ({CANDIDATES}) AS candidates ON candidates.id = versions.id
     JOIN items ON items.version_id = versions.id
     WHERE products.kind = 'bootloader'
        OR EXISTS (SELECT FROM versions AS held WHERE held.product_id = products.id AND held.held_at IS NOT NULL)
@@ -284,7 +286,7 @@ _FACTS = text("""
             SELECT * FROM unnest(
                 CAST(:source_ids AS integer[]), CAST(:oses AS text[]),
                 CAST(:releases AS text[]), CAST(:arches AS text[])))
-    GROUP BY products.id, sources.priority, versions.id
+    GROUP BY products.id, sources.priority, versions.id, candidates.id
     ORDER BY products.id, versions.name
 """)
 
@@ -317,7 +319,6 @@ async def facts(connection: AsyncConnection, wanted: Iterable[tuple[int, ImageKe
             image=ImageKey(Token(row.os), Token(row.release), Token(row.arch)),
             slot=slot(row),
             bootloader=row.kind == documents.ProductKind.BOOTLOADER,
-            offered=row.offered,
             versions=tuple(known),
         )
         for row, known in found.values()

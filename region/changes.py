@@ -27,12 +27,14 @@ log = logger(__name__)
 class Topic(StrEnum):
     """What can change."""
 
+    ACTIVITY = "activity"
     IMAGES = "images"
     IMPORTS = "imports"
     MANIFEST = "manifest"
     PUBLISHED = "published"
     """This process answers a newer manifest from now on."""
     RACKS = "racks"
+    SETTINGS = "settings"
     SOURCES = "sources"
     SYNC = "sync"
 

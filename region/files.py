@@ -7,21 +7,22 @@ from sqlalchemy import delete, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from region.pins import CANDIDATES
 from region.tables import files
 from shared.digest import Sha256
 from shared.errors import NotFound
 from shared.store import Store, slice_of_day
 
-NEEDED = """
+NEEDED = f"""
     SELECT items.sha256 FROM items JOIN versions ON versions.id = items.version_id WHERE versions.held_at IS NOT NULL
     UNION
     SELECT items.sha256 FROM items JOIN (
-        SELECT DISTINCT ON (versions.product_id) versions.id FROM versions
-        JOIN products ON products.id = versions.product_id AND products.offered
-        WHERE versions.offered AND (products.kind = 'bootloader' OR EXISTS (
+        SELECT DISTINCT ON (candidates.product_id) candidates.id FROM ({CANDIDATES}) AS candidates
+        JOIN products ON products.id = candidates.product_id
+        WHERE products.kind = 'bootloader' OR EXISTS (
             SELECT FROM selections WHERE selections.source_id = products.source_id AND selections.os = products.os
-                AND selections.release = products.release AND selections.arch = products.arch))
-        ORDER BY versions.product_id, versions.name DESC
+                AND selections.release = products.release AND selections.arch = products.arch)
+        ORDER BY candidates.product_id, candidates.name DESC
     ) AS targets ON targets.id = items.version_id
 """
 """The digests that a held version names or a selected image's newest version will."""
@@ -56,7 +57,7 @@ async def mark_unneeded(connection: AsyncConnection, now: datetime) -> None:
             UPDATE files SET unneeded_since = CASE WHEN files.sha256 IN (SELECT sha256 FROM needed) THEN NULL
                                                    ELSE CAST(:now AS timestamptz) END
             WHERE (files.unneeded_since IS NULL) <> (files.sha256 IN (SELECT sha256 FROM needed))
-        """),  # noqa: S608 - the constant above
+        """),
         {"now": now},
     )
 

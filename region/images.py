@@ -11,6 +11,7 @@ from datetime import datetime
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from region.pins import CANDIDATES
 from region.plan import ImageKey
 from region.racks import LIVE_FOR
 from shared.errors import NotFound
@@ -34,6 +35,7 @@ class Image:
     progress: int
     version: str
     held_version: str
+    pinned_version: str | None
     size_bytes: int
     bytes_done: int
     racks_synced: int
@@ -50,7 +52,7 @@ class Image:
         return f"{self.os}:{self.release}:{self.arch}"
 
 
-_STATUS = text("""
+_CURRENT = f"""
 WITH shown AS (
     SELECT os, release, arch FROM selections
     UNION
@@ -71,8 +73,9 @@ offered AS (
     FROM products
     JOIN sources ON sources.id = products.source_id
     JOIN selections USING (source_id, os, release, arch)
-    JOIN versions ON versions.product_id = products.id AND versions.offered
-    WHERE products.offered AND products.kind <> 'bootloader'
+    JOIN ({CANDIDATES}) AS candidates ON candidates.product_id = products.id
+    JOIN versions ON versions.id = candidates.id
+    WHERE products.kind <> 'bootloader'
     ORDER BY products.id, versions.name DESC
 ),
 held AS (
@@ -107,7 +110,11 @@ sizes AS (
     SELECT needed.os, needed.release, needed.arch, count(*) AS files, sum(needed.size) AS size_bytes,
            coalesce(sum(needed.size) FILTER (WHERE files.sha256 IS NOT NULL), 0) AS stored_bytes
     FROM needed LEFT JOIN files USING (sha256) GROUP BY needed.os, needed.release, needed.arch
-),
+)
+"""
+"""What each image consists of now; the queries below begin with it."""
+
+_STATUS = text(f"""{_CURRENT},
 live_racks AS (
     SELECT racks.* FROM racks WHERE racks.last_seen_at > :live_after
 ),
@@ -147,7 +154,7 @@ facts AS (
            coalesce(serving.racks, 0) AS racks_synced, counts.racks_live, counts.racks_total,
            latest.state AS import_state, latest.bytes_total AS import_total, latest.bytes_done AS import_done,
            coalesce(latest.error_code, '') AS import_error_code, coalesce(latest.error, '') AS import_error,
-           sources.last_read_at, coalesce(sources.error_code, '') AS source_error_code,
+           pins.version AS pinned_version, sources.last_read_at, coalesce(sources.error_code, '') AS source_error_code,
            coalesce(sources.error, '') AS source_error
     FROM shown
     CROSS JOIN counts
@@ -157,6 +164,7 @@ facts AS (
     LEFT JOIN sizes USING (os, release, arch)
     LEFT JOIN serving USING (os, release, arch)
     LEFT JOIN latest USING (os, release, arch)
+    LEFT JOIN pins USING (os, release, arch)
     LEFT JOIN sources ON sources.id = coalesce(described.source_id, wanted.source_ids[1])
 ),
 judged AS (
@@ -181,10 +189,12 @@ SELECT os, release, arch, title, source_id, selected, status,
         WHEN size_bytes > 0 THEN floor(100.0 * stored_bytes / size_bytes)
         ELSE 0
     END::integer AS progress,
-    coalesce(version, '') AS version, coalesce(held_version, '') AS held_version, size_bytes::bigint AS size_bytes,
+    pinned_version, coalesce(version, '') AS version, coalesce(held_version, '') AS held_version,
+    size_bytes::bigint AS size_bytes,
     CASE WHEN status = 'downloading' THEN import_done ELSE stored_bytes END::bigint AS bytes_done,
     racks_synced, racks_live, racks_total, support_eol::text AS support_eol, updated_at,
-    CASE WHEN status = 'failed' THEN coalesce(nullif(import_error_code, ''), source_error_code) ELSE source_error_code
+    CASE WHEN status = 'failed' THEN coalesce(nullif(import_error_code, ''), source_error_code)
+         ELSE source_error_code
     END AS error_code,
     CASE WHEN status = 'failed' THEN coalesce(nullif(import_error, ''), source_error) ELSE source_error END AS error
 FROM judged
@@ -208,3 +218,71 @@ async def get(connection: AsyncConnection, key: ImageKey, now: datetime) -> Imag
         if image.id == str(key):
             return image
     raise NotFound("selected or held image", key)
+
+
+@dataclass(frozen=True, slots=True)
+class VersionShown:
+    """One version of an image, over all its kernels. `size_bytes` counts shared files once."""
+
+    name: str
+    offered: bool
+    held: bool
+    size_bytes: int
+
+
+async def versions_of(connection: AsyncConnection, key: ImageKey) -> list[VersionShown]:
+    """The versions of an image that are offered or held, newest first."""
+    rows = await connection.execute(
+        text("""
+            WITH known AS (
+                SELECT versions.* FROM versions JOIN products ON products.id = versions.product_id
+                WHERE (os, release, arch) = (:os, :release, :arch) AND kind <> 'bootloader'
+            ),
+            sizes AS (
+                SELECT name, sum(size)::bigint AS size_bytes FROM (
+                    SELECT DISTINCT known.name, items.sha256, items.size
+                    FROM known JOIN items ON items.version_id = known.id
+                ) AS files GROUP BY name
+            )
+            SELECT name, bool_or(offered) AS offered, bool_and(held_at IS NOT NULL) AS held,
+                   min(size_bytes) AS size_bytes
+            FROM known JOIN sizes USING (name)
+            GROUP BY name ORDER BY name DESC
+        """),
+        key._asdict(),
+    )
+    return [VersionShown(**row) for row in rows.mappings()]
+
+
+@dataclass(frozen=True, slots=True)
+class OnRack:
+    """How much of an image a rack holds, in files. `serving`: all of it, under its names."""
+
+    rack_id: str
+    name: str
+    live: bool
+    files_held: int
+    files_total: int
+    bytes_left: int
+    serving: bool
+
+
+async def on_racks(connection: AsyncConnection, key: ImageKey, now: datetime) -> list[OnRack]:
+    """Where an image is, rack by rack, by name."""
+    rows = await connection.execute(
+        text(f"""{_CURRENT}
+            SELECT racks.id AS rack_id, racks.name,
+                   coalesce(racks.last_seen_at > :live_after, false) AS live,
+                   count(rack_files.sha256) AS files_held, count(needed.sha256) AS files_total,
+                   coalesce(sum(needed.size) FILTER (WHERE rack_files.sha256 IS NULL), 0)::bigint AS bytes_left,
+                   count(needed.sha256) > 0 AND bool_and(rack_files.sha256 IS NOT NULL)
+                       AND bool_or(racks.epoch = region.epoch AND racks.serial >= described.held_serial) AS serving
+            FROM racks CROSS JOIN region
+            LEFT JOIN described ON (described.os, described.release, described.arch) = (:os, :release, :arch)
+            LEFT JOIN needed ON (needed.os, needed.release, needed.arch) = (:os, :release, :arch)
+            LEFT JOIN rack_files ON rack_files.rack_id = racks.id AND rack_files.sha256 = needed.sha256
+            GROUP BY racks.id ORDER BY racks.name
+        """),
+        {"live_after": now - LIVE_FOR, **key._asdict()},
+    )
+    return [OnRack(**(dict(row) | {"serving": bool(row["serving"])})) for row in rows.mappings()]

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import text, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from region import catalogue, files, imports, manifests, selections, sources, upstream
+from region import catalogue, files, imports, manifests, preferences, selections, sources, upstream
 from region.changes import Topic, notify
 from region.database import transaction
 from region.imports import Claim, ImageProgress, LeaseLost
@@ -68,6 +68,7 @@ class _Run:
     """One import under way, in bytes per file; what is written once a second."""
 
     claim: Claim
+    proxy: str | None = None
     totals: dict[Sha256, int] = field(default_factory=dict)
     done: dict[Sha256, int] = field(default_factory=dict)
     images: dict[ImageKey, set[Sha256]] = field(default_factory=dict)
@@ -177,6 +178,7 @@ async def _heartbeat(importer: Importer, run: _Run) -> None:
 async def _carry_out(importer: Importer, run: _Run) -> None:
     async with transaction(importer.engine) as connection:
         known_sources = await sources.list_all(connection)
+        run.proxy = (await preferences.get(connection)).proxy
     for source in known_sources:
         await _read(importer, run, source)
 
@@ -213,7 +215,7 @@ async def _read(importer: Importer, run: _Run, source: sources.Source) -> None:
     try:
         async with transaction(importer.engine) as connection:
             known = await catalogue.accepted(connection, source.id)
-        async with upstream.connect(source, upstream.keyring_of(source)) as connected:
+        async with upstream.connect(source, upstream.keyring_of(source), run.proxy) as connected:
             found = await upstream.read(connected, known)
         if found.reading is None:
             skipped = list(source.skipped)
@@ -278,7 +280,7 @@ async def _fetch(
         roads: dict[int, tuple[upstream.Upstream, Transfer]] = {}
         for source_id in {entry.product.source_id for entry in chosen}:
             # Files are named by digest: who signed the stream has vouched for them already.
-            connected = await stack.enter_async_context(upstream.connect(known_sources[source_id], None))
+            connected = await stack.enter_async_context(upstream.connect(known_sources[source_id], None, run.proxy))
             roads[source_id] = (connected, Transfer(connected.session, executor, proxy=connected.proxy))
         slots = asyncio.Semaphore(importer.parallel_downloads)
         async with asyncio.TaskGroup() as tasks:

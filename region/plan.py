@@ -49,7 +49,7 @@ class File(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One version of a product, as the catalogue knows it."""
+    """One version of a product, as the catalogue knows it. Of a pinned image, `offered` is the pinned version alone."""
 
     id: int
     name: str
@@ -68,12 +68,11 @@ class Product:
     image: ImageKey
     slot: str
     bootloader: bool
-    offered: bool
     versions: tuple[Version, ...]
 
     def target(self) -> Version | None:
         """The newest version offered; None for a product that vanished."""
-        offered = [version for version in self.versions if version.offered] if self.offered else []
+        offered = [version for version in self.versions if version.offered]
         return max(offered, key=lambda version: version.name.encode(), default=None)
 
 
@@ -92,7 +91,7 @@ class Plan:
 
     `retire` are ids of held versions whose successor is held or whose image nobody wants; `withdrawn` are those of them
     that upstream, not an operator, took away without a successor. `unavailable` are images that are selected and
-    offered by no source. `held` counts held versions.
+    offered by no source. `held` counts held versions. `needed` are all files of the targets, digest to size in bytes.
     """
 
     imports: tuple[Import, ...]
@@ -100,6 +99,7 @@ class Plan:
     withdrawn: frozenset[int]
     unavailable: frozenset[ImageKey]
     held: int
+    needed: Mapping[Sha256, int] = field(default_factory=dict)
     fetch: Mapping[Sha256, int] = field(default_factory=dict)
 
     @property
@@ -129,10 +129,12 @@ def plan(
     retire: set[int] = set()
     withdrawn: set[int] = set()
     unavailable: set[ImageKey] = set()
+    needed: dict[Sha256, int] = {}
     for image, candidates in sorted(by_image.items()):
         wanted = _wanted(image, candidates, selected)
         chosen = _winning(candidates, wanted)
         targets = {slot: target for slot, product in chosen.items() if (target := product.target())}
+        needed |= {file.sha256: file.size for target in targets.values() for file in target.files}
         imports += _incomplete(candidates, wanted, chosen, targets, stored)
         if wanted and not targets:
             unavailable.add(image)
@@ -157,6 +159,7 @@ def plan(
         withdrawn=frozenset(withdrawn),
         unavailable=frozenset(unavailable),
         held=sum(version.held for group in by_image.values() for product in group for version in product.versions),
+        needed=needed,
         fetch={file.sha256: file.size for entry in imports for file in entry.missing},
     )
 

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from region.changes import Topic, notify
 from region.tables import enrolment_tokens, rack_files, racks
+from shared.digest import Sha256
 from shared.enrolment import Enrolment, EnrolmentRequest, EnrolmentToken
 from shared.errors import Conflict, InvalidToken, NotFound, TokenExpired, TokenSpent, WrongRegion
 from shared.manifest import Report
@@ -187,3 +188,33 @@ async def remove(connection: AsyncConnection, rack_id: str) -> None:
     if (await connection.execute(delete(racks).where(racks.c.id == rack_id))).rowcount == 0:
         raise NotFound("rack", rack_id)
     await notify(connection, Topic.RACKS, Topic.IMAGES)
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a rack would have free after pulling some files, in bytes; negative says that they do not fit."""
+
+    name: str
+    free_bytes: int
+    free_bytes_after: int
+
+
+async def tightest(connection: AsyncConnection, needed: Mapping[Sha256, int], now: datetime) -> Room | None:
+    """The live rack with the least room left once it holds `needed` (digest to size); None without racks."""
+    row = (
+        await connection.execute(
+            text("""
+                SELECT racks.name, racks.bytes_free AS free_bytes,
+                       (racks.bytes_free
+                        - coalesce(sum(given.size) FILTER (WHERE rack_files.sha256 IS NULL), 0))::bigint
+                       AS free_bytes_after
+                FROM racks
+                LEFT JOIN unnest(CAST(:digests AS text[]), CAST(:sizes AS bigint[])) AS given (sha256, size) ON true
+                LEFT JOIN rack_files ON rack_files.rack_id = racks.id AND rack_files.sha256 = given.sha256
+                WHERE racks.last_seen_at > :live_after
+                GROUP BY racks.id ORDER BY free_bytes_after LIMIT 1
+            """),
+            {"digests": list(needed), "sizes": list(needed.values()), "live_after": now - LIVE_FOR},
+        )
+    ).one_or_none()
+    return None if row is None else Room(row.name, row.free_bytes, row.free_bytes_after)

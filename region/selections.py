@@ -4,7 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import delete, select, tuple_
+from sqlalchemy import delete, func, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -51,7 +51,7 @@ async def get(connection: AsyncConnection, selection_id: int) -> Selection:
 
 
 async def replace(connection: AsyncConnection, wished: Collection[tuple[int, ImageKey]], now: datetime) -> None:
-    """From here on exactly `wished` is selected. The default selection is never made any more."""
+    """From here on exactly `wished` is selected, under a new revision. The default is never selected any more."""
     keys = [(source_id, *image) for source_id, image in wished]
     columns = (selections.c.source_id, selections.c.os, selections.c.release, selections.c.arch)
     await connection.execute(delete(selections).where(tuple_(*columns).not_in(keys)))
@@ -62,8 +62,18 @@ async def replace(connection: AsyncConnection, wished: Collection[tuple[int, Ima
             .on_conflict_do_nothing()
         )
     await connection.execute(
-        region.update().where(region.c.default_selected_at.is_(None)).values(default_selected_at=now)
+        update(region).values(
+            default_selected_at=func.coalesce(region.c.default_selected_at, now),
+            selection_revision=region.c.selection_revision + 1,
+        )
     )
+
+
+async def revision(connection: AsyncConnection, *, for_update: bool = False) -> int:
+    """A number that rises with every change; `for_update` keeps all others from changing it in this transaction."""
+    query = select(region.c.selection_revision)
+    found: int = (await connection.execute(query.with_for_update() if for_update else query)).scalar_one()
+    return found
 
 
 async def default_is_due(connection: AsyncConnection) -> bool:

@@ -2,6 +2,7 @@
 
 from sqlalchemy import (
     ARRAY,
+    JSON,
     BigInteger,
     Boolean,
     CheckConstraint,
@@ -60,6 +61,8 @@ region = Table(
     _bytes("serial"),
     _moment("created_at"),
     _moment("default_selected_at", nullable=True),
+    _text("proxy", nullable=True),
+    _bytes("selection_revision"),
     CheckConstraint("id = 1", name="single_row"),
 )
 
@@ -182,6 +185,18 @@ selections = Table(
     UniqueConstraint("source_id", "os", "release", "arch"),
 )
 
+# An image pinned to a version does not move on.
+pins = Table(
+    "pins",
+    metadata,
+    _text("os"),
+    _text("release"),
+    _text("arch"),
+    _text("version"),
+    _moment("created_at"),
+    PrimaryKeyConstraint("os", "release", "arch"),
+)
+
 # At most one import waits and at most one runs. The runner holds a lease and writes with its `fence` number only.
 imports = Table(
     "imports",
@@ -286,4 +301,28 @@ operator_tokens = Table(
     _moment("expires_at", nullable=True),
     _moment("last_used_at", nullable=True),
     CheckConstraint("role IN ('viewer', 'operator', 'admin')", name="role"),
+)
+
+# A browser's log-in. The cookie's secret is stored hashed, as tokens are; a session ends with its token.
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("secret_sha256", Text, primary_key=True),
+    Column("token_id", Text, ForeignKey("operator_tokens.id", ondelete="CASCADE"), nullable=False),
+    _moment("created_at"),
+    _moment("last_used_at"),
+)
+
+# Who changed what. Rows are only ever added.
+activity = Table(
+    "activity",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    _moment("at"),
+    _text("who"),
+    _text("address"),
+    _text("action"),
+    _text("sentence"),
+    Column("before", JSON(none_as_null=True), nullable=True),
+    Column("after", JSON(none_as_null=True), nullable=True),
 )

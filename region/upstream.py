@@ -43,12 +43,11 @@ class Read:
 
 
 @asynccontextmanager
-async def connect(source: SourceWish, keyring: bytes | None) -> AsyncIterator[Upstream]:
-    """The source, through its own proxy and with its own CA bundle. Raises InvalidSettings for an unusable bundle."""
+async def connect(source: SourceWish, keyring: bytes | None, proxy: str | None) -> AsyncIterator[Upstream]:
+    """The source, through its own proxy (else `proxy`) and with its own CA bundle. Raises InvalidSettings."""
     async with client_session(ca_bundle=Path(source.ca_bundle) if source.ca_bundle else None) as session:
-        yield Upstream(
-            root=URL(source.url), keyring=keyring, proxy=URL(source.proxy) if source.proxy else None, session=session
-        )
+        way = source.proxy or proxy
+        yield Upstream(root=URL(source.url), keyring=keyring, proxy=URL(way) if way else None, session=session)
 
 
 def keyring_of(source: Source) -> bytes | None:

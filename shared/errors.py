@@ -10,7 +10,9 @@ the API answers it, the journal shows it, operators search for it.
     │   ├── Unauthenticated         no credentials; InvalidToken · TokenSpent · TokenExpired · InvalidRequestSignature
     │   ├── Forbidden               good credentials, not enough rights
     │   ├── NotFound                a thing named from outside does not exist
-    │   └── Conflict                the thing changed meanwhile, or exists already
+    │   ├── Conflict                the change does not fit what is there
+    │   ├── PreconditionFailed      somebody else changed the thing meanwhile
+    │   └── TooManyAttempts         a log-in was tried too often
     ├── FetchError                  bytes could not be fetched; `url` says from where
     │   ├── NameNotFound · ConnectionRefused · ConnectionLost · TlsFailed · TimedOut · AddressForbidden
     │   ├── HttpStatus              the other side answered, but not with the bytes
@@ -130,6 +132,22 @@ class Conflict(Refused):
     """The change does not fit the present state; the sentence says which change would."""
 
     code = "conflict"
+
+
+class PreconditionFailed(Refused):
+    """The thing is not any more what the caller has seen; the sentence says who changed it."""
+
+    code = "precondition_failed"
+
+
+class TooManyAttempts(Refused):
+    """Too many log-ins failed from one address; `retry_after` seconds from now another may be tried."""
+
+    code = "too_many_attempts"
+
+    def __init__(self, retry_after: int) -> None:
+        self.retry_after = retry_after
+        super().__init__(f"Too many log-ins failed from this address; try again in {retry_after} seconds.")
 
 
 class FetchError(BootferryError):

@@ -9,7 +9,20 @@ from fastapi.responses import FileResponse
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.staticfiles import StaticFiles
 
-from region.api import events, files, health, images, imports, manifest, problems, racks, selections, sources
+from region.api import (
+    events,
+    files,
+    health,
+    images,
+    imports,
+    manifest,
+    operators,
+    preferences,
+    problems,
+    racks,
+    selections,
+    sources,
+)
 from region.api.middleware import Surroundings
 from region.app import Region, running
 from shared import __version__
@@ -17,15 +30,19 @@ from shared.manifest import MAX_REPORT_BYTES
 
 VERSION_PREFIX = "/api/v1"
 WEB = Path(__file__).parent.parent / "web"
-DOCS_POLICY = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'"
+PAGE_POLICY = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
+DOCS_POLICY = f"{PAGE_POLICY}; img-src 'self' data:; style-src 'self' 'unsafe-inline'"
 """Swagger UI sets styles of elements by itself; nothing else on its page may be inline, and nothing leaves the host."""
 
+_NOT_KEPT = {"Cache-Control": "no-cache"}
 _TAGS = [
     {"name": "images", "description": "What operators look at: images and where they are."},
     {"name": "selections", "description": "Which images are wanted."},
     {"name": "sources", "description": "Where images come from."},
     {"name": "imports", "description": "The runs that bring images in, and the hourly sync."},
     {"name": "racks", "description": "The services that pull from this region and serve machines."},
+    {"name": "operators", "description": "Who may do what, and who did."},
+    {"name": "settings", "description": "What holds for the whole region."},
     {"name": "files", "description": "Bytes by digest."},
     {"name": "events", "description": "Word that something changed."},
     {"name": "health", "description": "For those who watch over the process."},
@@ -59,16 +76,21 @@ def create(region: Region) -> FastAPI:
         responses=problems.documented(422),
     )
     app.state.region = region
+    app.state.attempts = operators.Attempts()
     versioned = APIRouter(prefix=VERSION_PREFIX)
-    for noun in (images, selections, sources, imports, racks, manifest, files, events, health):
+    for noun in (images, selections, sources, imports, racks, manifest, files, operators, preferences, events, health):
         versioned.include_router(noun.router)
     app.include_router(versioned)
     app.include_router(health.probes)
     app.mount("/static", StaticFiles(directory=WEB / "static"), name="static")
 
+    @app.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(WEB / "index.html", headers={"Content-Security-Policy": PAGE_POLICY} | _NOT_KEPT)
+
     @app.get("/docs", include_in_schema=False)
     async def docs() -> FileResponse:
-        return FileResponse(WEB / "docs.html", headers={"Content-Security-Policy": DOCS_POLICY})
+        return FileResponse(WEB / "docs.html", headers={"Content-Security-Policy": DOCS_POLICY} | _NOT_KEPT)
 
     problems.install(app)
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=MAX_REPORT_BYTES)

@@ -1,7 +1,7 @@
 """What a route may ask for: the region, a transaction, and who is asking."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -14,6 +14,8 @@ from region.database import transaction
 from region.operators import Operator, Role
 from shared.errors import Forbidden, InvalidRequestSignature, Unauthenticated
 from shared.signing import claimed_key_id, verify_request
+
+SESSION_COOKIE = "bf_session"
 
 bearer = HTTPBearer(auto_error=False, scheme_name="operator token", description="`bf_…`, made by an administrator.")
 
@@ -37,19 +39,58 @@ Transaction = Annotated[AsyncConnection, Depends(_connection, scope="function")]
 """One transaction, committed before the answer is sent."""
 
 
+async def authenticate(region: Region, request: Request, credentials: HTTPAuthorizationCredentials | None) -> Operator:
+    """Who asks, by bearer token or by session cookie. Raises Unauthenticated, Forbidden for a cookie from elsewhere."""
+    cookie = request.cookies.get(SESSION_COOKIE)
+    if credentials is None and cookie is None:
+        raise Unauthenticated
+    region.require_ready()
+    # A transaction of its own, so that a stream of events holds no connection while it lasts.
+    async with transaction(region.engine) as connection:
+        if credentials is not None:
+            operator = await operators.authenticate(connection, credentials.credentials, region.now())
+        else:
+            require_same_origin(request)
+            operator, _ = await operators.resume_session(connection, cookie or "", region.now())
+    return replace(operator, address=address_of(request))
+
+
+def require_same_origin(request: Request) -> None:
+    """Returning says: a browser that sent its cookie by itself did so for a page of ours. Raises CrossOrigin.
+
+    Fetch metadata where the browser sends it, else Origin (https://www.w3.org/TR/fetch-metadata/).
+    """
+    if request.method in ("GET", "HEAD"):
+        return
+    site = request.headers.get("sec-fetch-site")
+    if site is not None:
+        same = site == "same-origin"
+    else:
+        same = request.headers.get("origin", "").partition("://")[2] == request.headers.get("host", "-")
+    if not same:
+        raise CrossOrigin("A change must come from the region's own page; reload it and try again.")
+
+
+class CrossOrigin(Forbidden):
+    """Another site's page made the browser send a change."""
+
+    code = "cross_origin"
+
+
+def address_of(request: Request) -> str:
+    """Where the request came from, as the server saw it."""
+    return request.client.host if request.client else ""
+
+
 def require_role(role: Role) -> Callable[..., Awaitable[Operator]]:
     """A dependency: the operator who asks, who has at least `role`. Raises Unauthenticated, Forbidden."""
 
     async def require(
         region: TheRegion,
+        request: Request,
         credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
     ) -> Operator:
-        if credentials is None:
-            raise Unauthenticated
-        region.require_ready()
-        # Of its own, so that a stream of events holds no connection while it lasts.
-        async with transaction(region.engine) as connection:
-            operator = await operators.authenticate(connection, credentials.credentials, region.now())
+        operator = await authenticate(region, request, credentials)
         if not operator.role.includes(role):
             raise Forbidden(f"{operator.name} is a {operator.role}; this takes the role {role}.")
         return operator

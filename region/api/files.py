@@ -6,11 +6,10 @@ from fastapi import APIRouter, Depends, Path, Request, Response
 from fastapi.security import HTTPAuthorizationCredentials
 
 from region import files
-from region.api.deps import TheRegion, authenticate_rack, bearer, require_role
+from region.api.deps import TheRegion, authenticate, authenticate_rack, bearer
 from region.api.problems import documented
 from region.content import file_response
 from region.database import transaction
-from region.operators import Role
 from shared.digest import Sha256
 
 router = APIRouter(tags=["files"])
@@ -30,7 +29,7 @@ async def _allowed_size(
         if size is not None:
             return digest, size
     else:
-        await require_role(Role.VIEWER)(region, credentials)
+        await authenticate(region, request, credentials)
     region.require_ready()
     async with transaction(region.engine) as connection:
         return digest, await files.size_of(connection, digest)

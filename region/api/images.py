@@ -5,12 +5,17 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from region import images, offers, sources
-from region.api.deps import TheRegion, Transaction, Viewer
-from region.api.models import ImageId, ImageName, Limit, OfferShown, Page, link_next
+from region import activity, bootloaders, images, imports, offers, pins, selections, sources
+from region.api.deps import Changer, TheRegion, Transaction, Viewer
+from region.api.models import ImageId, ImageName, Limit, Name, OfferShown, Page, Shape, link_next
 from region.api.problems import documented
+from region.api.selections import PLANNED, Change, PlanShown
+from region.app import Region
+from region.operators import Operator
 from region.plan import ImageKey
+from shared.errors import NotFound
 
 router = APIRouter(tags=["images"])
 
@@ -31,6 +36,7 @@ class ImageShown(ImageName):
     status: Status
     progress: int = Field(ge=0, le=100, description="Percent of what the region has to fetch.")
     version: str = Field(description="The newest version, the one the status speaks of.", examples=["20260705"])
+    pinned_version: str | None = Field(description="The version it is pinned to; null while it follows its source.")
     held_version: str = Field(description="The newest version that is whole and served; empty before the first.")
     size_bytes: int
     bytes_done: int
@@ -41,6 +47,52 @@ class ImageShown(ImageName):
     updated_at: datetime | None = Field(description="When the held version became whole.")
     error_code: str
     error: str = Field(description="What went wrong last, a sentence; empty when nothing did.")
+
+
+class VersionShown(Shape):
+    """One version of an image, over all its kernels. `size_bytes` counts shared files once."""
+
+    name: str
+    offered: bool
+    held: bool
+    size_bytes: int
+
+
+class OnRackShown(Shape):
+    """How much of an image a rack holds. `serving`: all of it, under its names."""
+
+    rack_id: str
+    name: str
+    live: bool
+    files_held: int
+    files_total: int
+    bytes_left: int
+    serving: bool
+
+
+class PinFields(Shape):
+    """Which version to stay at."""
+
+    version: Name = Field(examples=["20260705"])
+
+
+class ImportStarted(Shape):
+    """The import that carries the change out."""
+
+    import_id: int
+
+
+class BootloaderShown(Shape):
+    """A bootloader. It needs no selection."""
+
+    os: str
+    type: str = Field(examples=["uefi"])
+    arch: str
+    version: str
+    held: bool
+    size_bytes: int
+    racks_synced: int
+    racks_total: int
 
 
 @router.get("/images", summary="List images that are selected or held")
@@ -62,6 +114,84 @@ async def list_images(
 @router.get("/images/{image_id}", summary="Show an image", responses=documented(404, 422))
 async def get_image(_operator: Viewer, region: TheRegion, connection: Transaction, image_id: ImageId) -> ImageShown:
     return ImageShown.model_validate(await images.get(connection, ImageKey.parse(image_id), region.now()))
+
+
+@router.delete("/images/{image_id}", status_code=202, summary="Give an image up", responses=PLANNED)
+async def remove_image(change: Change, image_id: ImageId) -> PlanShown:
+    image = ImageKey.parse(image_id)
+    before = await selections.wanted(change.connection)
+    wished = frozenset(entry for entry in before if entry[1] != image)
+    if wished == before:
+        raise NotFound("selected image", image_id)
+    return await change.to(wished)
+
+
+@router.get("/images/{image_id}/versions", summary="List an image's versions, newest first", responses=documented(422))
+async def list_versions(_operator: Viewer, connection: Transaction, image_id: ImageId) -> Page[VersionShown]:
+    found = await images.versions_of(connection, ImageKey.parse(image_id))
+    return Page(items=[VersionShown.model_validate(version) for version in found])
+
+
+@router.get("/images/{image_id}/racks", summary="Show where an image is, rack by rack", responses=documented(404, 422))
+async def list_image_racks(
+    _operator: Viewer, region: TheRegion, connection: Transaction, image_id: ImageId
+) -> Page[OnRackShown]:
+    image = ImageKey.parse(image_id)
+    await images.get(connection, image, region.now())
+    found = await images.on_racks(connection, image, region.now())
+    return Page(items=[OnRackShown.model_validate(rack) for rack in found])
+
+
+@router.put(
+    "/images/{image_id}/pin", status_code=202, summary="Pin an image to a version", responses=documented(404, 422)
+)
+async def pin_image(
+    operator: Changer, region: TheRegion, connection: Transaction, image_id: ImageId, fields: PinFields
+) -> ImportStarted:
+    image = ImageKey.parse(image_id)
+    before = await pins.pinned(connection, image)
+    await pins.pin(connection, image, fields.version, region.now())
+    return await _pinned(operator, region, connection, image, before, fields.version)
+
+
+@router.delete(
+    "/images/{image_id}/pin", status_code=202, summary="Let an image follow its source", responses=documented(404, 422)
+)
+async def unpin_image(
+    operator: Changer, region: TheRegion, connection: Transaction, image_id: ImageId
+) -> ImportStarted:
+    image = ImageKey.parse(image_id)
+    before = await pins.pinned(connection, image)
+    await pins.unpin(connection, image)
+    return await _pinned(operator, region, connection, image, before, None)
+
+
+async def _pinned(
+    operator: Operator,
+    region: Region,
+    connection: AsyncConnection,
+    image: ImageKey,
+    before: str | None,
+    after: str | None,
+) -> ImportStarted:
+    sentence = f"Pinned {image} to {after}." if after else f"Unpinned {image}."
+    await activity.record(
+        connection,
+        operator,
+        region.now(),
+        "image.pinned",
+        sentence,
+        before={"version": before},
+        after={"version": after},
+    )
+    import_id = await imports.enqueue(connection, "operator", operator.name, region.now(), frozenset({image}))
+    return ImportStarted(import_id=import_id)
+
+
+@router.get("/bootloaders", summary="List the bootloaders, which come by themselves")
+async def list_bootloaders(_operator: Viewer, region: TheRegion, connection: Transaction) -> Page[BootloaderShown]:
+    found = await bootloaders.list_all(connection, region.now())
+    return Page(items=[BootloaderShown.model_validate(bootloader) for bootloader in found])
 
 
 @router.get("/available", summary="List what a source offers to select from", responses=documented(404))

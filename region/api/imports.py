@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import Field
 
-from region import imports, sources
+from region import activity, imports, sources
 from region.api.deps import Changer, TheRegion, Transaction, Viewer
 from region.api.models import ImageId, Limit, Page, Shape, link_next
 from region.api.problems import documented
@@ -84,6 +84,8 @@ async def start_import(
         raise Conflict("There is no source to import from; add one first.")
     scope = None if fields is None or fields.images is None else frozenset(map(ImageKey.parse, fields.images))
     import_id = await imports.enqueue(connection, "operator", operator.name, region.now(), scope)
+    what = "all images" if scope is None else ", ".join(sorted(map(str, scope)))
+    await activity.record(connection, operator, region.now(), "import.started", f"Asked to import {what}.")
     response.headers["Location"] = f"/api/v1/imports/{import_id}"
     return ImportShown.model_validate(await imports.get(connection, import_id))
 
@@ -115,9 +117,10 @@ async def get_import(_operator: Viewer, connection: Transaction, import_id: Impo
 
 @router.post("/imports/{import_id}/cancel", status_code=202, summary="Stop an import", responses=documented(404, 409))
 async def cancel_import(
-    _operator: Changer, region: TheRegion, connection: Transaction, import_id: ImportId
+    operator: Changer, region: TheRegion, connection: Transaction, import_id: ImportId
 ) -> ImportShown:
     await imports.request_cancel(connection, import_id, region.now())
+    await activity.record(connection, operator, region.now(), "import.cancelled", f"Stopped the import {import_id}.")
     return ImportShown.model_validate(await imports.get(connection, import_id))
 
 
@@ -127,8 +130,13 @@ async def get_sync(_operator: Viewer, connection: Transaction) -> SyncShown:
 
 
 @router.patch("/sync", summary="Switch the hourly sync on or off")
-async def change_sync(_operator: Changer, region: TheRegion, connection: Transaction, fields: SyncFields) -> SyncShown:
-    return _sync(await imports.set_enabled(connection, fields.enabled))
+async def change_sync(operator: Changer, region: TheRegion, connection: Transaction, fields: SyncFields) -> SyncShown:
+    before = await imports.schedule(connection)
+    after = await imports.set_enabled(connection, fields.enabled)
+    if before.enabled != after.enabled:
+        sentence = f"Switched the hourly sync {'on' if after.enabled else 'off'}."
+        await activity.record(connection, operator, region.now(), "sync.switched", sentence)
+    return _sync(after)
 
 
 def _sync(schedule: imports.Schedule) -> SyncShown:

@@ -20,8 +20,10 @@ from shared.errors import (
     InvalidValue,
     NoRoom,
     NotFound,
+    PreconditionFailed,
     Refused,
     SignatureError,
+    TooManyAttempts,
     Unauthenticated,
     Unavailable,
     WrongRegion,
@@ -38,6 +40,8 @@ _STATUS: tuple[tuple[type[BootferryError], HTTPStatus], ...] = (
     (Forbidden, HTTPStatus.FORBIDDEN),
     (NotFound, HTTPStatus.NOT_FOUND),
     (Conflict, HTTPStatus.CONFLICT),
+    (PreconditionFailed, HTTPStatus.PRECONDITION_FAILED),
+    (TooManyAttempts, HTTPStatus.TOO_MANY_REQUESTS),
     (InvalidValue, HTTPStatus.UNPROCESSABLE_ENTITY),
     (InvalidDocument, HTTPStatus.UNPROCESSABLE_ENTITY),
     (Refused, HTTPStatus.BAD_REQUEST),
@@ -110,7 +114,7 @@ async def _refusal(_request: Request, error: Exception) -> JSONResponse:
         raise error
     status = status_of(error)
     headers: dict[str, str] = {}
-    if isinstance(error, Unavailable):
+    if isinstance(error, Unavailable | TooManyAttempts):
         headers["Retry-After"] = str(error.retry_after)
     if status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"

@@ -6,10 +6,11 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Path, Request, Response
 from pydantic import Field
 
-from region import racks
+from region import activity, racks
 from region.api.deps import Admin, TheRack, TheRegion, Transaction, Viewer
 from region.api.models import Page, Shape
 from region.api.problems import documented
+from region.app import Region
 from region.racks import Rack
 from shared.enrolment import ENVELOPE_MEDIA_TYPE
 from shared.errors import Forbidden
@@ -33,6 +34,7 @@ class RackShown(Shape):
     epoch: int
     serial: int = Field(description="The manifest whose tree it serves; 0 before the first.")
     files_held: int
+    files_total: int = Field(description="Files of the current manifest.")
     bytes_left: int
     bytes_free: int
     last_error: str = Field(description="The sentence it reported last; empty when all is well.")
@@ -54,7 +56,8 @@ class TokenShown(Shape):
     command: str
 
 
-def _shown(rack: Rack, newest: tuple[int, int] | None) -> RackShown:
+def _shown(rack: Rack, region: Region) -> RackShown:
+    newest = region.memory.published.manifest.order
     if rack.last_seen_at is None:
         status: str = "never_seen"
     elif not rack.live:
@@ -69,6 +72,7 @@ def _shown(rack: Rack, newest: tuple[int, int] | None) -> RackShown:
         {
             "status": status,
             "files_held": rack.held,
+            "files_total": len(region.memory.published_sizes),
             "last_error": rack.error,
             "last_error_code": rack.error_code,
             **{name: getattr(rack, name) for name in RackShown.model_fields if hasattr(rack, name)},
@@ -78,23 +82,26 @@ def _shown(rack: Rack, newest: tuple[int, int] | None) -> RackShown:
 
 @router.get("/racks", summary="List the racks")
 async def list_racks(_operator: Viewer, region: TheRegion, connection: Transaction) -> Page[RackShown]:
-    newest = region.memory.published.manifest.order
-    return Page(items=[_shown(rack, newest) for rack in await racks.list_all(connection, region.now())])
+    return Page(items=[_shown(rack, region) for rack in await racks.list_all(connection, region.now())])
 
 
 @router.get("/racks/{rack_id}", summary="Show a rack", responses=documented(404))
 async def get_rack(_operator: Viewer, region: TheRegion, connection: Transaction, rack_id: RackId) -> RackShown:
-    return _shown(await racks.get(connection, rack_id, region.now()), region.memory.published.manifest.order)
+    return _shown(await racks.get(connection, rack_id, region.now()), region)
 
 
 @router.delete("/racks/{rack_id}", status_code=204, summary="Remove a rack", responses=documented(404))
-async def remove_rack(_operator: Admin, connection: Transaction, rack_id: RackId) -> None:
+async def remove_rack(operator: Admin, region: TheRegion, connection: Transaction, rack_id: RackId) -> None:
+    rack = await racks.get(connection, rack_id, region.now())
     await racks.remove(connection, rack_id)
+    before = {"id": rack.id, "name": rack.name, "fingerprint": rack.fingerprint}
+    sentence = f"Removed the rack {rack.name}."
+    await activity.record(connection, operator, region.now(), "rack.removed", sentence, before=before)
 
 
 @router.post("/enrolment-tokens", status_code=201, summary="Make a token that lets a rack enrol")
 async def create_enrolment_token(
-    _operator: Admin, region: TheRegion, connection: Transaction, request: Request, fields: TokenFields | None = None
+    operator: Admin, region: TheRegion, connection: Transaction, request: Request, fields: TokenFields | None = None
 ) -> TokenShown:
     wished = fields or TokenFields()
     token, expires_at = await racks.create_token(
@@ -104,6 +111,8 @@ async def create_enrolment_token(
         lifetime=timedelta(seconds=wished.lifetime_seconds),
         uses=wished.uses,
     )
+    sentence = f"Made an enrolment token for {wished.uses} rack{'s' if wished.uses > 1 else ''}."
+    await activity.record(connection, operator, region.now(), "enrolment_token.created", sentence)
     base = str(request.base_url).rstrip("/")
     return TokenShown(
         token=str(token), expires_at=expires_at, command=f"bootferry-rack enrol --region {base} --token {token}"

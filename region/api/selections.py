@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Query, Response
+from fastapi import APIRouter, Depends, Header, Path, Query, Response
 from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from region import catalogue, imports, selections, sources
+from region import activity, catalogue, imports, racks, selections, sources
 from region.api.deps import Changer, TheRegion, Transaction, Viewer
 from region.api.models import ImageName, Page, Shape
 from region.api.problems import documented
@@ -17,9 +17,12 @@ from region.app import Region
 from region.operators import Operator
 from region.plan import ImageKey, plan
 from region.selections import Wanted
-from shared.errors import NotFound
+from shared.errors import NotFound, PreconditionFailed
 
 router = APIRouter(prefix="/selections", tags=["selections"])
+ACTION = "selection.changed"
+"""How the activity names a change of the selection."""
+
 SelectionId = Annotated[int, Path(ge=1, le=2**31 - 1)]
 
 
@@ -43,6 +46,14 @@ class SelectionShown(ImageName):
     created_at: datetime
 
 
+class RoomShown(Shape):
+    """A rack's room, in bytes, before and after."""
+
+    name: str
+    free_bytes: int
+    free_bytes_after: int
+
+
 class PlanShown(Shape):
     """What a selection leads to. Bytes are on the region; a file that several images share counts once."""
 
@@ -52,6 +63,7 @@ class PlanShown(Shape):
     fetch_bytes: int
     free_bytes: int = Field(description="Free on the region now.")
     free_bytes_after: int = Field(description="Free on the region afterwards; negative says: it does not fit.")
+    tightest_rack: RoomShown | None = Field(description="The live rack with the least room left; null without racks.")
     import_id: int | None = Field(None, description="The import that does it; null for a dry run.")
 
 
@@ -63,14 +75,20 @@ class _Change:
     region: Region
     connection: AsyncConnection
     response: Response
+    if_match: str | None
     dry_run: bool
 
     async def to(self, wished: Wanted) -> PlanShown:
-        """From here on exactly `wished` is selected; a dry run only tells what that would lead to."""
+        """From here on exactly `wished` is selected; a dry run only tells what that would lead to.
+
+        Raises PreconditionFailed when the caller has seen another selection than there is.
+        """
+        await self._require_unchanged()
         before = await selections.wanted(self.connection)
         stored = await catalogue.stored(self.connection)
         decided = plan(wished, await catalogue.facts(self.connection, wished), stored)
         free = await asyncio.to_thread(self.region.store.bytes_free)
+        room = await racks.tightest(self.connection, decided.needed, self.region.now())
         shown = PlanShown(
             add=_images(wished) - _images(before),
             remove=_images(before) - _images(wished),
@@ -78,6 +96,7 @@ class _Change:
             fetch_bytes=decided.fetch_bytes,
             free_bytes=free,
             free_bytes_after=free - decided.fetch_bytes,
+            tightest_rack=None if room is None else RoomShown.model_validate(room),
         )
         if self.dry_run:
             self.response.status_code = 200
@@ -85,7 +104,41 @@ class _Change:
         await selections.replace(self.connection, wished, self.region.now())
         shown.import_id = await imports.enqueue(self.connection, "selection", self.operator.name, self.region.now())
         self.response.headers["Location"] = f"/api/v1/imports/{shown.import_id}"
+        self.response.headers["ETag"] = _etag(await selections.revision(self.connection))
+        await activity.record(
+            self.connection,
+            self.operator,
+            self.region.now(),
+            ACTION,
+            f"Selected {_counted(shown.add)} more and gave {_counted(shown.remove)} up.",
+            before={"images": sorted(_images(before))},
+            after={"images": sorted(_images(wished))},
+        )
         return shown
+
+    async def _require_unchanged(self) -> None:
+        etag = _etag(await selections.revision(self.connection, for_update=True))
+        if self.if_match is None or self.if_match.strip() in ("*", etag):
+            return
+        last = next(
+            (entry for entry in await activity.list_recent(self.connection, 200, None) if entry.action == ACTION), None
+        )
+        who = (
+            f"{last.who} changed it at {last.at:%H:%M:%S} UTC ({last.sentence})"
+            if last
+            else "the region chose a default"
+        )
+        raise PreconditionFailed(
+            f"The selection is not any more what you have seen: {who}; look again before you save."
+        )
+
+
+def _counted(found: set[str]) -> str:
+    return ", ".join(sorted(found)) if len(found) in (1, 2, 3) else f"{len(found) or 'no'} images"
+
+
+def _etag(revision: int) -> str:
+    return f'"selection-{revision}"'
 
 
 def _images(wanted: Wanted) -> set[str]:
@@ -97,21 +150,23 @@ def _change(
     region: TheRegion,
     connection: Transaction,
     response: Response,
+    if_match: Annotated[str | None, Header(description="The ETag of the selection you have seen.")] = None,
     dry_run: Annotated[bool, Query(description="Answer the plan and change nothing.")] = False,
 ) -> _Change:
-    return _Change(operator, region, connection, response, dry_run)
+    return _Change(operator, region, connection, response, if_match, dry_run)
 
 
 Change = Annotated[_Change, Depends(_change)]
 
-_PLANNED: dict[int | str, dict[str, Any]] = {
+PLANNED: dict[int | str, dict[str, Any]] = {
     200: {"model": PlanShown, "description": "The plan of a dry run; nothing was changed."},
-    **documented(404, 422),
+    **documented(404, 412, 422),
 }
 
 
 @router.get("", summary="List what is selected")
-async def list_selections(_operator: Viewer, connection: Transaction) -> Page[SelectionShown]:
+async def list_selections(_operator: Viewer, connection: Transaction, response: Response) -> Page[SelectionShown]:
+    response.headers["ETag"] = _etag(await selections.revision(connection))
     return Page(
         items=[
             SelectionShown(id=entry.id, source_id=entry.source_id, created_at=entry.created_at, **entry.image._asdict())
@@ -120,18 +175,18 @@ async def list_selections(_operator: Viewer, connection: Transaction) -> Page[Se
     )
 
 
-@router.put("", status_code=202, summary="Select exactly these images, all or nothing", responses=_PLANNED)
+@router.put("", status_code=202, summary="Select exactly these images, all or nothing", responses=PLANNED)
 async def replace_selection(change: Change, whole: WholeSelection) -> PlanShown:
     return await change.to(frozenset([await _resolve(change.connection, entry) for entry in whole.items]))
 
 
-@router.post("", status_code=202, summary="Select one image", responses=_PLANNED)
+@router.post("", status_code=202, summary="Select one image", responses=PLANNED)
 async def add_selection(change: Change, fields: SelectionFields) -> PlanShown:
     before = await selections.wanted(change.connection)
     return await change.to(before | {await _resolve(change.connection, fields)})
 
 
-@router.delete("/{selection_id}", status_code=202, summary="Give one image up", responses=_PLANNED)
+@router.delete("/{selection_id}", status_code=202, summary="Give one image up", responses=PLANNED)
 async def remove_selection(change: Change, selection_id: SelectionId) -> PlanShown:
     entry = await selections.get(change.connection, selection_id)
     return await change.to(await selections.wanted(change.connection) - {(entry.source_id, entry.image)})

@@ -8,14 +8,16 @@ from fastapi import APIRouter
 from fastapi import Path as PathParameter
 from pydantic import Field, model_validator
 
-from region import imports, offers, sources, upstream
+from region import activity, imports, offers, preferences, sources, upstream
 from region.api.deps import Admin, TheRegion, Transaction, Viewer
 from region.api.models import OfferShown, Page, Shape
 from region.api.problems import documented
 from region.changes import Topic, notify
+from region.database import transaction
 from region.sources import Source, SourceWish
 from region.stream import openpgp
 from shared.errors import InvalidKeyring
+from shared.http import parse_url, shown
 
 router = APIRouter(prefix="/sources", tags=["sources"])
 SourceId = Annotated[int, PathParameter(ge=1, le=2**31 - 1, description="The source's number.")]
@@ -114,9 +116,17 @@ def _shown(source: Source) -> SourceShown:
     except InvalidKeyring:
         # The file went away after it was named; the next reading says so in `error`.
         key_ids = []
-    return SourceShown(
-        key_ids=key_ids, **{name: getattr(source, name) for name in SourceShown.model_fields if name != "key_ids"}
-    )
+    fields = {name: getattr(source, name) for name in SourceShown.model_fields if name != "key_ids"}
+    # Addresses may carry a password (I7).
+    fields["url"] = shown(parse_url(source.url))
+    fields["proxy"] = shown(parse_url(source.proxy)) if source.proxy else None
+    return SourceShown(key_ids=key_ids, **fields)
+
+
+def _recorded(source: Source) -> dict[str, Any]:
+    """What the activity keeps of a source: how it was described, not how its readings went."""
+    kept = {"name", "url", "unsigned", "key_ids", "keyring_path", "priority", "proxy", "ca_bundle"}
+    return _shown(source).model_dump(mode="json", include=kept)
 
 
 @router.get("", summary="List the sources, the one that wins first")
@@ -129,6 +139,8 @@ async def add_source(operator: Admin, region: TheRegion, connection: Transaction
     wished = fields.wish(await sources.next_priority(connection))
     source = await sources.create(connection, wished, region.now())
     await imports.enqueue(connection, "operator", operator.name, region.now())
+    sentence = f"Added the source {source.name}{', unsigned' if source.unsigned else ''}."
+    await activity.record(connection, operator, region.now(), "source.added", sentence, after=_recorded(source))
     await notify(connection, Topic.SOURCES)
     return _shown(source)
 
@@ -138,18 +150,20 @@ async def add_source(operator: Admin, region: TheRegion, connection: Transaction
     summary="Try a source: see what it offers, or precisely why not, before anything is saved",
     responses=documented(422, 502),
 )
-async def probe_source(_operator: Admin, fields: SourceFields) -> Probe:
+async def probe_source(_operator: Admin, region: TheRegion, fields: SourceFields) -> Probe:
+    async with transaction(region.engine) as connection:
+        proxy = (await preferences.get(connection)).proxy
     wished = fields.wish(default_priority=1)
     keyring = wished.keyring
     if wished.keyring_path is not None:
         keyring = sources.read_keyring(Path(wished.keyring_path))
-    async with upstream.connect(wished, keyring) as connected:
+    async with upstream.connect(wished, keyring, proxy) as connected:
         found = await upstream.read(connected, {})
     for error in found.failed.values():
         raise error
     products = [product for _, stream in found.reading.changed for product in stream.products] if found.reading else []
     return Probe(
-        url=wished.url,
+        url=shown(parse_url(wished.url)),
         signed_by=[] if keyring is None else list(openpgp.key_ids(keyring)),
         images=[OfferShown.model_validate(offer) for offer in offers.of_products(products)],
         skipped=[f"{entry.name}: {entry.why}" for entry in found.skipped],
@@ -165,14 +179,26 @@ async def get_source(_operator: Viewer, connection: Transaction, source_id: Sour
 async def change_source(
     operator: Admin, region: TheRegion, connection: Transaction, source_id: SourceId, fields: SourceChange
 ) -> SourceShown:
-    wished = fields.wish(await sources.get(connection, source_id))
-    source = await sources.change(connection, source_id, wished)
+    before = await sources.get(connection, source_id)
+    source = await sources.change(connection, source_id, fields.wish(before))
     await imports.enqueue(connection, "operator", operator.name, region.now())
+    await activity.record(
+        connection,
+        operator,
+        region.now(),
+        "source.changed",
+        f"Changed the source {source.name}.",
+        before=_recorded(before),
+        after=_recorded(source),
+    )
     await notify(connection, Topic.SOURCES)
     return _shown(source)
 
 
 @router.delete("/{source_id}", status_code=204, summary="Forget a source", responses=documented(404, 409))
-async def remove_source(_operator: Admin, connection: Transaction, source_id: SourceId) -> None:
+async def remove_source(operator: Admin, region: TheRegion, connection: Transaction, source_id: SourceId) -> None:
+    source = await sources.get(connection, source_id)
     await sources.remove(connection, source_id)
+    sentence = f"Removed the source {source.name}."
+    await activity.record(connection, operator, region.now(), "source.removed", sentence, before=_recorded(source))
     await notify(connection, Topic.SOURCES)
