@@ -2,8 +2,11 @@
 
 import asyncio
 import itertools
+import os
+import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -13,6 +16,12 @@ from region.database import create_engine, migrate
 
 TEMPLATE = "template_bootferry"
 NOW = datetime(2026, 7, 23, 12, 0, tzinfo=UTC)
+
+
+MEMORY = Path("/dev/shm")
+if MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 2**30:
+    # Every stored file is flushed to its disk; on a real one the tests would wait for little else.
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
 @pytest.fixture(scope="session")
