@@ -31,7 +31,7 @@ publish: env ## publish a new daily version on the sample mirror
 	@exec $(BIN)/python -m tests.upstream publish --dir '$(RUN_DIR)/upstream'
 
 .PHONY: test
-test: packages env ## run every test
+test: browser env ## run every test
 	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadgroup $(ARGS)
 
 .PHONY: check
@@ -40,6 +40,14 @@ check: env ## check format, lint, types and import contracts
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+.PHONY: openapi
+openapi: env ## write docs/openapi.json anew after a change of the API
+	@$(BIN)/python -m region openapi > docs/openapi.json.new && mv docs/openapi.json.new docs/openapi.json
+
+.PHONY: screenshots
+screenshots: browser env ## draw the pictures in docs/images anew
+	$(BIN)/python -m tests.browser.screenshots
 
 .PHONY: format
 format: env ## format the code and mend what lint can mend
@@ -63,6 +71,11 @@ clean: ## remove everything made here: the environment, caches, and the state in
 .PHONY: packages
 packages:
 	@$(PYTHON) -m deploy.local.packages
+
+# The same, and a browser for the tests where this system has one for us.
+.PHONY: browser
+browser:
+	@$(PYTHON) -m deploy.local.packages --browser
 
 # .venv as requirements.lock says; a few milliseconds when it already is.
 .PHONY: env

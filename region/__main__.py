@@ -110,6 +110,16 @@ def admin_token(
 
 
 @cli.command()
+def openapi() -> None:
+    """Print the description of the HTTP API (OpenAPI 3.1)."""
+    import json
+
+    from region import api
+
+    typer.echo(json.dumps(api.description(), indent=1, ensure_ascii=False))
+
+
+@cli.command()
 def new_epoch() -> None:
     """Make racks take this region's manifests again after its database was restored from a backup."""
     from sqlalchemy import update

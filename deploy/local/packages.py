@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from deploy.local.failure import Failure, exit_status
@@ -24,6 +24,8 @@ class Package:
 
 GPGV = Package("gpgv", program="gpgv", purpose="verifies the signature of every stream")
 CA_CERTIFICATES = Package("ca-certificates", program="update-ca-certificates", purpose="verifies the package index")
+
+CHROMIUM = Package("chromium", program="chromium", purpose="runs the browser tests")
 
 NEEDED = (GPGV,)
 """What running and testing Bootferry takes."""
@@ -97,9 +99,21 @@ def apt_get(command: str, *names: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
+def ensure_browser(environ: Mapping[str, str]) -> None:
+    """Return with a browser installed, or having said that its tests will skip. In CI they must not: raises Failure."""
+    try:
+        ensure(missing([CHROMIUM]))
+    except Failure as failure:
+        if environ.get("CI"):
+            raise
+        print(f"The browser tests will be skipped. {failure}", flush=True)
+
+
 def main() -> None:
-    """Make sure that every system package is there."""
+    """Make sure that every system package is there; with --browser, a browser for the tests too."""
     ensure(missing(NEEDED))
+    if "--browser" in sys.argv[1:]:
+        ensure_browser(os.environ)
 
 
 if __name__ == "__main__":

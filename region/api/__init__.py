@@ -3,11 +3,13 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import FileResponse
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.staticfiles import StaticFiles
+from starlette.types import Lifespan
 
 from region.api import (
     events,
@@ -34,6 +36,9 @@ PAGE_POLICY = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-an
 DOCS_POLICY = f"{PAGE_POLICY}; img-src 'self' data:; style-src 'self' 'unsafe-inline'"
 """Swagger UI sets styles of elements by itself; nothing else on its page may be inline, and nothing leaves the host."""
 
+_OPERATED = (images, selections, sources, imports, preferences, events)
+"""The nouns every route of which takes an operator."""
+
 _NOT_KEPT = {"Cache-Control": "no-cache"}
 _TAGS = [
     {"name": "images", "description": "What operators look at: images and where they are."},
@@ -57,6 +62,18 @@ def create(region: Region) -> FastAPI:
         async with running(region):
             yield
 
+    app = _application(lifespan)
+    app.state.region = region
+    app.state.attempts = operators.Attempts()
+    return app
+
+
+def description() -> dict[str, Any]:
+    """The OpenAPI document, as `/api/v1/openapi.json` answers it."""
+    return _application(None).openapi()
+
+
+def _application(lifespan: Lifespan[FastAPI] | None) -> FastAPI:
     app = FastAPI(
         title="Bootferry region",
         version=__version__,
@@ -72,13 +89,11 @@ def create(region: Region) -> FastAPI:
         redoc_url=None,
         lifespan=lifespan,
         generate_unique_id_function=lambda route: route.name,
-        # What every answer may be is said once here, not at every route.
-        responses=problems.documented(422),
     )
-    app.state.region = region
-    app.state.attempts = operators.Attempts()
-    versioned = APIRouter(prefix=VERSION_PREFIX)
-    for noun in (images, selections, sources, imports, racks, manifest, files, operators, preferences, events, health):
+    versioned = APIRouter(prefix=VERSION_PREFIX, responses=problems.documented(422, 503))
+    for noun in _OPERATED:
+        versioned.include_router(noun.router, responses=problems.documented(401, 403))
+    for noun in (racks, manifest, files, operators, health):
         versioned.include_router(noun.router)
     app.include_router(versioned)
     app.include_router(health.probes)

@@ -35,9 +35,9 @@ async def _allowed_size(
         return digest, await files.size_of(connection, digest)
 
 
-@router.api_route(
+@router.head("/files/{sha256}", include_in_schema=False, response_class=Response)
+@router.get(
     "/files/{sha256}",
-    methods=["GET", "HEAD"],
     summary="Get a stored file",
     response_class=Response,
     responses={

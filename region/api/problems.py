@@ -84,7 +84,18 @@ def problem(status: int, code: str, detail: str, headers: Mapping[str, str] | No
 
 
 def install(app: FastAPI) -> None:
-    """From here on every refusal `app` answers is a problem."""
+    """From here on every refusal `app` answers is a problem, and its OpenAPI document says what a problem is."""
+    describe = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = describe()
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        schemas["Problem"] = Problem.model_json_schema()
+        for unused in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(unused, None)
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
     app.add_exception_handler(BootferryError, _refusal)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _framework)
