@@ -107,6 +107,14 @@ async def authenticate(connection: AsyncConnection, token: str, now: datetime) -
     return Operator(row.id, row.name, Role(row.role))
 
 
+async def expiry(connection: AsyncConnection, token_id: str) -> datetime | None:
+    """When the token expires; None: never."""
+    found: datetime | None = await connection.scalar(
+        select(operator_tokens.c.expires_at).where(operator_tokens.c.id == token_id)
+    )
+    return found
+
+
 async def open_session(connection: AsyncConnection, operator: Operator, now: datetime) -> str:
     """The secret of a new session, for a cookie. Sessions that nobody used for long are cleared away."""
     secret = secrets.token_urlsafe(32)

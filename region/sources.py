@@ -63,12 +63,12 @@ def wish(
 ) -> SourceWish:
     """What an operator asked for, made regular. Raises InvalidValue, InvalidKeyring."""
     if keyring is not None and keyring_path is not None:
-        raise InvalidValue("source", name, "give either the path of a keyring or its contents, not both")
+        raise InvalidValue("usable source", name, "give either the path of a keyring or its contents, not both")
     if unsigned == (keyring is not None or keyring_path is not None):
-        raise InvalidValue("source", name, "give a keyring, or declare the source unsigned; one of the two")
+        raise InvalidValue("usable source", name, "give a keyring, or declare it unsigned; one of the two")
     if keyring_path is not None:
         read_keyring(Path(keyring_path))
-    if ca_bundle is not None and not Path(ca_bundle).is_file():
+    if ca_bundle and not Path(ca_bundle).is_file():
         raise InvalidValue("CA bundle", ca_bundle, "there is no such file on the region")
     root = str(parse_url(url).with_query(None))
     for ending in _BELOW_ROOT:
@@ -81,7 +81,7 @@ def wish(
         unsigned=unsigned,
         priority=priority,
         proxy=str(parse_url(proxy)) if proxy else None,
-        ca_bundle=ca_bundle,
+        ca_bundle=ca_bundle or None,
     )
 
 

@@ -40,6 +40,7 @@ CONNECT_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 30.0
 MAX_REDIRECTS = 5
 MAX_PROBLEM_BYTES = 64 * 1024
+_CREDENTIALS = frozenset({"authorization", "cookie"})
 USER_AGENT = f"bootferry/{__version__}"
 
 SignRequest = Callable[[str, str, bytes | None], Mapping[str, str]]
@@ -102,13 +103,17 @@ async def request(
     """The answer to a request, whatever its status; failures inside the block are told apart too.
 
     Redirects of GET and HEAD are followed, at most MAX_REDIRECTS and never from https to http; a signed request follows
-    none. Raises FetchError.
+    none, and credentials stay with the host they were meant for. Raises FetchError.
     """
     target = url
     with told_apart(session, url):
         for _ in range(MAX_REDIRECTS + 1):
             _guard(target)
-            sending = dict(headers or {})
+            sending = {
+                name: value
+                for name, value in (headers or {}).items()
+                if target.origin() == url.origin() or name.lower() not in _CREDENTIALS
+            }
             if sign is not None:
                 sending |= sign(method, target.raw_path_qs, body)
             async with session.request(

@@ -194,17 +194,22 @@ async def list_bootloaders(_operator: Viewer, region: TheRegion, connection: Tra
     return Page(items=[BootloaderShown.model_validate(bootloader) for bootloader in found])
 
 
-@router.get("/available", summary="List what a source offers to select from", responses=documented(404))
+@router.get("/available", summary="List what there is to select from", responses=documented(404))
 async def list_available(
     _operator: Viewer,
     connection: Transaction,
-    source_id: Annotated[int | None, Query(ge=1, le=2**31 - 1, description="The winning source when left out.")] = None,
+    source_id: Annotated[
+        int | None,
+        Query(ge=1, le=2**31 - 1, description="One source's offers; else each image from the one that wins it."),
+    ] = None,
 ) -> Page[OfferShown]:
     if source_id is None:
-        known = await sources.list_all(connection)
-        if not known:
-            return Page(items=[])
-        source_id = known[0].id
+        asked = await sources.list_all(connection)
     else:
-        await sources.get(connection, source_id)
-    return Page(items=[OfferShown.model_validate(offer) for offer in await offers.list_all(connection, source_id)])
+        asked = [await sources.get(connection, source_id)]
+    found: dict[str, OfferShown] = {}
+    for source in asked:
+        for offer in await offers.list_all(connection, source.id):
+            shown = OfferShown.model_validate(offer).model_copy(update={"source_id": source.id})
+            found.setdefault(str(shown.key()), shown)
+    return Page(items=list(found.values()))

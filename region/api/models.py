@@ -58,6 +58,7 @@ class OfferShown(ImageName):
     support_eol: date | None
     kernels: list[str] = Field(examples=[["ga-24.04", "hwe-24.04"]])
     size_bytes: int
+    source_id: int | None = Field(None, description="Whose offer it is; null in a probe.")
 
 
 ImageId = Annotated[

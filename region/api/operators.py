@@ -54,7 +54,9 @@ class SessionShown(Shape):
 
     name: str
     role: Role
-    expires_at: datetime = Field(description="When the session ends unless it is used.")
+    expires_at: datetime | None = Field(
+        description="When the session ends unless it is used, or when the token expires; null: never."
+    )
 
 
 class OperatorTokenFields(Shape):
@@ -118,12 +120,13 @@ async def log_in(
     return SessionShown(name=operator.name, role=operator.role, expires_at=region.now() + SESSION_IDLE)
 
 
-@router.get("/session", summary="Show who is logged in", responses=documented(401))
-async def get_session(region: TheRegion, connection: Transaction, request: Request) -> SessionShown:
+@router.get("/session", summary="Show who asks", responses=documented(401))
+async def get_session(operator: Viewer, region: TheRegion, connection: Transaction, request: Request) -> SessionShown:
     secret = request.cookies.get(SESSION_COOKIE)
-    if secret is None:
-        raise Unauthenticated("Nobody is logged in; send a token to POST /api/v1/session.")
-    operator, expires_at = await operators.resume_session(connection, secret, region.now())
+    if "authorization" in request.headers or secret is None:
+        expires_at = await operators.expiry(connection, operator.id)
+    else:
+        _, expires_at = await operators.resume_session(connection, secret, region.now())
     return SessionShown(name=operator.name, role=operator.role, expires_at=expires_at)
 
 

@@ -59,6 +59,7 @@ class PlanShown(Shape):
 
     add: set[str] = Field(description="Images newly selected, by id.", examples=[["ubuntu:noble:amd64"]])
     remove: set[str] = Field(description="Images given up, by id.")
+    moved: set[str] = Field(description="Images that stay selected and come from another source.")
     unavailable: set[str] = Field(description="Images selected that no source offers.")
     fetch_bytes: int
     free_bytes: int = Field(description="Free on the region now.")
@@ -92,6 +93,7 @@ class _Change:
         shown = PlanShown(
             add=_images(wished) - _images(before),
             remove=_images(before) - _images(wished),
+            moved={str(image) for _, image in wished - before} & _images(before),
             unavailable={str(image) for image in decided.unavailable},
             fetch_bytes=decided.fetch_bytes,
             free_bytes=free,
@@ -198,9 +200,9 @@ async def _resolve(connection: AsyncConnection, fields: SelectionFields) -> tupl
     if fields.source_id is not None:
         source = await sources.get(connection, fields.source_id)
         if not await catalogue.is_known(connection, source.id, image):
-            raise NotFound("image in the source", f"{source.name}: {image}")
+            raise NotFound(f"image that {source.name} offers called", image)
         return source.id, image
     for source in await sources.list_all(connection):
         if await catalogue.is_known(connection, source.id, image):
             return source.id, image
-    raise NotFound("image in any source:", image)
+    raise NotFound("image that a source offers called", image)

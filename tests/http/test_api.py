@@ -163,7 +163,8 @@ async def test_a_probe_shows_what_is_offered_and_saves_nothing(running: Running)
     assert {"ubuntu:noble:amd64", "ubuntu:noble:arm64", "centos:centos66:amd64"} <= offered
     available = await running.client.items("/available")
     assert {f"{image['os']}:{image['release']}:{image['arch']}" for image in available} == offered
-    assert available == answer.json["images"]
+    assert [image | {"source_id": None} for image in available] == answer.json["images"]
+    assert {image["source_id"] for image in available} == {1}
 
 
 async def test_an_unsigned_mirror_is_refused_unless_declared(running: Running) -> None:

@@ -1,0 +1,232 @@
+"""`sync`, `stop`, `imports`, `import show`, `auto-sync`: the runs that bring images in."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from region.cli import output, words
+from region.cli.exits import Failed
+from region.cli.names import parse_image, shown
+from region.cli.output import Cell, Column, Format
+from region.cli.session import Output, call
+
+if TYPE_CHECKING:
+    from region.cli.client import Api
+
+Item = Mapping[str, Any]
+
+_STATES = {
+    "queued": Cell("Queued", "yellow"),
+    "running": Cell("Running", "cyan"),
+    "succeeded": Cell("Succeeded", "green"),
+    "failed": Cell("Failed", "red"),
+    "cancelled": Cell("Stopped", "yellow"),
+}
+_TRIGGERS = {"schedule": "the hourly sync", "healing": "a damaged file", "selection": "a selection by "}
+
+
+class Switch(StrEnum):
+    """The two positions of the switch."""
+
+    ON = "on"
+    OFF = "off"
+
+
+def sync(
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[IMAGE]...", help="Such as ubuntu/noble/amd64; all that are selected when left out."),
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", "-w", help="Show how far it is; fail if it does.")] = False,
+    chosen: Output = Format.TABLE,
+) -> None:
+    """Bring images up to date now.
+
+    Reads every source, fetches what is new and deletes what is no longer selected. A run that waits already takes this
+    wish in: asking twice is one import.
+    """
+    wanted = [parse_image(text).id for text in images or ()]
+
+    async def start(api: "Api") -> Item:
+        return (await api.ask("POST", "imports", body={"images": wanted} if wanted else None)).body
+
+    run = call(start)
+    if wait:
+        wait_for(run["id"], chosen)
+    elif not output.show_data(chosen, run):
+        output.say(f"Import {run['id']} is {_state(run).text.lower()}; see it with: bootferry import show {run['id']}")
+
+
+def wait_for(import_id: int, chosen: Format) -> None:
+    """Watch an import to its end and tell how it ended. Raises Failed unless it succeeded."""
+
+    async def watch(api: "Api") -> Item:
+        from region.cli.follow import follow, watcher
+
+        with watcher() as watching:
+            return await follow(api, import_id, watching)
+
+    run = call(watch)
+    if not output.show_data(chosen, run):
+        output.say(_summary(run))
+    if run.get("state") != "succeeded":
+        code = run.get("error_code") or str(run.get("state"))
+        raise Failed(code, str(run.get("error") or f"Import {import_id} {_state(run).text.lower()}."))
+
+
+def _summary(run: Item) -> str:
+    number, images = run.get("id"), run.get("images") or {}
+    begun = f"Import {number} {_state(run).text.lower()}"
+    if not images:
+        return f"{begun}: there was nothing to fetch."
+    took = _took(run)
+    return f"{begun}: {words.size(run.get('bytes_done'))} fetched{f' in {took}' if took else ''}."
+
+
+def stop(
+    number: Annotated[int | None, typer.Argument(metavar="[IMPORT]", help="Its number; all when left out.")] = None,
+    chosen: Output = Format.TABLE,
+) -> None:
+    """Stop the import that runs, and the one that waits. What has arrived is kept."""
+
+    async def cancel(api: "Api") -> list[Item]:
+        under_way = (
+            [item["id"] for item in await api.list("imports", most=10) if item.get("state") in ("queued", "running")]
+            if number is None
+            else [number]
+        )
+        # The waiting one first: it must not begin when the running one ends.
+        return [(await api.ask("POST", "imports", str(found), "cancel")).body for found in sorted(under_way)[::-1]]
+
+    stopped = call(cancel)
+    if output.show_data(chosen, stopped):
+        return
+    for run in stopped:
+        ended = run.get("state") == "cancelled"
+        output.say(f"Import {run.get('id')} {'was stopped' if ended else 'will stop within seconds'}.")
+    if not stopped:
+        output.say("No import runs or waits.")
+
+
+def list_recent(
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="How many.")] = 20,
+    chosen: Output = Format.TABLE,
+) -> None:
+    """List imports, the newest first."""
+
+    async def read(api: "Api") -> list[dict[str, Any]]:
+        return await api.list("imports", most=limit)
+
+    found, now = call(read), datetime.now(UTC)
+    output.show_list(
+        chosen,
+        found,
+        [
+            Column("IMPORT", lambda item: str(item.get("id")), right=True),
+            Column("STATE", _state),
+            Column("STARTED BY", _origin),
+            Column("WHEN", lambda item: words.ago(item.get("requested_at"), now)),
+            Column("TOOK", _took),
+            Column("FETCHED", _fetched, right=True),
+        ],
+        empty="There has been no import yet; begin one with: bootferry sync",
+    )
+    if chosen is Format.TABLE and found and found[0].get("error"):
+        output.note(f"\nImport {found[0].get('id')}: {found[0]['error']}")
+
+
+def show(
+    number: Annotated[int, typer.Argument(metavar="IMPORT", help="Its number.")],
+    wait: Annotated[bool, typer.Option("--wait", "-w", help="Show how far it is; fail if it does.")] = False,
+    chosen: Output = Format.TABLE,
+) -> None:
+    """Show one import, with its images."""
+    if wait:
+        wait_for(number, chosen)
+        return
+
+    async def read(api: "Api") -> Item:
+        return await api.get("imports", str(number))
+
+    run, now = call(read), datetime.now(UTC)
+    output.show_facts(
+        chosen,
+        run,
+        [
+            ("Import", str(run.get("id"))),
+            ("State", Cell("Stopping", "yellow") if _stopping(run) else _state(run)),
+            ("Started by", _origin(run)),
+            ("Of", ", ".join(map(shown, run.get("scope") or ())) or "all that is selected"),
+            ("Requested", words.when(run.get("requested_at"), now)),
+            ("Finished", words.when(run["finished_at"], now) if run.get("finished_at") else ""),
+            ("Took", _took(run)),
+            ("Fetched", _fetched(run)),
+            ("Error", Cell(str(run.get("error") or ""), "red")),
+        ],
+    )
+    images = run.get("images")
+    if chosen is Format.TABLE and images:
+        rows = [{"image": shown(image), **state} for image, state in sorted(images.items())]
+        errors = [Column("ERROR", lambda row: Cell(str(row.get("error") or ""), "red"))]
+        output.say("")
+        output.table(
+            rows,
+            [
+                Column("IMAGE", lambda row: row["image"]),
+                Column("FETCHED", lambda row: words.size(row.get("bytes_done")), right=True),
+                Column("OF", lambda row: words.size(row.get("bytes_total")), right=True),
+                *(errors if any(row.get("error") for row in rows) else []),
+            ],
+        )
+
+
+def auto_sync(
+    switch: Annotated[Switch | None, typer.Argument(metavar="[on|off]", help="Left out, it is shown.")] = None,
+    chosen: Output = Format.TABLE,
+) -> None:
+    """Show the region's hourly sync, or switch it on or off. Racks poll every 5 minutes whatever this says."""
+
+    async def change(api: "Api") -> Item:
+        if switch is None:
+            return await api.get("sync")
+        return (await api.ask("PATCH", "sync", body={"enabled": switch is Switch.ON})).body
+
+    found, now = call(change), datetime.now(UTC)
+    if output.show_data(chosen, found):
+        return
+    every = words.span(found.get("interval_seconds", 3600)).removeprefix("1 ")
+    last = f"it ran {words.ago(found['last_run_at'], now)}" if found.get("last_run_at") else "it has never run"
+    if found.get("enabled"):
+        due = words.moment(found.get("next_run_at"))
+        following = "now" if due is None or due <= now else words.ago(found["next_run_at"], now)
+        output.say(f"Automatic sync is on, every {every}: {last} and is due {following}.")
+    else:
+        output.say(f"Automatic sync is off: {last}.")
+
+
+def _state(run: Item) -> Cell:
+    state = str(run.get("state", ""))
+    return _STATES.get(state, Cell(state.replace("_", " ").capitalize()))
+
+
+def _stopping(run: Item) -> bool:
+    return bool(run.get("cancel_requested")) and run.get("state") == "running"
+
+
+def _origin(run: Item) -> str:
+    by, trigger = str(run.get("requested_by") or ""), str(run.get("trigger") or "")
+    told = _TRIGGERS.get(trigger, "")
+    return f"{told}{by}" if trigger == "selection" else told or by or trigger
+
+
+def _took(run: Item) -> str:
+    begun, ended = words.moment(run.get("started_at")), words.moment(run.get("finished_at"))
+    return words.span((ended - begun).total_seconds()) if begun and ended else ""
+
+
+def _fetched(run: Item) -> str:
+    done, total = run.get("bytes_done"), run.get("bytes_total")
+    return words.size(done) if done == total else f"{words.size(done)} of {words.size(total)}"

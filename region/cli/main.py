@@ -1,0 +1,230 @@
+"""`bootferry`: the tree of commands, and the one door every run leaves through."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, NamedTuple
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from region.cli import completion, images, imports, login, offers, racks, selection, sources
+from region.cli.exits import ExitCode, ending
+from region.cli.output import Format
+from region.cli.session import format_of
+from region.cli.words import printable
+from shared import __version__
+from shared.errors import BootferryError
+
+Command = Callable[..., None]
+
+
+class Group(NamedTuple):
+    """Commands below a noun."""
+
+    help: str
+    commands: Mapping[str, Command]
+
+
+TREE: Mapping[str, Mapping[str, Command | Group]] = {
+    "Images": {
+        "available": offers.list_all,
+        "select": selection.select,
+        "unselect": selection.unselect,
+        "selection": Group(
+            "Show the whole selection, or make it what a file says.",
+            {"show": selection.show, "apply": selection.apply},
+        ),
+        "images": images.list_all,
+        "image": Group("One image.", {"show": images.show}),
+    },
+    "Imports": {
+        "sync": imports.sync,
+        "stop": imports.stop,
+        "imports": imports.list_recent,
+        "import": Group("One import.", {"show": imports.show}),
+        "auto-sync": imports.auto_sync,
+    },
+    "Sources and racks": {
+        "sources": sources.list_all,
+        "source": Group(
+            "One source: add, show, probe, update or remove it.",
+            {
+                "add": sources.add,
+                "show": sources.show,
+                "probe": sources.probe,
+                "update": sources.update,
+                "remove": sources.remove,
+            },
+        ),
+        "racks": racks.list_all,
+        "rack": Group(
+            "One rack: show or remove it, or make a token to enrol one.",
+            {"show": racks.show, "token": racks.token, "remove": racks.remove},
+        ),
+    },
+    "Log-in and shell": {
+        "login": login.login,
+        "logout": login.logout,
+        "profiles": login.list_profiles,
+        "profile": Group("One profile.", {"use": login.use_profile}),
+        "completion": completion.completion,
+    },
+}
+
+EPILOG = (
+    "Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 no region answers, 4 not logged in.\n\n"
+    "BOOTFERRY_URL and BOOTFERRY_TOKEN name a region without a log-in; BOOTFERRY_PROFILE chooses between log-ins."
+)
+
+
+class Commands(TyperGroup):
+    """Commands that list themselves in sections, show their help when none is named, and tell errors in a sentence."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the command line as far as the next command."""
+        if not args and not ctx.resilient_parsing:
+            print(ctx.get_help())
+            ctx.exit(ExitCode.DONE)
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Carry the command out."""
+        try:
+            return super().invoke(ctx)
+        except BootferryError as error:
+            ended = ending(error)
+            if format_of(ctx) is Format.JSON:
+                print(json.dumps({"code": ended.code, "detail": ended.detail}, ensure_ascii=False), file=sys.stderr)
+            else:
+                _complain(ended.detail)
+            raise typer.Exit(ended.exit_code) from error
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names of the commands, in the tree's order."""
+        order = [name for commands in TREE.values() for name in commands]
+        names = super().list_commands(ctx)
+        return sorted(names, key=lambda name: order.index(name) if ctx.parent is None else names.index(name))
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """List the commands, section by section."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        names = self.list_commands(ctx)
+        width = formatter.width - max(map(len, names)) - 4
+        for name in names:
+            command = self.get_command(ctx, name)
+            if command is not None:
+                section = str(getattr(command, "rich_help_panel", None) or "Commands")
+                sections.setdefault(section, []).append((name, command.get_short_help_str(width)))
+        for section, rows in sections.items():
+            with formatter.section(section):
+                formatter.write_dl(rows)
+
+
+class OneCommand(TyperCommand):
+    """A command whose arguments are shown as they are typed, without Python's names for them."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """What follows the command in its usage line."""
+        return ["[OPTIONS]", *(name for name, _ in self._arguments(ctx))]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """List arguments and options."""
+        options = [param.get_help_record(ctx) for param in self.get_params(ctx) if param.param_type_name == "option"]
+        arguments = [(name.strip("[]"), told) for name, told in self._arguments(ctx)]
+        for heading, rows in (("Arguments", arguments), ("Options", [row for row in options if row])):
+            if rows:
+                with formatter.section(heading):
+                    formatter.write_dl(rows)
+
+    def _arguments(self, ctx: Any) -> list[tuple[str, str]]:
+        params: list[Any] = [param for param in self.get_params(ctx) if param.param_type_name == "argument"]
+        return [(str(param.metavar), str(param.help or "")) for param in params]
+
+
+def build() -> typer.Typer:
+    """The command line."""
+    app = _app(help="Choose boot images, watch them reach every rack, and look after sources and racks.", epilog=EPILOG)
+    app.callback()(_common)
+    for section, commands in TREE.items():
+        for name, command in commands.items():
+            if isinstance(command, Group):
+                group = _app(help=command.help)
+                for word, function in command.commands.items():
+                    group.command(word, cls=OneCommand)(function)
+                app.add_typer(group, name=name, rich_help_panel=section)
+            else:
+                app.command(name, cls=OneCommand, rich_help_panel=section)(command)
+    return app
+
+
+def _app(**about: Any) -> typer.Typer:
+    # Plain help: it looks the same on every terminal, and nothing has to be loaded to draw it.
+    return typer.Typer(
+        cls=Commands,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+        **about,
+    )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"{completion.PROGRAM} {__version__}")
+        raise typer.Exit
+
+
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _complain(sentence: str) -> None:
+    print(f"{completion.PROGRAM}: {printable(sentence)}", file=sys.stderr)
+
+
+def main() -> None:
+    """The console script. `exits.ExitCode` documents how it ends."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a character shows another one; that is no reason to fail.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    try:
+        code = _run()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        code = ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has seen enough. What is still buffered must not be tried again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = ExitCode.REFUSED
+    sys.exit(int(code))
+
+
+def _run() -> int:
+    if completion.VARIABLE in os.environ:
+        from typer._completion_classes import completion_init
+
+        completion_init()
+    try:
+        return build()(prog_name=completion.PROGRAM, standalone_mode=False) or ExitCode.DONE
+    except typer.Abort:
+        return ExitCode.INTERRUPTED
+    except typer.TyperException as error:
+        # Its context knows which command was being read.
+        told = " ".join(error.format_message().split()).rstrip(".")
+        ctx = getattr(error, "ctx", None)
+        _complain(
+            f"{told}{'' if told.endswith('?') else '.'} See: {getattr(ctx, 'command_path', completion.PROGRAM)} -h"
+        )
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""`available`: the images that sources offer to select from."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from region.cli import output, words
+from region.cli.names import Image, image_of, pick
+from region.cli.output import Cell, Column, Format
+from region.cli.session import Output, call
+
+if TYPE_CHECKING:
+    from region.cli.client import Api
+
+Item = Mapping[str, Any]
+
+
+def list_all(
+    source: Annotated[
+        str | None, typer.Option("--source", "-s", metavar="SOURCE", help="Of this source alone, its name or number.")
+    ] = None,
+    chosen: Output = Format.TABLE,
+) -> None:
+    """List the images that can be selected.
+
+    An image that several sources offer is listed once, with the source that wins it.
+    """
+
+    async def read(api: "Api") -> tuple[list[dict[str, Any]], list[dict[str, Any]], set[Image]]:
+        known = await api.list("sources")
+        if source is not None:
+            known = [dict(pick(known, "source", source))]
+        selected = {image_of(item) for item in await api.list("selections")}
+        return known, list((await offered(api, known)).values()), selected
+
+    known, found, selected = call(read)
+    names = {item.get("id"): str(item.get("name")) for item in known}
+    of_source = [Column("SOURCE", lambda item: names.get(item.get("source_id"), ""))] if len(known) > 1 else []
+    output.show_list(
+        chosen,
+        found,
+        [
+            *columns(datetime.now(UTC)),
+            *of_source,
+            Column("SELECTED", lambda item: Cell("yes", "green") if image_of(item) in selected else ""),
+        ],
+        empty="No source offers any image" + ("; add one with: bootferry source add" if not known else " yet."),
+    )
+    if chosen is Format.TABLE:
+        for item in known:
+            if item.get("error"):
+                output.note(f"\n{item.get('name')}: {item['error']}")
+
+
+async def offered(api: "Api", sources: list[dict[str, Any]]) -> dict[Image, dict[str, Any]]:
+    """What these sources offer, the first that offers an image being named as its `source_id`."""
+    found: dict[Image, dict[str, Any]] = {}
+    for source in sources:
+        for item in await api.list("available", source_id=source["id"]):
+            found.setdefault(image_of(item), {**item, "source_id": source["id"]})
+    return found
+
+
+def columns(now: datetime) -> list[Column]:
+    """What a table shows of an offer."""
+    return [
+        Column("IMAGE", lambda item: str(image_of(item))),
+        Column("RELEASE", lambda item: str(item.get("title") or "")),
+        Column("SIZE", lambda item: words.size(item.get("size_bytes")), right=True),
+        Column("VERSION", lambda item: str(item.get("version") or "")),
+        Column("SUPPORT", lambda item: _support(item, now)),
+    ]
+
+
+def _support(item: Item, now: datetime) -> Cell | str:
+    until = item.get("support_eol")
+    if not until:
+        return ""
+    return Cell(f"ended {until}", "dim") if str(until) < f"{now:%Y-%m-%d}" else f"until {until}"

@@ -1,0 +1,247 @@
+"""`sources`, `source …`: where images come from."""
+
+import base64
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
+
+import typer
+
+from region.cli import output, words
+from region.cli.exits import Misused
+from region.cli.names import pick
+from region.cli.offers import columns
+from region.cli.output import Cell, Column, Format
+from region.cli.session import Output, Yes, call, confirm
+
+if TYPE_CHECKING:
+    from region.cli.client import Api
+
+PROBE_TIMEOUT_S = 300.0
+MAX_KEYRING_BYTES = 1_000_000
+MAX_NAME = 64
+
+Item = Mapping[str, Any]
+SourceArgument = Annotated[str, typer.Argument(metavar="SOURCE", help="Its name or number.")]
+Keyring = Annotated[
+    Path | None, typer.Option("--keyring", metavar="FILE", help="The public keys that sign it, a file on this machine.")
+]
+KeyringPath = Annotated[str | None, typer.Option(metavar="PATH", help="Or a file on the region, read at every sync.")]
+Unsigned = Annotated[bool, typer.Option("--unsigned", help="Take it without any signature: trust whoever answers.")]
+Priority = Annotated[int | None, typer.Option(min=1, max=1_000_000, help="The greater wins an image of several.")]
+Proxy = Annotated[str | None, typer.Option(metavar="URL", help="The proxy to reach it through.")]
+CaBundle = Annotated[str | None, typer.Option(metavar="PATH", help="Certificates to trust, a file on the region.")]
+
+
+def list_all(chosen: Output = Format.TABLE) -> None:
+    """List the sources, the one that wins first."""
+
+    async def read(api: "Api") -> list[dict[str, Any]]:
+        return await api.list("sources")
+
+    found, now = call(read), datetime.now(UTC)
+    output.show_list(
+        chosen,
+        found,
+        [
+            Column("SOURCE", lambda item: str(item.get("id")), right=True),
+            Column("NAME", lambda item: str(item.get("name"))),
+            Column("URL", lambda item: str(item.get("url"))),
+            Column("SIGNED", lambda item: Cell("no", "yellow") if item.get("unsigned") else "yes"),
+            Column("PRIORITY", lambda item: str(item.get("priority")), right=True),
+            Column("LAST READ", lambda item: _reading(item, now)),
+        ],
+        empty="There is no source; add one with: bootferry source add",
+    )
+    if chosen is Format.TABLE:
+        for item in found:
+            if item.get("error"):
+                output.note(f"\n{item.get('name')}: {item['error']}")
+
+
+def show(source: SourceArgument, chosen: Output = Format.TABLE) -> None:
+    """Show one source."""
+
+    async def read(api: "Api") -> Item:
+        return pick(await api.list("sources"), "source", source)
+
+    _show(chosen, call(read))
+
+
+def probe(
+    url: Annotated[str, typer.Argument(metavar="URL", help="The mirror's root.")],
+    keyring: Keyring = None,
+    keyring_path: KeyringPath = None,
+    unsigned: Unsigned = False,
+    proxy: Proxy = None,
+    ca_bundle: CaBundle = None,
+    chosen: Output = Format.TABLE,
+) -> None:
+    """Try a source: show what it offers, or precisely why not. Nothing is saved."""
+    _require_trust(keyring, keyring_path, unsigned)
+    name = (urlsplit(url).hostname or "probe")[:MAX_NAME]
+    fields = _fields(name, url, keyring, keyring_path, unsigned, None, proxy, ca_bundle)
+
+    async def ask(api: "Api") -> Item:
+        return (await api.ask("POST", "sources", "probe", body=fields)).body
+
+    found = call(ask, read_timeout_s=PROBE_TIMEOUT_S)
+    if output.show_data(chosen, found):
+        return
+    images = found.get("images", [])
+    if images:
+        output.table(images, columns(datetime.now(UTC)))
+    vouched = _vouched(found.get("signed_by", []), unsigned)
+    output.say(f"\n{found.get('url', url)} offers {words.counted(len(images), 'image')}; it is {vouched}.")
+    for sentence in found.get("skipped", []):
+        output.note(f"Skipped: {sentence}")
+
+
+def add(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="How it is to be called.")],
+    url: Annotated[str, typer.Argument(metavar="URL", help="The mirror's root.")],
+    keyring: Keyring = None,
+    keyring_path: KeyringPath = None,
+    unsigned: Unsigned = False,
+    priority: Priority = None,
+    proxy: Proxy = None,
+    ca_bundle: CaBundle = None,
+    probed: Annotated[bool, typer.Option("--probe/--no-probe", help="Try it first; add it only if it works.")] = True,
+    chosen: Output = Format.TABLE,
+) -> None:
+    """Add a source. Unless --priority says otherwise, it wins over those there are."""
+    _require_trust(keyring, keyring_path, unsigned)
+    fields = _fields(name, url, keyring, keyring_path, unsigned, priority, proxy, ca_bundle)
+
+    async def create(api: "Api") -> Item:
+        if probed:
+            await api.ask("POST", "sources", "probe", body=fields)
+        return (await api.ask("POST", "sources", body=fields)).body
+
+    found = call(create, read_timeout_s=PROBE_TIMEOUT_S)
+    if not output.show_data(chosen, found):
+        output.say(f"Added {found.get('name')} as source {found.get('id')}; the region reads it now.")
+
+
+def update(
+    source: SourceArgument,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="How it is to be called.")] = None,
+    url: Annotated[str | None, typer.Option(metavar="URL", help="The mirror's root.")] = None,
+    keyring: Keyring = None,
+    keyring_path: KeyringPath = None,
+    unsigned: Unsigned = False,
+    priority: Priority = None,
+    proxy: Annotated[str | None, typer.Option(metavar="URL", help="The proxy to reach it through; '' is none.")] = None,
+    ca_bundle: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Certificates to trust, a file on the region; '' is none.")
+    ] = None,
+    chosen: Output = Format.TABLE,
+) -> None:
+    """Change a source; what is left out stays. A new keyring replaces the old one."""
+    fields = _fields(name, url, keyring, keyring_path, unsigned, priority, proxy, ca_bundle)
+    if not fields:
+        raise Misused("Nothing to change was named; see: bootferry source update --help")
+
+    async def change(api: "Api") -> Item:
+        found = pick(await api.list("sources"), "source", source)
+        return (await api.ask("PATCH", "sources", str(found["id"]), body=fields)).body
+
+    _show(chosen, call(change))
+
+
+def remove(source: SourceArgument, yes: Yes = False, chosen: Output = Format.TABLE) -> None:
+    """Forget a source. None of its images may be selected or held any more."""
+
+    async def find(api: "Api") -> Item:
+        return pick(await api.list("sources"), "source", source)
+
+    async def forget(api: "Api") -> None:
+        await api.ask("DELETE", "sources", str(found["id"]))
+
+    found = call(find)
+    confirm(f"The source {found.get('name')} and its keyring will be forgotten. Go on?", yes=yes)
+    call(forget)
+    if not output.show_data(chosen, found):
+        output.say(f"The source {found.get('name')} was removed.")
+
+
+def _require_trust(keyring: Path | None, keyring_path: str | None, unsigned: bool) -> None:
+    """Returning says: one way to trust the source was named. Raises Misused."""
+    if [keyring is not None, keyring_path is not None, unsigned].count(True) != 1:
+        raise Misused("Say who signs it, in one way: --keyring FILE, --keyring-path PATH, or --unsigned for nobody.")
+
+
+def _fields(
+    name: str | None,
+    url: str | None,
+    keyring: Path | None,
+    keyring_path: str | None,
+    unsigned: bool,
+    priority: int | None,
+    proxy: str | None,
+    ca_bundle: str | None,
+) -> dict[str, Any]:
+    """What was given on the command line, as the API takes it. Raises Misused."""
+    given = {
+        "name": name,
+        "url": url,
+        "keyring": None if keyring is None else _read_keyring(keyring),
+        "keyring_path": keyring_path,
+        "unsigned": unsigned or None,
+        "priority": priority,
+        "proxy": proxy,
+        "ca_bundle": ca_bundle,
+    }
+    return {field: value for field, value in given.items() if value is not None}
+
+
+def _read_keyring(path: Path) -> str:
+    """The keyring as the API takes it: armour as it is, binary as base64. Raises Misused."""
+    try:
+        with path.open("rb") as opened:
+            found = opened.read(MAX_KEYRING_BYTES + 1)
+    except OSError as error:
+        raise Misused(f"The keyring {path} cannot be read: {error.strerror}.") from error
+    if len(found) > MAX_KEYRING_BYTES:
+        raise Misused(f"The keyring {path} is larger than {words.size(MAX_KEYRING_BYTES)}.")
+    if found.isascii():
+        return found.decode()
+    return base64.b64encode(found).decode()
+
+
+def _show(chosen: Format, item: Item) -> None:
+    now = datetime.now(UTC)
+    skipped = item.get("skipped") or []
+    vouched = _vouched(item.get("key_ids", []), bool(item.get("unsigned")))
+    output.show_facts(
+        chosen,
+        item,
+        [
+            ("Source", str(item.get("id"))),
+            ("Name", str(item.get("name"))),
+            ("URL", str(item.get("url"))),
+            ("Trust", Cell(vouched, "yellow" if item.get("unsigned") else "")),
+            ("Keyring", str(item.get("keyring_path") or "")),
+            ("Priority", str(item.get("priority"))),
+            ("Proxy", str(item.get("proxy") or "")),
+            ("CA bundle", str(item.get("ca_bundle") or "")),
+            ("Last read", words.when(item.get("last_read_at"), now)),
+            ("Error", Cell(str(item.get("error") or ""), "red")),
+            ("Skipped", "\n".join(map(str, skipped))),
+        ],
+    )
+
+
+def _vouched(key_ids: list[str], unsigned: bool) -> str:
+    if unsigned:
+        return "not signed: whoever answers at its address is trusted"
+    if not key_ids:
+        return "signed by keys that cannot be read at the moment"
+    return f"signed by {' or '.join(map(str, key_ids))}"
+
+
+def _reading(item: Item, now: datetime) -> Cell | str:
+    read = words.ago(item.get("last_read_at"), now)
+    return Cell(f"failed {read}", "red") if item.get("error") else read

@@ -1,0 +1,710 @@
+"""`bootferry` as an operator has it: a process with its streams and its exit code, against a region that runs.
+
+One region serves the module; tests that change it leave it as they found it. Each command is a process of its own; most
+of them are forked from one that has loaded the program's modules already, because a hundred starts take a minute.
+"""
+
+import asyncio
+import json
+import multiprocessing
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deploy.local import postgres
+from region import api, app
+from region.cli import profile
+from region.cli.exits import ExitCode
+from region.cli.main import main
+from region.cli.words import ago, counted, listed, printable, size, span
+from region.server import build_server
+from region.settings import RegionSettings
+from shared import __version__
+from shared.errors import InvalidSettings, Unauthenticated
+from tests.conftest import TEMPLATE
+from tests.upstream.content import TINY
+from tests.upstream.faults import Slow, Status
+from tests.upstream.mirror import Mirror
+from tests.upstream.server import Server, serve
+
+CHECKOUT = Path(__file__).parents[2]
+PROGRAM = (sys.executable, "-m", "region.cli.main")
+NEWEST = "ubuntu/resolute/amd64"
+"""The newest LTS, which a new region selects and fetches by itself."""
+
+
+@dataclass
+class Region:
+    """A region that runs in a thread, and its mirror."""
+
+    url: str
+    token: str
+    mirror: Mirror
+    upstream: Server
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@dataclass
+class Operator:
+    """Somebody with a home of their own who types commands."""
+
+    home: Path
+    region: Region
+    environ: dict[str, str] = field(default_factory=dict)
+
+    def environment(self, **more: str) -> dict[str, str]:
+        plain = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "TMPDIR")}
+        plain |= {"HOME": str(self.home), "XDG_CONFIG_HOME": str(self.home / "config"), "COLUMNS": "100", "TZ": "UTC"}
+        plain |= {"SSL_CERT_FILE": os.devnull}  # no certificate is checked here, and reading them all takes longest
+        return plain | self.environ | more
+
+    def __call__(self, *arguments: str, stdin: str = "", **environ: str) -> Ended:
+        """A run without any terminal."""
+        paths = [self.home / name for name in ("stdin", "stdout", "stderr")]
+        self.home.mkdir(exist_ok=True)
+        for path, text in zip(paths, (stdin, "", ""), strict=True):
+            path.write_text(text)
+        program = PROCESSES.Process(target=be_bootferry, args=(arguments, self.environment(**environ), paths))
+        program.start()
+        program.join(30)
+        out, err = paths[1].read_text(), paths[2].read_text()
+        assert program.exitcode is not None, f"It has not ended; it said {out}{err}"
+        assert self.region.token not in out + err
+        assert "Traceback" not in err, err
+        return Ended(program.exitcode, out, err)
+
+    def on_terminal(self, *arguments: str, types: str = "", once: str = "", **environ: str) -> Ended:
+        """A run on a terminal, both streams in `out`; when it has shown `once`, `types` is typed."""
+        terminal, line = pty.openpty()
+        name = Path(os.ttyname(line))
+        environment = self.environment(TERM="xterm-256color", **environ)
+        try:
+            program = PROCESSES.Process(target=be_bootferry, args=(arguments, environment, [name] * 3))
+            program.start()
+            out = self._watch(program.sentinel, terminal, types, once)
+            program.join(5)
+        finally:
+            os.close(line)
+            os.close(terminal)
+        assert program.exitcode is not None
+        assert self.region.token not in out
+        assert "Traceback" not in out, out
+        return Ended(program.exitcode, out, "")
+
+    def _watch(self, ended: int, terminal: int, types: str, once: str) -> str:
+        shown, deadline = b"", time.monotonic() + 30
+        while time.monotonic() < deadline:
+            ready = select.select([terminal, ended], [], [], 1)[0]
+            if terminal in ready:
+                shown += os.read(terminal, 65536)
+            elif ended in ready:
+                return shown.decode()
+            if types and once.encode() in shown:
+                os.write(terminal, types.encode())
+                types = ""
+        raise AssertionError(f"The program has not ended; it showed {shown!r}")
+
+
+def be_bootferry(arguments: Sequence[str], environ: Mapping[str, str], streams: Sequence[Path]) -> None:
+    """In a process of its own: run the program with these streams."""
+    os.setsid()  # the first terminal that is opened from here on is the one Ctrl-C is typed on
+    for number, path in enumerate(streams):
+        os.dup2(os.open(path, os.O_RDWR), number)
+    sys.stdin, sys.stdout, sys.stderr = (open(n, mode) for n, mode in enumerate(("r", "w", "w")))  # noqa: PTH123, SIM115
+    os.environ.clear()
+    os.environ.update(environ)
+    time.tzset()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.argv = ["bootferry", *arguments]
+    main()
+
+
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload([__name__, "region.cli.bars", "region.cli.client", "rich.table", "typer._adapters"])
+
+
+@pytest.fixture(scope="module")
+def region(database_server: postgres.Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Region]:
+    root = tmp_path_factory.mktemp("cli")
+    started, found = threading.Event(), list[Region]()
+    stop: list[Any] = []
+
+    async def run() -> None:
+        await database_server.clone(TEMPLATE, "cli")
+        mirror = Mirror.create(root / "upstream", now=datetime.now(UTC), sizes=TINY)
+        async with serve(mirror, host="127.0.0.1") as upstream:
+            settings = RegionSettings(
+                database_url=database_server.url("cli"),
+                data_dir=root / "region",
+                default_source_url=upstream.url,
+                default_source_keyring=mirror.keyring_path,
+                prune_grace_seconds=0,
+            )
+            built = app.build(settings)
+            server = build_server(api.create(built), host="127.0.0.1", port=0, shutdown_grace_s=1)
+            serving = asyncio.create_task(server.serve())
+            await asyncio.wait_for(built.ready.wait(), 20)
+            while not server.started:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            port = server.servers[0].sockets[0].getsockname()[1]
+            token = (settings.data_dir / "admin-token").read_text().strip()
+            found.append(Region(f"http://127.0.0.1:{port}", token, mirror, upstream))
+            stop.append(lambda: setattr(server, "should_exit", True))
+            started.set()
+            await serving
+        await database_server.drop_database("cli")
+
+    thread = threading.Thread(target=asyncio.run, args=(run(),))
+    thread.start()
+    try:
+        assert started.wait(60), "the region did not start"
+        # Every test begins with the newest LTS in place.
+        first = Operator(root / "nobody", found[0], {"BOOTFERRY_URL": found[0].url, "BOOTFERRY_TOKEN": found[0].token})
+        assert first("import", "show", "1", "--wait").code == 0
+        yield found[0]
+    finally:
+        for each in stop:
+            each()
+        thread.join(30)
+
+
+@pytest.fixture
+def operator(region: Region, tmp_path: Path) -> Operator:
+    """An operator whose environment names region and token."""
+    return Operator(tmp_path, region, {"BOOTFERRY_URL": region.url, "BOOTFERRY_TOKEN": region.token})
+
+
+@pytest.fixture
+def stranger(region: Region, tmp_path: Path) -> Operator:
+    """Somebody who has never logged in."""
+    return Operator(tmp_path, region)
+
+
+def plain(shown: str) -> str:
+    """What a terminal shows, without its escapes."""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown).replace("\r", "\n")
+
+
+LISTED = [
+    pytest.param(["images"], [r"^IMAGE +SIZE +STATUS", rf"^{NEWEST} +\d+\.\d kB +Stored +- +\d{{8}}"], id="images"),
+    pytest.param(["image", "show", "ubuntu/resolute"], [rf"^Image +{NEWEST}$", "^Source +maas.io$"], id="image"),
+    pytest.param(
+        ["available"], [rf"^{NEWEST} +26.04 LTS .*yes$", r"^centos/centos70/amd64 .*ended 2024-06-30$"], id="available"
+    ),
+    pytest.param(["available", "--source", "maas.io"], [r"^ubuntu/noble/arm64 "], id="available-of-a-source"),
+    pytest.param(["selection", "show"], [rf"^{NEWEST} +maas.io$"], id="selection"),
+    pytest.param(["sources"], [r"^SOURCE +NAME +URL", r"^ +1 +maas.io +http://.* yes +10 +\w"], id="sources"),
+    pytest.param(
+        ["source", "show", "1"], [r"^Trust +signed by [0-9A-F]{40}$", "^Skipped .*support-matrix"], id="source"
+    ),
+    pytest.param(["imports"], [r"^ +1 +Succeeded +the hourly sync"], id="imports"),
+    pytest.param(
+        ["import", "show", "1"], [r"^State +Succeeded$", rf"^{NEWEST} +\d", r"^pxelinux/i386 +\d"], id="import"
+    ),
+    pytest.param(["auto-sync"], [r"^Automatic sync is on, every hour: it ran .+ and is due .+\.$"], id="auto-sync"),
+]
+
+
+@pytest.mark.parametrize(("command", "patterns"), LISTED)
+def test_what_is_shown_as_table_and_as_json(operator: Operator, command: list[str], patterns: list[str]) -> None:
+    table = operator(*command)
+    assert (table.code, table.err) == (0, "")
+    for pattern in patterns:
+        assert re.search(pattern, table.out, re.MULTILINE), table.out
+    assert "\x1b" not in table.out
+    assert not re.search(r" $", table.out, re.MULTILINE), "trailing blanks"
+    data = operator(*command, "-o", "json")
+    assert (data.code, data.err) == (0, "")
+    assert data.json
+
+
+def test_yaml_says_what_json_says(operator: Operator) -> None:
+    in_json, in_yaml = operator("sources", "-o", "json"), operator("sources", "-o", "yaml")
+    assert yaml.safe_load(in_yaml.out) == in_json.json
+    # Times stay as the region wrote them.
+    assert datetime.fromisoformat(in_json.json[0]["last_read_at"]).tzinfo is not None
+
+
+NOTHING_THERE = [
+    pytest.param(["images"], {"BOOTFERRY_URL": "http://127.0.0.1:1"}, 3, "Nothing answers at", id="nothing-answers"),
+    pytest.param(["images"], {"BOOTFERRY_URL": "{mirror}"}, 3, "is not a Bootferry region", id="not-a-region"),
+    pytest.param(["images"], {"BOOTFERRY_URL": "region:5240"}, 2, "must begin with http", id="not-a-url"),
+    pytest.param(
+        ["images"], {"BOOTFERRY_TOKEN": "bf_000000000000_x"}, 4, "not known to the region", id="unknown-token"
+    ),
+    pytest.param(["images"], {"BOOTFERRY_TOKEN": ""}, 4, "There is no token for http", id="no-token"),
+    pytest.param(["images"], {"BOOTFERRY_URL": "", "BOOTFERRY_TOKEN": ""}, 4, "bootferry login URL", id="no-log-in"),
+    pytest.param(["image", "show", "ubuntu/warty/amd64"], {}, 1, "ubuntu:warty:amd64", id="unknown-image"),
+    pytest.param(["image", "show", "ubuntu/warty"], {}, 1, "neither selected nor held", id="unknown-release"),
+    pytest.param(["image", "show", "noble"], {}, 2, "write it as ubuntu/noble", id="half-an-image"),
+    pytest.param(["import", "show", "999"], {}, 1, "no import 999", id="unknown-import"),
+    pytest.param(["source", "show", "9"], {}, 1, "the region has maas.io", id="unknown-source"),
+    pytest.param(["rack", "show", "attic"], {}, 1, "the region has no racks", id="unknown-rack"),
+    pytest.param(["select", "ubuntu/noble"], {}, 2, "amd64 and arm64; say which with --arch", id="which-arch"),
+    pytest.param(["select", "ubuntu/warty"], {}, 1, "No source offers ubuntu/warty", id="not-offered"),
+    pytest.param(["select", "ubuntu/noble/amd64", "-a", "arm64"], {}, 2, "leave --arch out", id="arch-twice"),
+    pytest.param(["unselect", NEWEST], {}, 2, "add --yes", id="nobody-to-ask"),
+    pytest.param(["source", "remove", "1", "--yes"], {}, 1, "unselect them", id="source-in-use"),
+    pytest.param(["source", "probe", "http://127.0.0.1:1"], {}, 2, "--unsigned", id="probe-without-trust"),
+    pytest.param(["source", "probe", "{mirror}x", "--unsigned"], {}, 1, "answered 404", id="probe-of-nothing"),
+    pytest.param(["selection", "apply", "/nonexistent"], {}, 2, "No such file", id="no-such-file"),
+    pytest.param(["slect"], {}, 2, "Did you mean 'select'", id="no-such-command"),
+    pytest.param(["select"], {}, 2, "bootferry select -h", id="missing-argument"),
+    pytest.param(["images", "-o", "xml"], {}, 2, "bootferry images -h", id="no-such-format"),
+]
+
+
+@pytest.mark.parametrize(("command", "environ", "code", "told"), NOTHING_THERE)
+def test_a_refusal_is_one_sentence_and_an_exit_code(
+    operator: Operator, command: list[str], environ: dict[str, str], code: int, told: str
+) -> None:
+    mirror = operator.region.upstream.url
+    ended = operator(
+        *[part.format(mirror=mirror) for part in command],
+        **{name: value.format(mirror=mirror) for name, value in environ.items()},
+    )
+    assert ended.code == code, ended.err
+    assert told in ended.err
+    assert ended.err.startswith("bootferry: ")
+    assert ended.err.count("\n") == 1, ended.err
+
+
+def test_errors_have_their_code_in_json(operator: Operator) -> None:
+    ended = operator("image", "show", "ubuntu/warty/amd64", "-o", "json")
+    assert (ended.code, ended.out) == (1, "")
+    assert json.loads(ended.err) == {"code": "not_found", "detail": ended.err.split('"')[7]}
+
+
+def test_help_is_quick_plain_and_complete(stranger: Operator) -> None:
+    ended = stranger()
+    assert (ended.code, ended.err) == (0, "")
+    assert [line for line in ended.out.splitlines() if line.endswith(":") and line[0] != " "] == [
+        "Options:",
+        "Images:",
+        "Imports:",
+        "Sources and racks:",
+        "Log-in and shell:",
+    ]
+    assert "..." not in ended.out.replace("[ARGS]...", "")
+    loaded = subprocess.run(
+        [sys.executable, "-c", "import sys, region.cli.main; print(*sys.modules)"],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert not {"aiohttp", "asyncio", "rich", "yaml", "pydantic", "sqlalchemy", "fastapi"} & set(loaded)
+    assert {name for name in loaded if re.match(r"region\.(?!cli)|rack\.", name)} == set()
+
+
+def test_the_program_as_it_is_started(operator: Operator) -> None:
+    def run(*arguments: str, **environ: str) -> str:
+        environment = operator.environment(**environ)
+        ended = subprocess.run(
+            [*PROGRAM, *arguments],
+            cwd=CHECKOUT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=30,
+        )
+        assert ended.stderr == ""
+        return ended.stdout
+
+    assert run("--version") == f"bootferry {__version__}\n"
+    assert run("sources", "-o", "json") == operator("sources", "-o", "json").out
+    words = {"_BOOTFERRY_COMPLETE": "complete_bash", "COMP_CWORD": "1"}
+    assert run(COMP_WORDS="bootferry sel", **words).split() == ["select", "selection"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(stranger: Operator, shell: str) -> None:
+    ended = stranger("completion", shell)
+    assert (ended.code, ended.err) == (0, "")
+    assert "_BOOTFERRY_COMPLETE" in ended.out
+    if shell == "bash":
+        subprocess.run(["bash", "-n"], input=ended.out, text=True, check=True)
+
+
+def test_log_in_and_out(stranger: Operator, tmp_path: Path) -> None:
+    region, kept = stranger.region, tmp_path / "config" / "bootferry" / "profiles.json"
+    wrong = stranger("login", region.url, "--token-file", "-", stdin="bf_000000000000_wrong\n")
+    assert (wrong.code, wrong.out, kept.exists()) == (4, "", False)
+    assert stranger("login", region.upstream.url, "--token-file", "-", stdin=region.token).code == 3
+    assert stranger("login", region.url).code == 2  # nobody to ask
+    assert stranger("login", "region:5240").code == 2
+
+    told = stranger.on_terminal("login", region.url, types=f"{region.token}\r", once="Token")
+    assert (told.code, f"Logged in to region at {region.url}" in told.out) == (0, True)
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert kept.parent.stat().st_mode & 0o777 == 0o700
+
+    token_file = tmp_path / "token"
+    token_file.write_text(f"{region.token}\n")
+    assert stranger("login", f"{region.url}/", "--profile", "second", "--token-file", str(token_file)).code == 0
+    profiles = stranger("profiles")
+    assert re.search(r"^second +http\S+ +yes$", profiles.out, re.MULTILINE)
+    address = region.url.removeprefix("http://")
+    assert stranger("profile", "use", address).code == 0
+    assert stranger("profile", "use", "third").code == 2
+    assert stranger("sources", BOOTFERRY_PROFILE="second").code == 0
+    # A token goes to the region that made it, and to no other.
+    elsewhere = stranger("sources", BOOTFERRY_URL="http://127.0.0.1:1")
+    assert (elsewhere.code, "no token for http://127.0.0.1:1" in elsewhere.err) == (4, True)
+
+    assert "second is meant" in stranger("logout").err
+    assert stranger("logout").code == 0
+    assert stranger("sources").code == 4
+    assert json.loads(kept.read_text())["profiles"] == {}
+
+
+def test_select_and_unselect(operator: Operator) -> None:
+    wish = ("select", "ubuntu/noble", "--arch", "amd64", "--arch", "arm64")
+    planned = operator(*wish, "--dry-run")
+    assert planned.code == 0
+    assert planned.out.splitlines()[:2] == ["  + ubuntu/noble/amd64", "  + ubuntu/noble/arm64"]
+    assert re.fullmatch(r"\d+\.\d kB to fetch; .* free on the region afterwards\.", planned.out.splitlines()[2])
+    assert "nothing was changed" in planned.err
+    assert [entry["arches"] for entry in operator("selection", "show", "-o", "json").json["images"]] == [["amd64"]]
+
+    saved = operator(*wish, "--wait")
+    assert saved.code == 0, saved.err
+    assert "ubuntu/noble/arm64" in saved.out
+    assert re.search(r"^Import \d+ succeeded: \d+\.\d kB fetched in .*\.$", saved.out, re.MULTILINE)
+    assert re.search(r"^ubuntu/noble/arm64: \d+\.\d kB, done$", saved.err, re.MULTILINE)
+    again = operator(*wish)
+    assert (again.code, again.out) == (0, "Nothing to change: that is what is selected.\n")
+
+    declined = operator.on_terminal("unselect", "ubuntu/noble", types="n\r", once="2 images will be deleted. Go on?")
+    assert (declined.code, "Nothing was changed." in declined.out) == (1, True)
+    given_up = operator("unselect", "ubuntu/noble", "--yes", "--wait", "-o", "json")
+    assert (given_up.code, given_up.json["state"]) == (0, "succeeded")
+    assert "will be deleted from the region and every rack" in given_up.err
+    assert [item["id"] for item in operator("images", "-o", "json").json] == ["ubuntu:resolute:amd64"]
+
+
+def test_a_selection_in_a_file(operator: Operator, tmp_path: Path) -> None:
+    present = operator("selection", "show", "-o", "yaml").out
+    assert yaml.safe_load(present) == {
+        "images": [{"image": "ubuntu/resolute", "arches": ["amd64"], "source": "maas.io"}],
+    }
+    before = len(operator("imports", "-o", "json").json)
+    unchanged = operator("selection", "apply", "-", stdin=present)
+    assert (unchanged.code, unchanged.out) == (0, "Nothing to change: that is what is selected.\n")
+
+    file = tmp_path / "selection.yaml"
+    file.write_text("images: [{image: ubuntu/jammy, arches: [amd64]}, {image: ubuntu/resolute/amd64}]\n")
+    planned = operator("selection", "apply", str(file), "--dry-run", "-o", "json")
+    assert (planned.json["add"], planned.json["remove"]) == (["ubuntu:jammy:amd64"], [])
+    assert len(operator("imports", "-o", "json").json) == before
+    assert operator("selection", "apply", str(file), "--wait").code == 0
+    assert "Nothing to change" in operator("selection", "apply", str(file)).out
+    assert operator("selection", "apply", "-", "--yes", "--wait", stdin=present).code == 0
+    assert operator("selection", "show", "-o", "yaml").out == present
+
+
+FILES = [
+    pytest.param("images: [", "is not YAML", id="not-yaml"),
+    pytest.param("- ubuntu/noble", "one key, images", id="not-a-mapping"),
+    pytest.param("images: [{image: ubuntu/noble, arch: [amd64]}]", "may have arches and source", id="unknown-key"),
+    pytest.param("images: [{image: ubuntu/noble}]", "names no architecture", id="no-architecture"),
+    pytest.param("images: [{image: ubuntu/noble, arches: amd64}]", "must be a list", id="arches-no-list"),
+    pytest.param("images: [{image: noble, arches: [amd64]}]", "write it as ubuntu/noble", id="no-os"),
+]
+
+
+@pytest.mark.parametrize(("text", "told"), FILES)
+def test_a_file_that_is_no_selection_changes_nothing(operator: Operator, text: str, told: str) -> None:
+    ended = operator("selection", "apply", "-", "--yes", stdin=text)
+    assert (ended.code, ended.out) == (2, "")
+    assert told in ended.err
+
+
+def test_sync_shows_a_bar_per_image_on_a_terminal(operator: Operator) -> None:
+    upstream = operator.region.upstream
+    upstream.misbehave("*/squashfs", Slow(4_000))
+    try:
+        shown = operator.on_terminal("select", "ubuntu/questing", "-a", "amd64", "-a", "arm64", "--wait")
+    finally:
+        upstream.behave()
+    assert shown.code == 0, shown.out
+    assert "\x1b[32m━" in shown.out, "a green bar at the end"
+    last = [line for line in plain(shown.out).splitlines() if line.strip()][-3:]
+    assert [line.split()[0] for line in last[:2]] == ["ubuntu/questing/amd64", "ubuntu/questing/arm64"]
+    assert all("100 %" in line for line in last[:2])
+    assert re.fullmatch(r"Import \d+ succeeded: .*", last[2])
+
+    calm = operator.on_terminal("sync", "--wait", NO_COLOR="1")
+    assert calm.code == 0
+    assert "there was nothing to fetch" in calm.out
+    assert not re.search(r"\x1b\[[0-9;]*[34]\d", calm.out), "NO_COLOR leaves no colour"
+    images = operator.on_terminal("images")
+    assert "\x1b[32mStored" in images.out
+    assert operator("unselect", "ubuntu/questing", "--yes", "--wait").code == 0
+
+
+def test_a_failed_import_is_an_exit_code_and_a_stopped_one_too(operator: Operator) -> None:
+    upstream = operator.region.upstream
+    upstream.misbehave("jammy/arm64/*", Status(404))
+    try:
+        ended = operator("select", "ubuntu/jammy/arm64", "--wait")
+    finally:
+        upstream.behave()
+    assert ended.code == 1
+    assert re.search(r"^ubuntu/jammy/arm64: failed\. http\S+ answered 404", ended.err, re.MULTILINE)
+    assert re.search(r"^bootferry: http\S+ answered 404", ended.err, re.MULTILINE)
+    listed_images = operator("images")
+    assert re.search(r"^ubuntu/jammy/arm64 .* Failed ", listed_images.out, re.MULTILINE)
+    assert "answered 404" in listed_images.err
+
+    upstream.misbehave("jammy/arm64/*", Slow(1_200))
+    try:
+        started = operator("sync", "-o", "json").json["id"]
+        interrupted = operator.on_terminal("import", "show", str(started), "--wait", types="\x03", once="ubuntu/jammy")
+        assert interrupted.code == ExitCode.INTERRUPTED
+        assert "Abort" not in interrupted.out
+        stopped = operator("stop")
+        assert (stopped.code, f"Import {started} w" in stopped.out) == (0, True)
+        waited = operator("import", "show", str(started), "--wait")
+        assert (waited.code, "stopped" in waited.out) == (1, True)
+    finally:
+        upstream.behave()
+    assert operator("stop").out == "No import runs or waits.\n"
+    assert operator("unselect", "ubuntu/jammy", "--yes", "--wait").code == 0
+
+
+def test_sources_come_change_and_go(operator: Operator) -> None:
+    mirror, upstream = operator.region.mirror, operator.region.upstream
+    trust = ("--keyring", str(mirror.keyring_path))
+    probed = operator("source", "probe", upstream.url, *trust)
+    assert probed.code == 0
+    assert re.search(rf"offers \d+ images; it is signed by {mirror.fingerprint}\.$", probed.out, re.MULTILINE)
+
+    wrong = operator("source", "add", "Nowhere", f"{upstream.url}nowhere/", *trust)
+    assert (wrong.code, "answered 404" in wrong.err) == (1, True)
+    assert (
+        operator("source", "add", "Ours", upstream.url, *trust).out
+        == "Added Ours as source 2; the region reads it now.\n"
+    )
+    updated = operator("source", "update", "Ours", "--name", "Theirs", "--priority", "5", "-o", "json")
+    assert (updated.json["name"], updated.json["priority"]) == ("Theirs", 5)
+    assert operator("source", "update", "Theirs").code == 2
+    # The source that wins an image is named beside it.
+    assert re.search(rf"^{NEWEST} .* maas.io +yes$", operator("available").out, re.MULTILINE)
+    moved = operator("select", NEWEST, "--source", "Theirs", "--dry-run")
+    assert moved.out.startswith(f"  ~ {NEWEST}   from another source\n")
+    asked = operator.on_terminal("source", "remove", "Theirs", types="y\r", once="Go on?")
+    assert (asked.code, "The source Theirs was removed." in asked.out) == (0, True)
+
+
+def test_a_rack_enrols_with_the_command_that_is_shown(operator: Operator, tmp_path: Path) -> None:
+    none = operator("racks")
+    assert (none.code, none.out) == (0, "")
+    assert "bootferry rack token" in none.err
+    made = operator("rack", "token", "--hours", "2")
+    assert (made.code, made.err) == (0, "Run this on the rack within 2 hours; the token is not shown again:\n")
+    program, *arguments = made.out.split()
+    assert program == "bootferry-rack"
+    environ = operator.environment(RACK_DATA_DIR=str(tmp_path / "rack"), BOOTFERRY_CONFIG_DIR=str(tmp_path))
+    subprocess.run(
+        [sys.executable, "-m", "rack", *arguments, "--name", "attic"], cwd=CHECKOUT, env=environ, check=True, timeout=30
+    )
+    assert re.search(r"^attic +Never seen +- +never ", operator("racks").out, re.MULTILINE)
+    shown = operator("rack", "show", "attic", "-o", "json").json
+    assert operator("rack", "show", shown["id"][:8]).out.startswith("Rack       attic\n")
+    assert operator("rack", "remove", "attic", "--yes").out == "The rack attic was removed.\n"
+    assert operator("rack", "remove", "attic", "--yes").code == 1
+
+
+def test_the_switch(operator: Operator) -> None:
+    assert operator("auto-sync", "off").out.startswith("Automatic sync is off")
+    assert operator("auto-sync", "-o", "json").json["enabled"] is False
+    assert operator("auto-sync", "on").out.startswith("Automatic sync is on")
+
+
+def test_whoever_stops_reading_hears_no_complaint(operator: Operator) -> None:
+    run = subprocess.Popen(
+        [*PROGRAM, "available", "-o", "json"],
+        cwd=CHECKOUT,
+        env=operator.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert run.stdout is not None
+    assert run.stderr is not None
+    run.stdout.close()
+    with run.stderr:
+        assert run.stderr.read() == b""
+    assert run.wait(30) == 1
+
+
+class _NextYear(BaseHTTPRequestHandler):
+    """A region of the same major version that knows more: fields, statuses, and pages of one item."""
+
+    def do_GET(self) -> None:
+        self.server.asked.append((self.path, self.headers.get("Authorization")))  # type: ignore[attr-defined]
+        path, _, query = self.path.partition("?")
+        image = {"os": "ubuntu", "arch": "riscv64", "status": "being_blessed", "mood": {"of": "the day"}}
+        pages: dict[str, dict[str, Any]] = {
+            "": {"items": [image | {"release": "a\x1b[31m"}], "next": "1", "total": 2},
+            "cursor=1": {"items": [image | {"release": "b"}], "next": None},
+        }
+        if path == "/api/v1/images":
+            self._answer(200, pages[query])
+        elif path == "/api/v1/racks":
+            self._answer(307, {}, {"Location": "/elsewhere"})
+        elif path == "/api/v1/sources":
+            self._answer(200, {"items": [{"id": 1, "name": "maas.io"}]})
+        elif path == "/api/v1/selections":
+            wish = {"os": "ubuntu", "arch": "riscv64", "source_id": 1, "reason": "habit"}
+            first = {"items": [wish | {"release": "a"}], "next": "p2"}
+            self._answer(200, {"items": [wish | {"release": "b"}]} if query else first, {"ETag": '"7"'})
+        else:
+            self._answer(404, {"code": "not_found", "detail": "There is nothing here."})
+
+    def do_PUT(self) -> None:
+        wished = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        releases = " ".join(item["release"] for item in wished["items"])
+        self.server.asked.append((f"selected: {releases}", self.headers.get("If-Match")))  # type: ignore[attr-defined]
+        if "dry_run" in self.path:
+            self._answer(200, {"add": ["ubuntu:noble:amd64"], "remove": []})
+        else:
+            self._answer(412, {"code": "selection_changed", "detail": "Ann changed the selection; look again."})
+
+    def _answer(self, status: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> None:
+        sent = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json" if status == 200 else "application/problem+json")
+        self.send_header("Content-Length", str(len(sent)))
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(sent)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+def test_a_region_that_knows_more(operator: Operator) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _NextYear) as server:
+        asked: list[tuple[str, str | None]] = []
+        server.asked = asked  # type: ignore[attr-defined]
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            elsewhere = {"BOOTFERRY_URL": f"http://127.0.0.1:{server.server_port}"}
+            images = operator("images", **elsewhere)
+            assert images.code == 0, images.err
+            assert [line.split()[0] for line in images.out.splitlines()[1:]] == [
+                "ubuntu/a\ufffd[31m/riscv64",
+                "ubuntu/b/riscv64",
+            ]
+            assert "Being blessed" in images.out
+            assert operator("images", "-o", "json", **elsewhere).json[1]["mood"] == {"of": "the day"}
+            # A redirect would carry the token to wherever it leads.
+            redirected = operator("rack", "show", "attic", **elsewhere)
+            assert (redirected.code, "/elsewhere" in redirected.err) == (3, True)
+            assert all(path != "/elsewhere" for path, _ in asked)
+            # A selection is changed as a whole: all its pages go back, with its ETag.
+            put = operator("select", "ubuntu/noble/amd64", **elsewhere)
+            assert (put.code, put.err) == (1, "bootferry: Ann changed the selection; look again.\n")
+            assert [asking for asking in asked if asking[0].startswith("selected")] == [
+                ("selected: a b noble", None),
+                ("selected: a b noble", '"7"'),
+            ]
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+NOW = datetime(2026, 7, 23, 12, 0, tzinfo=UTC)
+
+WORDS = [
+    pytest.param(size(18_910_968), "18.9 MB", id="decimal-units"),
+    pytest.param(size(None), "-", id="unknown-size"),
+    pytest.param(span(0.2), "less than a second", id="an-instant"),
+    pytest.param(span(59.7), "1 minute", id="rounds-into-the-next-unit"),
+    pytest.param(span(3599), "1 hour", id="an-hour"),
+    pytest.param(ago((NOW - timedelta(minutes=3)).isoformat(), NOW), "3 minutes ago", id="past"),
+    pytest.param(ago((NOW + timedelta(hours=2)).isoformat(), NOW), "in 2 hours", id="future"),
+    pytest.param(ago((NOW - timedelta(days=90)).isoformat(), NOW), "2026-04-24", id="long-ago"),
+    pytest.param(ago(None, NOW), "never", id="never"),
+    pytest.param(ago("soon", NOW), "never", id="no-time"),
+    pytest.param(counted(1, "image"), "1 image", id="one"),
+    pytest.param(listed(["a", "b", "c"]), "a, b and c", id="three"),
+    pytest.param(listed(["a"]), "a", id="alone"),
+    pytest.param(
+        printable("a\x1b]0;b\x07\u202ec\nd"), "a\ufffd]0;b\ufffd\ufffdc\nd", id="no-escape-reaches-a-terminal"
+    ),
+]
+
+
+@pytest.mark.parametrize(("said", "expected"), WORDS)
+def test_words(said: str, expected: str) -> None:
+    assert said == expected
+
+
+KEPT = profile.Profiles(
+    "a", {"a": profile.Profile("http://a", "bf_a"), "b": profile.Profile("http://b", "bf_b", "/ca")}
+)
+
+CHOSEN = [
+    pytest.param({}, ("http://a", "bf_a", None), id="the-last-log-in"),
+    pytest.param({"BOOTFERRY_PROFILE": "b"}, ("http://b", "bf_b", "/ca"), id="named"),
+    pytest.param({"BOOTFERRY_TOKEN": "bf_x"}, ("http://a", "bf_x", None), id="another-token"),
+    pytest.param({"BOOTFERRY_URL": "http://a/"}, ("http://a", "bf_a", None), id="its-own-url"),
+    pytest.param({"BOOTFERRY_URL": "http://c", "BOOTFERRY_TOKEN": "bf_x"}, ("http://c", "bf_x", None), id="no-profile"),
+    pytest.param({"BOOTFERRY_URL": "http://c"}, Unauthenticated, id="never-a-token-for-another-region"),
+    pytest.param({"BOOTFERRY_PROFILE": "c"}, InvalidSettings, id="unknown"),
+]
+
+
+@pytest.mark.parametrize(("environ", "expected"), CHOSEN)
+def test_which_region_is_meant(environ: dict[str, str], expected: Any) -> None:
+    if isinstance(expected, tuple):
+        found = profile.active(environ, KEPT)
+        assert (found.url, found.token, found.ca_bundle) == expected
+        assert found.token not in repr(found)
+    else:
+        with pytest.raises(expected):
+            profile.active(environ, KEPT)
+
+
+def test_a_damaged_profile_file_is_told_apart(tmp_path: Path) -> None:
+    path = tmp_path / "profiles.json"
+    for text in ("{", "[]", '{"current": 1}', '{"current": "a", "profiles": {"a": {"host": 1}}}'):
+        path.write_text(text)
+        with pytest.raises(InvalidSettings, match="log in again"):
+            profile.load(path)
+    with suppress(FileNotFoundError):
+        path.unlink()
+    assert profile.load(path) == profile.Profiles("", {})
