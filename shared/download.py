@@ -5,7 +5,9 @@ Size and digest decide, never the end of the connection. The loop only moves buf
 """
 
 import asyncio
+import fcntl
 import os
+import re
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -16,11 +18,13 @@ import aiohttp
 from yarl import URL
 
 from shared.digest import Hasher, Sha256
-from shared.errors import ConnectionLost, FetchError, TooSlow, WrongDigest, WrongSize
+from shared.errors import Conflict, ConnectionLost, FetchError, TooSlow, WrongDigest, WrongSize
 from shared.http import SignRequest, request, require_ok, shown
 from shared.store import Store, disk_error, hash_file
 
 CHUNK_SIZE = 1024 * 1024
+_CONTENT_RANGE = re.compile(r"bytes (?:(?P<start>[0-9]{1,18})-[0-9]{1,18}|\*)/(?P<total>[0-9]{1,18}|\*)")
+"""RFC 9110, section 14.4; more digits than any file needs are no range."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +70,10 @@ async def _download(
     if store.has(sha256, size):
         progress(size)
         return
-    sink = await loop.run_in_executor(transfer.executor, _Sink.resume, store.incoming(sha256), size)
-    resumed = sink.size > 0
+    sink = _Sink(store.incoming(sha256))
     try:
+        await _ended(loop.run_in_executor(transfer.executor, sink.resume, size))
+        resumed = sink.size > 0
         try:
             await _fill(transfer, sink, url, size, progress)
             _check(sink, shown(url), sha256, size)
@@ -76,7 +81,7 @@ async def _download(
             if not resumed:
                 raise
             # The prefix came from another time, perhaps another file: once more, without it.
-            await loop.run_in_executor(transfer.executor, sink.restart)
+            await _ended(loop.run_in_executor(transfer.executor, sink.restart))
             await _fill(transfer, sink, url, size, progress)
             _check(sink, shown(url), sha256, size)
     except (WrongDigest, WrongSize):
@@ -85,7 +90,7 @@ async def _download(
         raise
     finally:
         sink.close()
-    await loop.run_in_executor(transfer.executor, store.commit, sha256)
+    await _ended(loop.run_in_executor(transfer.executor, store.commit, sha256))
 
 
 async def _fill(transfer: Transfer, sink: "_Sink", url: URL, size: int, progress: Callable[[int], None]) -> None:
@@ -97,7 +102,8 @@ async def _fill(transfer: Transfer, sink: "_Sink", url: URL, size: int, progress
         transfer.session, "GET", url, headers=headers, proxy=transfer.proxy, sign=transfer.sign
     ) as response:
         if response.status == 416:
-            raise WrongSize(shown(url), size, _total(response) or 0)
+            found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+            raise WrongSize(shown(url), size, int(found["total"]) if found and found["total"] != "*" else 0)
         await require_ok(response, 206)
         await _accept(transfer, sink, response, url, size)
         await _stream(transfer, sink, response, url, size, progress)
@@ -112,16 +118,16 @@ async def _accept(transfer: Transfer, sink: "_Sink", response: aiohttp.ClientRes
             shown(url), f"{shown(url)} comes compressed although it was asked for as it is; mend the server."
         )
     if response.status == 206:
-        start, _, rest = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("-")
-        if start != str(sink.size):
+        found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+        if not found or found["start"] != str(sink.size):
             raise FetchError(
                 shown(url), f"{shown(url)} answered another range than the one asked for; mend the server."
             )
-        if (total := rest.partition("/")[2]) not in ("*", str(size)):
-            raise WrongSize(shown(url), size, int(total) if total.isdigit() else 0)
+        if found["total"] not in ("*", str(size)):
+            raise WrongSize(shown(url), size, int(found["total"]))
         return
     if sink.size:
-        await asyncio.get_running_loop().run_in_executor(transfer.executor, sink.restart)
+        await _ended(asyncio.get_running_loop().run_in_executor(transfer.executor, sink.restart))
     if response.content_length not in (None, size):
         raise WrongSize(shown(url), size, response.content_length or 0)
 
@@ -136,11 +142,11 @@ async def _stream(
 ) -> None:
     loop = asyncio.get_running_loop()
     window_began, window_size = time.monotonic(), sink.size
-    while chunk := await _read_up_to(response.content, CHUNK_SIZE):
+    while sink.size < size and (chunk := await _read_up_to(response.content, CHUNK_SIZE)):
         if sink.size + len(chunk) > size:
             raise WrongSize(shown(url), size, sink.size + len(chunk))
         # A cancelled write must have ended before the file is closed, and the hash must match the bytes on disk.
-        await _uncancelled(loop.run_in_executor(transfer.executor, sink.take, chunk))
+        await _ended(loop.run_in_executor(transfer.executor, sink.take, chunk))
         progress(sink.size)
         elapsed = time.monotonic() - window_began
         if elapsed >= transfer.pace.window_s:
@@ -155,16 +161,25 @@ async def _read_up_to(stream: aiohttp.StreamReader, most: int) -> bytes:
     if not first or len(first) >= most:
         return first
     await asyncio.sleep(0)
+    if stream.exception() is not None:
+        # The next read tells; what came before it is kept.
+        return first
     waiting = stream.read_nowait(most - len(first))
     return first + waiting if waiting else first
 
 
-async def _uncancelled(future: asyncio.Future[None]) -> None:
-    try:
-        await asyncio.shield(future)
-    except asyncio.CancelledError:
-        await asyncio.wait([future])
-        raise
+async def _ended(future: asyncio.Future[None]) -> None:
+    """Wait for the end of `future`, however often the wait is cancelled: nothing may work on a file nobody watches."""
+    cancelled: asyncio.CancelledError | None = None
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        future.exception()
+        raise cancelled
+    future.result()
 
 
 def _check(sink: "_Sink", url: str, sha256: Sha256, size: int) -> None:
@@ -174,31 +189,38 @@ def _check(sink: "_Sink", url: str, sha256: Sha256, size: int) -> None:
         raise WrongDigest(url, sha256, found)
 
 
-def _total(response: aiohttp.ClientResponse) -> int | None:
-    total = response.headers.get("Content-Range", "").rpartition("/")[2]
-    return int(total) if total.isdigit() else None
-
-
 class _Sink:
     """A growing file and the hash of all its bytes."""
 
-    def __init__(self, descriptor: int, hasher: Hasher) -> None:
-        self._descriptor = descriptor
-        self.hasher = hasher
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor = -1
+        self.hasher = Hasher()
 
     @property
     def size(self) -> int:
         return self.hasher.size
 
-    @classmethod
-    def resume(cls, path: Path, size: int) -> "_Sink":
-        """What lies at `path` is read and hashed; if it is more than `size` bytes it cannot be right and is dropped."""
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        if os.fstat(descriptor).st_size > size:
-            os.ftruncate(descriptor, 0)
-        sink = cls(descriptor, hash_file(path))
-        os.lseek(descriptor, 0, os.SEEK_END)
-        return sink
+    def resume(self, size: int) -> None:
+        """What lies at the path is read and hashed; more than `size` bytes cannot be right and are dropped.
+
+        Raises Conflict when another download is at work on it.
+        """
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            self._descriptor = os.open(self._path, flags, 0o600)
+        except PermissionError:
+            # Killed while it was being committed: whole perhaps, and read-only already.
+            self._path.chmod(0o600)
+            self._descriptor = os.open(self._path, flags, 0o600)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Conflict(f"{self._path.name} is being downloaded already; wait for that to end.") from None
+        if os.fstat(self._descriptor).st_size > size:
+            os.ftruncate(self._descriptor, 0)
+        self.hasher = hash_file(self._path)
+        os.lseek(self._descriptor, 0, os.SEEK_END)
 
     def restart(self) -> None:
         os.ftruncate(self._descriptor, 0)

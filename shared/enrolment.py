@@ -10,7 +10,8 @@ nobody.
 """
 
 import json
-from dataclasses import asdict, dataclass
+import re
+from dataclasses import asdict, dataclass, field
 from typing import Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -30,18 +31,18 @@ class EnrolmentToken:
     """What an operator carries from the region to a rack. Whoever holds it may enrol: shown once, spent once."""
 
     region_fingerprint: str
-    secret: bytes
+    secret: bytes = field(repr=False)
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """The token in `text`. Raises InvalidValue, which does not repeat the token (I7)."""
         # base64url may hold "_" itself: the two parts are cut by length, not by the separator.
-        body = text.strip().removeprefix("bfe_")
+        prefix, body = text.strip()[:4], text.strip()[4:]
         try:
             fingerprint, secret = decode_bytes(body[:43]), decode_bytes(body[44:])
         except InvalidValue:
             fingerprint = secret = b""
-        if len(fingerprint) != 32 or len(secret) != 32 or body[43:44] != "_":
+        if prefix != "bfe_" or len(fingerprint) != 32 or len(secret) != 32 or body[43:44] != "_":
             raise InvalidValue("enrolment token", "what was given", "it must be bfe_ and two parts of 43 characters")
         return cls(fingerprint.hex(), secret)
 
@@ -74,8 +75,8 @@ class EnrolmentRequest:
             document = json.loads(payload)
             key = parse_public_key(document["public_key"])
             return cls(Token(document["name"]), encode_bytes(public_bytes(key)), str(document["region_fingerprint"]))
-        except (ValueError, KeyError, TypeError, InvalidValue) as error:
-            raise InvalidDocument(origin, str(error).rstrip(".")) from error
+        except (ValueError, KeyError, TypeError, RecursionError, InvalidValue) as error:
+            raise InvalidDocument(origin, _reason(error)) from error
 
     @staticmethod
     def claimed_token(envelope: bytes) -> str:
@@ -105,9 +106,19 @@ class Enrolment:
         payload = open_envelope(envelope, ANSWER_TYPE, [region_key], origin=origin)
         try:
             document = json.loads(payload)
-            answer = cls(str(document["rack_id"]), Token(document["name"]), str(document["public_key"]))
-        except (ValueError, KeyError, TypeError, InvalidValue) as error:
-            raise InvalidDocument(origin, str(error).rstrip(".")) from error
+            answer = cls(_rack_id(document["rack_id"]), Token(document["name"]), str(document["public_key"]))
+        except (ValueError, KeyError, TypeError, RecursionError, InvalidValue) as error:
+            raise InvalidDocument(origin, _reason(error)) from error
         if answer.public_key != asked.public_key:
             raise BadSignature(origin, "it is meant for another rack's key")
         return answer
+
+
+def _rack_id(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch("[0-9a-zA-Z-]{1,64}", value):
+        raise InvalidValue("rack_id", value, "it must be 1 to 64 letters, digits and dashes")
+    return value
+
+
+def _reason(error: Exception) -> str:
+    return f"the field {error} is missing" if isinstance(error, KeyError) else str(error).rstrip(".")

@@ -34,10 +34,12 @@ from typing import ClassVar
 
 def spoken_size(size: int) -> str:
     """`size` bytes as people read them: decimal units, one decimal."""
-    amount = float(size)
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if amount < 1000:
-            return f"{amount:.0f} {unit}" if unit == "bytes" else f"{amount:.1f} {unit}"
+    if size < 1000:
+        return f"{size} bytes"
+    amount = size / 1000
+    for unit in ("kB", "MB", "GB"):
+        if amount < 999.95:
+            return f"{amount:.1f} {unit}"
         amount /= 1000
     return f"{amount:.1f} TB"
 
@@ -62,7 +64,8 @@ class InvalidValue(Refused):
     def __init__(self, what: str, value: object, why: str) -> None:
         shown = repr(value)
         self.what, self.value, self.why = what, value, why
-        super().__init__(f"{shown if len(shown) <= 120 else shown[:117] + '...'} is not a {what}: {why}.")
+        article = "an" if what[0] in "aeio" else "a"
+        super().__init__(f"{shown if len(shown) <= 120 else shown[:117] + '...'} is not {article} {what}: {why}.")
 
 
 class InvalidDocument(Refused):
@@ -194,7 +197,7 @@ class TlsFailed(FetchError):
     code = "tls_failed"
 
     def __init__(self, url: str, why: str) -> None:
-        super().__init__(url, f"The TLS certificate of {url} is not trusted ({why}); check it or name a CA bundle.")
+        super().__init__(url, f"No trusted TLS session with {url} ({why}); check its certificate or name a CA bundle.")
 
 
 class TimedOut(FetchError):
@@ -225,7 +228,8 @@ class HttpStatus(FetchError):
 
     def __init__(self, url: str, status: int, detail: str = "", problem: str = "") -> None:
         self.status, self.detail, self.problem = status, detail, problem
-        super().__init__(url, f"{url} answered {status}{': ' + detail if detail else '; check the URL.'}")
+        words = "".join(character if character.isprintable() else " " for character in detail).strip().rstrip(".")
+        super().__init__(url, f"{url} answered {status}{': ' + words if words else '; check the URL'}.")
 
 
 class RedirectRefused(FetchError):

@@ -8,6 +8,7 @@ the machine's own metadata service. Private and loopback addresses are where mir
 import errno
 import ipaddress
 import json
+import re
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -43,18 +44,22 @@ MAX_PROBLEM_BYTES = 64 * 1024
 _CREDENTIALS = frozenset({"authorization", "cookie"})
 USER_AGENT = f"bootferry/{__version__}"
 
+_UNSHOWN = re.compile("//.*@", re.DOTALL)
+
 SignRequest = Callable[[str, str, bytes | None], Mapping[str, str]]
 """(method, path and query, body) to the headers that sign this request."""
 
 
 def parse_url(text: object) -> URL:
     """An absolute http or https URL with a host. Raises InvalidValue."""
+    why = "it must begin with http:// or https:// and name a host"
     try:
-        url = URL(text) if isinstance(text, str) and len(text) <= 2048 else URL()
+        plain = isinstance(text, str) and len(text) <= 2048 and text.isprintable() and " " not in text
+        url = URL(text) if isinstance(text, str) and plain else URL()
     except ValueError as error:
-        raise InvalidValue("URL", text, str(error)) from error
+        url, why = URL(), str(error).rstrip(".")
     if url.scheme not in ("http", "https") or not url.host or url.fragment:
-        raise InvalidValue("URL", text, "it must begin with http:// or https:// and name a host")
+        raise InvalidValue("URL", _UNSHOWN.sub("//", text) if isinstance(text, str) else text, why)
     return url
 
 
@@ -79,7 +84,13 @@ async def client_session(
             raise InvalidSettings(f"The CA bundle {ca_bundle} cannot be used: {error}.") from error
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(ssl=context, resolver=_GuardedResolver(), limit=64),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_s, sock_read=read_timeout_s),
+        timeout=aiohttp.ClientTimeout(
+            # `connect` also covers what `sock_connect` does not: the resolver, and a proxy's answer to CONNECT.
+            total=None,
+            connect=3 * connect_timeout_s,
+            sock_connect=connect_timeout_s,
+            sock_read=read_timeout_s,
+        ),
         headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
         auto_decompress=False,
         trust_env=False,
@@ -106,7 +117,7 @@ async def request(
     none, and credentials stay with the host they were meant for. Raises FetchError.
     """
     target = url
-    with told_apart(session, url):
+    with told_apart(session, url, proxy):
         for _ in range(MAX_REDIRECTS + 1):
             _guard(target)
             sending = {
@@ -119,6 +130,8 @@ async def request(
             async with session.request(
                 method, target, headers=sending, data=body, proxy=proxy, allow_redirects=False
             ) as response:
+                if response.status == 407 and proxy is not None:
+                    raise ProxyFailed(shown(url), f"it answered 407 {response.reason}")
                 if response.status not in (301, 302, 303, 307, 308) or method not in ("GET", "HEAD"):
                     yield response
                     return
@@ -144,40 +157,50 @@ async def require_ok(response: aiohttp.ClientResponse, *accepted: int) -> None:
         return
     detail = problem = ""
     if response.content_type == "application/problem+json":
-        body = await read_capped(response, MAX_PROBLEM_BYTES)
         try:
-            document = json.loads(body)
-        except ValueError:
+            document = json.loads(await read_capped(response, MAX_PROBLEM_BYTES))
+        except (ValueError, RecursionError, TooLarge):
             document = None
         if isinstance(document, dict):
-            detail, problem = str(document.get("detail", ""))[:500], str(document.get("code", ""))[:64]
+            detail, problem = str(document.get("detail") or "")[:500], str(document.get("code") or "")[:64]
     raise HttpStatus(shown(response.url), response.status, detail, problem)
 
 
 @contextmanager
-def told_apart(session: aiohttp.ClientSession, url: URL) -> Iterator[None]:
+def told_apart(session: aiohttp.ClientSession, url: URL, proxy: URL | None = None) -> Iterator[None]:
     """Inside, what aiohttp raises about `url` becomes the FetchError that says what happened; a disk's OSError not."""
     try:
         yield
+    except aiohttp.ClientHttpProxyError as error:
+        # Its text names the proxy with its password: not even a traceback may show that.
+        raise ProxyFailed(shown(url), f"it answered {error.status} {_brief(error)}") from None
+    except _AddressForbidden as error:
+        raise AddressForbidden(shown(url), error.address) from None
     except (aiohttp.ClientError, TimeoutError) as error:
-        raise _fetch_error(session, url, error) from error
+        raise _fetch_error(session, url, proxy, error) from error
 
 
-def _fetch_error(session: aiohttp.ClientSession, url: URL, error: Exception) -> FetchError:
+def _fetch_error(session: aiohttp.ClientSession, url: URL, proxy: URL | None, error: Exception) -> FetchError:
     where = shown(url)
     match error:
-        case aiohttp.ClientProxyConnectionError() | aiohttp.ClientHttpProxyError():
+        case aiohttp.ClientProxyConnectionError():
             return ProxyFailed(where, _brief(error))
+        case aiohttp.ClientConnectorDNSError() if proxy is not None and (error.host, error.port) == (
+            proxy.host,
+            proxy.port,
+        ):
+            return ProxyFailed(where, f"the name {error.host} was not found")
         case aiohttp.ClientConnectorDNSError():
-            return NameNotFound(where, url.host or "")
-        case aiohttp.ClientConnectorCertificateError():
-            return TlsFailed(where, _brief(error.certificate_error))
+            return NameNotFound(where, error.host)
+        case aiohttp.InvalidURL():
+            return FetchError(where, f"{where} leads to no usable address ({_brief(error)}).")
+        case aiohttp.ClientResponseError():
+            return FetchError(where, f"{where} does not speak HTTP as it should ({_brief(error)}); mend the server.")
         case aiohttp.ClientSSLError():
-            return TlsFailed(where, _brief(error))
-        case aiohttp.ConnectionTimeoutError():
-            return TimedOut(where, session.timeout.sock_connect or 0)
+            return TlsFailed(where, _brief(getattr(error, "certificate_error", error)))
         case TimeoutError():
-            return TimedOut(where, session.timeout.sock_read or 0)
+            connecting = isinstance(error, aiohttp.ConnectionTimeoutError)
+            return TimedOut(where, (session.timeout.sock_connect if connecting else session.timeout.sock_read) or 0)
         case aiohttp.ClientConnectorError() if error.os_error.errno == errno.ECONNREFUSED:
             return ConnectionRefused(where)
         case OSError():
@@ -189,6 +212,8 @@ def _fetch_error(session: aiohttp.ClientSession, url: URL, error: Exception) -> 
 def _brief(error: BaseException) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return error.verify_message
+    if isinstance(error, aiohttp.ClientResponseError):
+        return re.split(r"[\n:(]", error.message)[0].strip()[:80]
     return (str(error) or type(error).__name__).splitlines()[0][:200]
 
 
@@ -197,7 +222,7 @@ def _redirected(url: URL, response: aiohttp.ClientResponse, *, signed: bool) -> 
     try:
         target = url.join(URL(location))
     except ValueError as error:
-        raise RedirectRefused(shown(url), location[:200], "it is not a URL") from error
+        raise RedirectRefused(shown(url), _UNSHOWN.sub("//", location)[:200], "it is not a URL") from error
     if target.scheme not in ("http", "https") or not target.host or not location:
         raise RedirectRefused(shown(url), shown(target), "it leads to no http or https address")
     if url.scheme == "https" and target.scheme == "http":
@@ -221,6 +246,13 @@ def _forbidden(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
     return mapped.is_link_local or mapped.is_multicast or mapped.is_unspecified
 
 
+class _AddressForbidden(Exception):
+    """A resolver knows no URL: `told_apart` says the rest."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+
 class _GuardedResolver(AbstractResolver):
     """The system's resolver, less the addresses no image can come from."""
 
@@ -233,7 +265,7 @@ class _GuardedResolver(AbstractResolver):
         found = await self._system.resolve(host, port, family)
         allowed = [result for result in found if not _forbidden(ipaddress.ip_address(result["host"].split("%")[0]))]
         if found and not allowed:
-            raise AddressForbidden(host, found[0]["host"])
+            raise _AddressForbidden(found[0]["host"])
         return allowed
 
     async def close(self) -> None:

@@ -17,6 +17,8 @@ def configure(level: str, log_format: LogFormat, stream: TextIO = sys.stderr) ->
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
     ]
+    if log_format == "text":
+        shared.append(_one_line)
     renderer: Any = (
         structlog.processors.JSONRenderer()
         if log_format == "json"
@@ -43,6 +45,13 @@ def configure(level: str, log_format: LogFormat, stream: TextIO = sys.stderr) ->
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
+
+
+def _one_line(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """A sentence may quote what came from outside: no line and no terminal sequence of its own."""
+    text = str(event["event"])
+    event["event"] = text if text.isprintable() else text.encode("unicode_escape").decode()
+    return event
 
 
 def logger(name: str) -> structlog.stdlib.BoundLogger:

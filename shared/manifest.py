@@ -13,9 +13,10 @@ A Report is JSON in a request that the rack's key has signed: what the rack hold
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -92,7 +93,7 @@ class Manifest:
                 "format": MANIFEST_FORMAT,
                 "epoch": self.epoch,
                 "serial": self.serial,
-                "created_at": self.created_at.isoformat(),
+                "created_at": self.created_at.astimezone(UTC).isoformat(),
                 "entries": [asdict(entry) for entry in self.entries],
             },
             separators=(",", ":"),
@@ -190,7 +191,8 @@ def _whole(document: Mapping[str, Any], field: str) -> int:
 
 def _text(document: Mapping[str, Any], field: str, cap: int) -> str:
     value = document.get(field, "")
-    if not isinstance(value, str) or "\x00" in value:
+    # PostgreSQL holds no NUL, and UTF-8 no lone surrogate.
+    if not isinstance(value, str) or re.search("[\x00\ud800-\udfff]", value):
         raise InvalidValue("text", value, f"{field} must be one")
     return value[:cap]
 

@@ -9,7 +9,7 @@ from typing import Self
 from shared.errors import InvalidValue
 
 _TOKEN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._+~-]{0,126}[A-Za-z0-9+~_-])?")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff]")
 MAX_PATH_BYTES = 1024
 
 
@@ -37,11 +37,11 @@ class RelativePath(str):
     def __new__(cls, text: object) -> Self:
         if not isinstance(text, str) or not text:
             raise InvalidValue("relative path", text, "it must be text and not empty")
-        if len(text.encode("utf-8", "replace")) > MAX_PATH_BYTES or _CONTROL.search(text):
+        if _CONTROL.search(text) or len(text.encode()) > MAX_PATH_BYTES:
             raise InvalidValue(
-                "relative path", text, f"it must be at most {MAX_PATH_BYTES} bytes without control characters"
+                "relative path", text, f"it must be at most {MAX_PATH_BYTES} bytes of text without control characters"
             )
         segments = text.split("/")
-        if any(segment in ("", ".", "..") or len(segment.encode("utf-8", "replace")) > 255 for segment in segments):
+        if any(segment in ("", ".", "..") or len(segment.encode()) > 255 for segment in segments):
             raise InvalidValue("relative path", text, "every part must be a plain name")
         return super().__new__(cls, text)

@@ -4,7 +4,6 @@ An unknown key is an error in all three: a setting that is silently ignored is o
 """
 
 import os
-import tomllib
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -56,7 +55,7 @@ class ServiceSettings(BaseSettings):
         """The settings of this process, whole and valid. Raises InvalidSettings, which names the setting."""
         prefix = cls.model_config.get("env_prefix", "")
         known = {f"{prefix}{name}".upper() for name in cls.model_fields}
-        for variable in os.environ:
+        for variable in (*os.environ, *_credentials()):
             if variable.upper().startswith(prefix) and variable.upper() not in known:
                 raise InvalidSettings(f"{variable} is not a setting of bootferry-{cls.service}; remove or correct it.")
         try:
@@ -69,7 +68,16 @@ class ServiceSettings(BaseSettings):
                     f"{name} in {cls.config_file()} is not a setting of bootferry-{cls.service}; remove or correct it."
                 ) from error
             raise InvalidSettings(f"The setting {prefix}{name.upper()} is not usable: {first['msg']}.") from error
-        except tomllib.TOMLDecodeError as error:
+        except ValueError as error:
             raise InvalidSettings(f"{cls.config_file()} is not TOML: {error}.") from error
         except OSError as error:
             raise InvalidSettings(f"{error.filename} cannot be read: {error.strerror}.") from error
+
+
+def _credentials() -> list[str]:
+    """The names of the credentials systemd passed on. Raises InvalidSettings when their directory cannot be read."""
+    directory = os.environ.get("CREDENTIALS_DIRECTORY")
+    try:
+        return [entry.name for entry in Path(directory).iterdir()] if directory else []
+    except OSError as error:
+        raise InvalidSettings(f"{directory} cannot be read: {error.strerror}.") from error

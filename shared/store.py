@@ -12,6 +12,7 @@ everything once a day.
 import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -54,19 +55,22 @@ class Store:
             found = self.path(sha256).stat()
         except FileNotFoundError:
             return False
-        return found.st_size == size and found.st_mtime == VERIFIED_AT
+        return found.st_size == size and found.st_mtime_ns == VERIFIED_AT * 10**9
 
     def held(self) -> Iterator[tuple[Sha256, int]]:
         """Every file below `files/`, with its size in bytes, whether touched or not."""
-        for directory in os.scandir(self._files):
-            if not directory.is_dir(follow_symlinks=False):
+        for directory in sorted(self._files.iterdir()):
+            if directory.is_symlink() or not directory.is_dir():
                 continue
-            for entry in os.scandir(directory.path):
-                try:
-                    yield Sha256(entry.name), entry.stat(follow_symlinks=False).st_size
-                except (InvalidValue, FileNotFoundError):
-                    # A stranger's file, or one that went away meanwhile: neither is held.
-                    continue
+            with os.scandir(directory) as entries:
+                for entry in entries:
+                    try:
+                        sha256, found = Sha256(entry.name), entry.stat(follow_symlinks=False)
+                    except (InvalidValue, FileNotFoundError):
+                        # A stranger's file, or one that went away meanwhile: neither is held.
+                        continue
+                    if stat.S_ISREG(found.st_mode) and entry.path == str(self.path(sha256)):
+                        yield sha256, found.st_size
 
     def suspects(self, expected: Iterable[tuple[Sha256, int]]) -> list[Sha256]:
         """Those of `expected` that lie here but were touched since they were verified, or have another size."""
@@ -116,7 +120,9 @@ class Store:
 
     def bytes_missing(self, wanted: Iterable[tuple[Sha256, int]]) -> int:
         """Bytes still to fetch until all of `wanted` are held; what lies in `incoming/` is deducted."""
-        return sum(size - min(size, self._collected(sha256)) for sha256, size in wanted if not self.has(sha256, size))
+        return sum(
+            size - min(size, self._collected(sha256)) for sha256, size in set(wanted) if not self.has(sha256, size)
+        )
 
     def require_room(self, wanted: Iterable[tuple[Sha256, int]]) -> None:
         """Returning says: all of `wanted` fit together. Raises NoRoom before a byte is written."""

@@ -1,6 +1,7 @@
 """Telling systemd how we are: the notify protocol of sd_notify(3), without its library."""
 
 import os
+import re
 import socket
 from collections.abc import Mapping
 
@@ -21,6 +22,8 @@ def notify(state: str, environ: Mapping[str, str] = os.environ) -> None:
 def watchdog_interval_s(environ: Mapping[str, str] = os.environ) -> float | None:
     """How often to send `WATCHDOG=1` (half the time systemd waits), or None where no watchdog was asked for."""
     microseconds = environ.get("WATCHDOG_USEC", "")
-    if not microseconds.isdigit() or environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+    if not re.fullmatch("[1-9][0-9]*", microseconds) or environ.get("WATCHDOG_PID", str(os.getpid())) != str(
+        os.getpid()
+    ):
         return None
     return int(microseconds) / 2_000_000

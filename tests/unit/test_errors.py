@@ -1,0 +1,182 @@
+"""The error tree: drawn, coded and worded."""
+
+import inspect
+import re
+from collections import Counter
+from datetime import UTC, datetime
+
+import pytest
+
+from shared import errors
+from shared.errors import BootferryError, spoken_size
+
+URL = "https://mirror.example/streams/v1/index.sjson"
+NOON = datetime(2026, 7, 1, 12, tzinfo=UTC)
+DIGEST = "3c" * 32
+
+CLASSES = {
+    name: found
+    for name, found in vars(errors).items()
+    if inspect.isclass(found) and issubclass(found, BootferryError) and found.__module__ == errors.__name__
+}
+
+EXAMPLES = [
+    errors.InvalidValue("name", "a/b", "it must be letters"),
+    errors.InvalidDocument(URL, "it is not JSON"),
+    errors.Unauthenticated(),
+    errors.InvalidToken(),
+    errors.TokenSpent(),
+    errors.TokenExpired(),
+    errors.InvalidRequestSignature("there is none"),
+    errors.NotFound("rack", "rack-1"),
+    errors.TooManyAttempts(30),
+    errors.NameNotFound(URL, "mirror.example"),
+    errors.ConnectionRefused(URL),
+    errors.ConnectionLost(URL, "Connection reset by peer"),
+    errors.TlsFailed(URL, "self-signed certificate"),
+    errors.TimedOut(URL, 30.0),
+    errors.AddressForbidden(URL, "169.254.169.254"),
+    errors.HttpStatus(URL, 404),
+    errors.HttpStatus(URL, 404, "There is no rack rack-1.", "not_found"),
+    errors.HttpStatus(URL, 503, "Down for maintenance"),
+    errors.RedirectRefused(URL, "http://mirror.example/", "it leads from https to http"),
+    errors.ProxyFailed(URL, "403 Forbidden"),
+    errors.TooLarge(URL, 64 * 1024 * 1024),
+    errors.TooSlow(URL, 1024),
+    errors.WrongSize(URL, 7, 8),
+    errors.WrongDigest(URL, DIGEST, "ab" * 32),
+    errors.Unsigned(URL),
+    errors.UnknownSigner(URL, "D94AA3F0EFE21092", ["7FF3F408476CF100"]),
+    errors.UnknownSigner(URL, "D94AA3F0EFE21092", []),
+    errors.BadSignature(URL, "the key has expired"),
+    errors.InvalidKeyring("it is empty"),
+    errors.WrongRegion(DIGEST, "ab" * 32),
+    errors.TooOld(URL, NOON, NOON),
+    errors.NoRoom("/var/lib/bootferry", 10**9, 10**6),
+    errors.DiskFailed("/var/lib/bootferry", OSError(5, "Input/output error")),
+    errors.DiskFailed("/var/lib/bootferry", OSError("it is gone")),
+    errors.Unavailable("The database"),
+]
+# The others' sentence is the caller's, or their subclasses'.
+WORDED = {name for name, found in CLASSES.items() if found.__init__ is not Exception.__init__} - {"FetchError"}
+
+
+def named(error: BootferryError) -> str:
+    return type(error).__name__
+
+
+def test_every_class_with_words_of_its_own_has_an_example() -> None:
+    assert {named(error) for error in EXAMPLES} == WORDED
+
+
+@pytest.mark.parametrize("error", EXAMPLES, ids=named)
+def test_an_error_is_one_sentence(error: BootferryError) -> None:
+    sentence = str(error)
+    assert sentence.endswith(".")
+    assert not sentence.endswith("..")
+    assert "\n" not in sentence
+    assert "  " not in sentence
+    assert not re.search(r"[.!?] [A-Z]", sentence), "one sentence, not two"
+    assert len(sentence) < 250
+
+
+@pytest.mark.parametrize("name", sorted(CLASSES))
+def test_every_class_has_a_code_of_its_own(name: str) -> None:
+    assert "code" in vars(CLASSES[name])
+    assert re.fullmatch(r"[a-z]+(_[a-z]+)*", CLASSES[name].code)
+
+
+def test_no_code_is_used_twice() -> None:
+    assert [code for code, times in Counter(found.code for found in CLASSES.values()).items() if times > 1] == []
+
+
+@pytest.mark.parametrize("name", sorted(CLASSES))
+def test_every_class_says_what_it_means(name: str) -> None:
+    assert (CLASSES[name].__doc__ or "").strip()
+    assert "__doc__" in vars(CLASSES[name])
+
+
+def test_the_tree_is_drawn_as_it_is() -> None:
+    drawn = {"BootferryError": ""}
+    above = ""
+    for line in (errors.__doc__ or "").splitlines():
+        if not (found := re.match(r" {4}(│? {3})?[├└]── (.*)", line)):
+            continue
+        first, *others = [word for word in re.findall(r"\w+", found[2]) if word in CLASSES]
+        if found[1] is None:
+            above = first
+            drawn[first] = "BootferryError"
+            continue
+        # A line beneath names siblings; the words after an explanation are the first one's children.
+        is_list = re.match(r"\w+( · \w+)*(\s|$)", found[2])
+        siblings = [word for word in re.findall(r"\w+", is_list[0]) if word in CLASSES] if is_list else [first]
+        drawn |= dict.fromkeys(siblings, above) | {word: first for word in others if word not in siblings}
+    assert drawn == {
+        name: found.__bases__[0].__name__ if name != "BootferryError" else "" for name, found in CLASSES.items()
+    }
+
+
+# --- words from outside -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("detail", "sentence"),
+    [
+        pytest.param("", f"{URL} answered 404; check the URL.", id="none"),
+        pytest.param("Gone", f"{URL} answered 404: Gone.", id="without-a-full-stop"),
+        pytest.param("It is gone.", f"{URL} answered 404: It is gone.", id="with-one"),
+        pytest.param("Gone.\n2026-07-01 All is well.", None, id="with-a-line-of-its-own"),
+        pytest.param("Gone \x1b[2J", None, id="with-a-control-sequence"),
+    ],
+)
+def test_the_other_sides_words_fit_into_the_sentence(detail: str, sentence: str | None) -> None:
+    said = str(errors.HttpStatus(URL, 404, detail))
+    assert said.isprintable()
+    assert said.endswith(".")
+    assert sentence is None or said == sentence
+
+
+@pytest.mark.parametrize(
+    ("value", "begins"),
+    [
+        pytest.param("a/b", "'a/b' is not a name: ", id="text"),
+        pytest.param("a\nb\x1b", r"'a\nb\x1b' is not a name: ", id="control-characters"),
+        pytest.param("a\ud800", r"'a\ud800' is not a name: ", id="surrogate"),
+        pytest.param(None, "None is not a name: ", id="nothing"),
+        pytest.param("x" * 1000, f"'{'x' * 116}... is not a name: ", id="long"),
+        pytest.param(["x" * 1000], f"['{'x' * 115}... is not a name: ", id="long-list"),
+    ],
+)
+def test_a_refused_value_is_shown_safely_and_in_part(value: object, begins: str) -> None:
+    error = errors.InvalidValue("name", value, "it must be letters")
+    assert str(error) == f"{begins}it must be letters."
+    assert str(error).isprintable()
+    assert (error.what, error.value, error.why) == ("name", value, "it must be letters")
+
+
+@pytest.mark.parametrize(
+    ("what", "article"),
+    [("name", "a"), ("SHA-256 digest", "a"), ("URL", "a"), ("enrolment token", "an"), ("operator token", "an")],
+)
+def test_the_article_fits(what: str, article: str) -> None:
+    assert f"'' is not {article} {what}: " in str(errors.InvalidValue(what, "", "it is empty"))
+
+
+@pytest.mark.parametrize(
+    ("size", "spoken"),
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (1000, "1.0 kB"),
+        (1024, "1.0 kB"),
+        (999_949, "999.9 kB"),
+        (999_950, "1.0 MB"),
+        (999_999, "1.0 MB"),
+        (64 * 1024 * 1024, "67.1 MB"),
+        (122_600_000_000, "122.6 GB"),
+        (10**12, "1.0 TB"),
+        (10**15, "1000.0 TB"),
+    ],
+)
+def test_spoken_size(size: int, spoken: str) -> None:
+    assert spoken_size(size) == spoken

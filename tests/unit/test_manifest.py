@@ -1,0 +1,246 @@
+"""The Manifest and the Report: what a reader may rely on once either exists."""
+
+import json
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shared.digest import Sha256
+from shared.errors import InvalidDocument
+from shared.manifest import (
+    MANIFEST_FORMAT,
+    MAX_MANIFEST_BYTES,
+    MAX_REPORT_BYTES,
+    Entry,
+    Kind,
+    Manifest,
+    Report,
+)
+from shared.names import RelativePath
+
+NOW = datetime(2026, 7, 1, 12, 0, tzinfo=UTC)
+A, B = Sha256.of(b"a"), Sha256.of(b"b")
+
+
+def entry(path: str, kind: Kind = Kind.FILE, sha256: Sha256 = A, size: int = 1) -> Entry:
+    return Entry(RelativePath(path), kind, sha256, size)
+
+
+def manifest(*entries: Entry) -> Manifest:
+    return Manifest(1789000000, 7, NOW, entries)
+
+
+def document(**changes: Any) -> dict[str, Any]:
+    return {
+        "format": MANIFEST_FORMAT,
+        "epoch": 1789000000,
+        "serial": 7,
+        "created_at": NOW.isoformat(),
+        "entries": [{"path": "a/b", "kind": "file", "sha256": A, "size": 1}],
+    } | changes
+
+
+def report(**changes: Any) -> dict[str, Any]:
+    return {
+        "sequence": 1,
+        "version": "0.1.0",
+        "epoch": 1,
+        "serial": 2,
+        "held": [A],
+        "bytes_left": 3,
+        "bytes_free": 4,
+    } | changes
+
+
+def entry_document(**changes: Any) -> dict[str, Any]:
+    return {"path": "a/b", "kind": "file", "sha256": A, "size": 1} | changes
+
+
+CONSISTENT = [
+    pytest.param([], id="empty"),
+    pytest.param([entry("a"), entry("b")], id="one-file-two-names"),
+    pytest.param([entry("a/b"), entry("a/c", sha256=B)], id="two-files-in-one-directory"),
+    pytest.param([entry("a", Kind.ARCHIVE), entry("a", Kind.ARCHIVE, B)], id="two-archives-share-a-directory"),
+    pytest.param([entry("a", Kind.ARCHIVE), entry("a/b", sha256=B)], id="file-beside-an-unpacked-archive"),
+    pytest.param([entry("a"), entry("a.b"), entry("ab")], id="names-that-begin-alike"),
+]
+
+INCONSISTENT = [
+    pytest.param([entry("a"), entry("a", sha256=B)], "named twice", id="two-files-one-name"),
+    pytest.param([entry("a"), entry("a")], "named twice", id="same-file-twice"),
+    pytest.param([entry("a", size=1), entry("b", size=2)], "two sizes", id="one-digest-two-sizes"),
+    pytest.param([entry("a"), entry("a/b")], "both a file and a directory", id="file-is-a-parent"),
+    pytest.param([entry("a/b/c"), entry("a/b")], "both a file and a directory", id="parent-becomes-a-file"),
+    pytest.param([entry("a"), entry("a", Kind.ARCHIVE)], "both a file and a directory", id="archive-into-a-file"),
+    pytest.param([entry("a"), entry("a/b", Kind.ARCHIVE)], "both a file and a directory", id="archive-below-a-file"),
+]
+
+
+@pytest.mark.parametrize("entries", CONSISTENT)
+def test_a_consistent_manifest_travels_unchanged(entries: list[Entry]) -> None:
+    sent = manifest(*entries)
+    assert Manifest.parse(sent.encode()) == sent
+
+
+@pytest.mark.parametrize(("entries", "why"), INCONSISTENT)
+def test_an_inconsistent_manifest_cannot_exist(entries: list[Entry], why: str) -> None:
+    with pytest.raises(InvalidDocument, match=why):
+        manifest(*entries)
+    listed = [entry_document(path=e.path, kind=e.kind, sha256=e.sha256, size=e.size) for e in entries]
+    with pytest.raises(InvalidDocument, match=why):
+        Manifest.parse(json.dumps(document(entries=listed)).encode())
+
+
+def test_files_are_distinct() -> None:
+    named = manifest(entry("a"), entry("b"), entry("c", Kind.ARCHIVE, B, 2))
+    assert named.files() == {A: 1, B: 2}
+
+
+@pytest.mark.parametrize(
+    ("older", "newer"),
+    [
+        pytest.param((1, 7), (1, 8), id="serial-rises"),
+        pytest.param((1, 9), (1, 10), id="numbers-not-text"),
+        pytest.param((1, 7), (2, 0), id="a-new-epoch-begins-at-0"),
+    ],
+)
+def test_order(older: tuple[int, int], newer: tuple[int, int]) -> None:
+    assert Manifest(*older, NOW, ()).order < Manifest(*newer, NOW, ()).order
+
+
+def test_equal_manifests_give_equal_bytes() -> None:
+    elsewhere = NOW.astimezone(timezone(timedelta(hours=2)))
+    assert Manifest(1, 2, NOW, ()) == Manifest(1, 2, elsewhere, ())
+    assert Manifest(1, 2, NOW, ()).encode() == Manifest(1, 2, elsewhere, ()).encode()
+
+
+def test_a_later_region_may_say_more() -> None:
+    said = document(patches=[1], entries=[entry_document(mode=0o644)])
+    assert Manifest.parse(json.dumps(said).encode()) == manifest(entry("a/b"))
+
+
+MANIFEST_REFUSED = [
+    pytest.param(document(format="bootferry-manifest:2"), "its format is", id="another-format"),
+    pytest.param(document(format=None), "its format is", id="no-format"),
+    pytest.param({"format": MANIFEST_FORMAT}, "epoch", id="nothing-else"),
+    pytest.param(document(epoch=-1), "epoch", id="negative-epoch"),
+    pytest.param(document(epoch=1.5), "epoch", id="fractional-epoch"),
+    pytest.param(document(serial=True), "serial", id="true-is-no-number"),
+    pytest.param(document(serial="7"), "serial", id="text-is-no-number"),
+    pytest.param(document(serial=2**63), "serial", id="more-than-a-database-holds"),
+    pytest.param(document(created_at="yesterday"), "yesterday", id="no-time"),
+    pytest.param(document(created_at="2026-07-01T00:00:00"), "UTC offset", id="time-without-offset"),
+    pytest.param(document(created_at=0), "", id="time-as-number"),
+    pytest.param(document(entries=None), "", id="no-entries"),
+    pytest.param(document(entries={"a": 1}), "", id="entries-as-object"),
+    pytest.param(document(entries=["a"]), "", id="entry-as-text"),
+    pytest.param(document(entries=[entry_document(path="../a")]), "relative path", id="path-climbs"),
+    pytest.param(document(entries=[entry_document(path="a\ud800")]), "relative path", id="path-no-disk-can-hold"),
+    pytest.param(document(entries=[entry_document(kind="link")]), "link", id="unknown-kind"),
+    pytest.param(document(entries=[entry_document(sha256="0")]), "SHA-256", id="no-digest"),
+    pytest.param(document(entries=[entry_document(size=-1)]), "size", id="negative-size"),
+    pytest.param(document(entries=[{"path": "a"}]), "the field 'kind' is missing", id="field-missing"),
+]
+
+REPORT_REFUSED = [
+    pytest.param({}, "the field 'sequence' is missing", id="empty"),
+    pytest.param(report(sequence=-1), "sequence", id="negative-sequence"),
+    pytest.param(report(bytes_free=1.0), "bytes_free", id="fractional-bytes"),
+    pytest.param(report(bytes_left=2**63), "bytes_left", id="more-than-a-database-holds"),
+    pytest.param(report(held=None), "", id="holds-null"),
+    pytest.param(report(held=["0"]), "SHA-256", id="holds-no-digest"),
+    pytest.param(report(version=1), "version", id="version-as-number"),
+    pytest.param(report(error="a\x00b"), "error", id="text-with-nul"),
+    pytest.param(report(error="a\ud800b"), "error", id="text-no-database-can-hold"),
+    pytest.param(report(address=["a"]), "address", id="address-as-list"),
+]
+
+NO_OBJECT = [
+    pytest.param(b"", id="empty"),
+    pytest.param(b"{", id="cut"),
+    pytest.param(b"[]", id="list"),
+    pytest.param(b"\xff\xfe{}", id="not-utf-8"),
+    pytest.param(b'{"a":' * 100_000, id="deeply-nested"),
+    pytest.param(b'{"serial":' + b"9" * 5000 + b"}", id="endless-number"),
+]
+
+
+@pytest.mark.parametrize(("said", "why"), MANIFEST_REFUSED)
+def test_no_manifest(said: dict[str, Any], why: str) -> None:
+    with pytest.raises(InvalidDocument, match=f"^The manifest cannot be read: .*{why}"):
+        Manifest.parse(json.dumps(said).encode())
+
+
+@pytest.mark.parametrize(("said", "why"), REPORT_REFUSED)
+def test_no_report(said: dict[str, Any], why: str) -> None:
+    with pytest.raises(InvalidDocument, match=f"^The report cannot be read: .*{why}"):
+        Report.parse(json.dumps(said).encode())
+
+
+@pytest.mark.parametrize("payload", NO_OBJECT)
+def test_no_json_object(payload: bytes) -> None:
+    with pytest.raises(InvalidDocument, match=r"^The manifest"):
+        Manifest.parse(payload)
+    with pytest.raises(InvalidDocument, match=r"^The report"):
+        Report.parse(payload)
+
+
+def test_caps() -> None:
+    with pytest.raises(InvalidDocument, match=f"over the {MAX_REPORT_BYTES} allowed"):
+        Report.parse(b" " * (MAX_REPORT_BYTES + 1))
+    with pytest.raises(InvalidDocument, match=f"over the {MAX_MANIFEST_BYTES} allowed"):
+        Manifest.parse(b" " * (MAX_MANIFEST_BYTES + 1))
+
+
+def test_what_a_rack_says_at_length_is_cut() -> None:
+    parsed = Report.parse(json.dumps(report(error="x" * 5000, error_code="y" * 100)).encode())
+    assert (len(parsed.error), len(parsed.error_code), parsed.address) == (1000, 64, "")
+
+
+whole = st.integers(0, 2**63 - 1)
+digests = st.binary(max_size=4).map(Sha256.of)
+# Alphabets are spelled out: naming them by category makes a fresh checkout count all of Unicode first.
+text = st.text("aZ0 /.\n\x7f\xe9\u2028\U0001f427", max_size=20)
+
+
+@given(
+    st.builds(
+        Report,
+        sequence=whole,
+        version=text,
+        epoch=whole,
+        serial=whole,
+        held=st.frozensets(digests, max_size=5),
+        bytes_left=whole,
+        bytes_free=whole,
+        error_code=text,
+        error=text,
+        address=text,
+    )
+)
+def test_every_report_travels_unchanged(sent: Report) -> None:
+    assert Report.parse(sent.encode()) == sent
+    assert sent.encode() == Report.parse(sent.encode()).encode()
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["", "a/b", "file", NOW.isoformat(), A]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["path", "kind", "sha256", "size", ""]), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=40)
+@given(st.dictionaries(st.sampled_from(["epoch", "serial", "created_at", "entries", "held", "version"]), anything))
+def test_any_json_is_a_message_or_refused_as_a_document(changes: dict[str, Any]) -> None:
+    for parse, said in ((Manifest.parse, document(**changes)), (Report.parse, report(**changes))):
+        try:
+            parse(json.dumps(said).encode())
+        except InvalidDocument as error:
+            assert str(error).endswith(".")

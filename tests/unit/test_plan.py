@@ -1,0 +1,519 @@
+"""What to bring in and what to withdraw: named cases, then what must be true whatever the case."""
+
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+
+from region.plan import File, ImageKey, Plan, Product, Version, plan
+from shared.digest import Sha256
+from shared.errors import InvalidValue
+from shared.names import RelativePath
+
+NOBLE = ImageKey.parse("ubuntu:noble:amd64")
+JAMMY = ImageKey.parse("ubuntu:jammy:amd64")
+GRUB = ImageKey.parse("grub:grub:amd64")
+_ids = itertools.count(1)
+
+
+def sha(name: str) -> Sha256:
+    return Sha256.of(name.encode())
+
+
+def version(name: str, files: str, *, held: bool = False, offered: bool = True) -> Version:
+    """A version with these files, 100 bytes each; what a test calls `k1` has its digest and path from that name."""
+    wanted = tuple(File(sha(file), 100, RelativePath(file)) for file in files.split())
+    return Version(next(_ids), name, offered, held, wanted)
+
+
+def product(
+    slot: str, *versions: Version, source: int = 1, image: ImageKey = NOBLE, offered: bool = True, boot: bool = False
+) -> Product:
+    """A product of a source whose priority is ten times its id."""
+    shown = tuple(replace(v, offered=v.offered and offered) for v in versions)
+    return Product(next(_ids), source, source * 10, image, slot, boot, shown)
+
+
+def named(products: Iterable[Product]) -> dict[int, str]:
+    return {v.id: f"{p.source_id}/{p.slot}/{v.name}" for p in products for v in p.versions}
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Versions are `source/slot/version`. `imports` names the files each lacks."""
+
+    imports: dict[str, str]
+    retire: set[str]
+    withdrawn: set[str]
+    unavailable: set[ImageKey]
+    needs_operator: bool = False
+
+
+def expect(
+    imports: dict[str, str] | None = None,
+    *,
+    retire: str = "",
+    withdrawn: str = "",
+    unavailable: set[ImageKey] | None = None,
+    needs_operator: bool = False,
+) -> Expected:
+    return Expected(imports or {}, set(retire.split()), set(withdrawn.split()), unavailable or set(), needs_operator)
+
+
+def found(decided: Plan, products: Iterable[Product]) -> Expected:
+    names = named(products)
+    return Expected(
+        {names[e.version.id]: " ".join(file.path for file in e.missing) for e in decided.imports},
+        {names[i] for i in decided.retire},
+        {names[i] for i in decided.withdrawn},
+        set(decided.unavailable),
+        decided.needs_operator,
+    )
+
+
+# Other held versions, so that a withdrawal stays below one in five.
+
+
+def crowd(count: int) -> list[Product]:
+    return [product(f"crowd{n}", version("1", f"c{n}", held=True), image=JAMMY) for n in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("selected", "products", "stored", "expected"),
+    [
+        pytest.param([], [], "", expect(), id="nothing at all"),
+        pytest.param([(1, NOBLE)], [], "", expect(unavailable={NOBLE}), id="selected, and no source knows it"),
+        pytest.param(
+            [(1, NOBLE)],
+            [product("ga", version("1", "k1 s1"), version("2", "k2 s2"))],
+            "",
+            expect({"1/ga/2": "k2 s2"}),
+            id="only the newest version is the target",
+        ),
+        pytest.param(
+            [(1, NOBLE)],
+            [product("ga", version("20260701.10", "a"), version("20260701.9", "b"))],
+            "",
+            expect({"1/ga/20260701.9": "b"}),
+            id="versions order as byte strings, not as numbers",
+        ),
+        pytest.param(
+            [(1, NOBLE)],
+            [product("ga", version("1", "k1 s1")), product("hwe", version("1", "h1 s1"))],
+            "k1",
+            expect({"1/ga/1": "s1", "1/hwe/1": "h1 s1"}),
+            id="what is stored already is not fetched again",
+        ),
+        pytest.param(
+            [(1, NOBLE)],
+            [product("ga", version("1", "k1 s1"))],
+            "k1 s1",
+            expect({"1/ga/1": ""}),
+            id="a target of which every file is stored still has to be made visible",
+        ),
+        pytest.param(
+            [(1, NOBLE)],
+            [product("ga", version("1", "k1 s1", held=True))],
+            "k1 s1",
+            expect(),
+            id="held and whole: nothing to do",
+        ),
+        pytest.param(
+            [(1, NOBLE)],
+            [product("ga", version("1", "k1", held=True), version("2", "k2"))],
+            "k1",
+            expect({"1/ga/2": "k2"}),
+            id="the old version stays while the new one is not held",
+        ),
+        pytest.param(
+            [(1, NOBLE)],
+            [product("ga", version("1", "k1", held=True), version("2", "k2", held=True))],
+            "k1 k2",
+            expect(retire="1/ga/1"),
+            id="the old version goes once the new one is held",
+        ),
+        pytest.param(
+            [(1, NOBLE)],
+            [product("ga", version("1", "k1"), version("2", "k2", held=True, offered=False))],
+            "k2",
+            expect({"1/ga/1": "k1"}),
+            id="a newest version taken back stays until the one before it is held",
+        ),
+        pytest.param(
+            [(1, NOBLE)],
+            [product("ga", version("1", "k1", held=True), version("2", "k2", held=True, offered=False))],
+            "k1 k2",
+            expect(retire="1/ga/2"),
+            id="a newest version taken back goes once the one before it is held",
+        ),
+        pytest.param(
+            [(1, NOBLE)],
+            [product("ga", version("1", "k1", held=True), offered=False)],
+            "k1",
+            expect(unavailable={NOBLE}),
+            id="a product that vanished is kept while it is selected",
+        ),
+        pytest.param(
+            [(1, NOBLE)],
+            [product("ga", version("1", "k1", held=True, offered=False))],
+            "k1",
+            expect(unavailable={NOBLE}),
+            id="a product without any version left is kept while it is selected",
+        ),
+        pytest.param(
+            [(1, NOBLE)],
+            [
+                product("ga", version("1", "k1", held=True)),
+                product("hwe", version("1", "h1", held=True), offered=False),
+            ],
+            "k1 h1",
+            expect(),
+            id="a kernel that vanished is kept beside the others",
+        ),
+        pytest.param(
+            [],
+            [product("ga", version("1", "k1", held=True))],
+            "k1",
+            expect(retire="1/ga/1"),
+            id="what nobody selects any more is retired",
+        ),
+        pytest.param(
+            [],
+            [product("ga", version("1", "k1", held=True), offered=False)],
+            "k1",
+            expect(retire="1/ga/1"),
+            id="what nobody selects is retired, offered or not",
+        ),
+        pytest.param(
+            [(1, JAMMY)],
+            [product("ga", version("1", "k1", held=True)), *crowd(1)],
+            "k1 c0",
+            expect(retire="1/ga/1"),
+            id="unselecting is an operator's word: no limit holds it up",
+        ),
+        # Several sources; the greater id has the higher priority.
+        pytest.param(
+            [(1, NOBLE), (2, NOBLE)],
+            [product("ga", version("1", "a1")), product("ga", version("1", "b1"), source=2)],
+            "",
+            expect({"2/ga/1": "b1"}),
+            id="the higher priority wins",
+        ),
+        pytest.param(
+            [(1, NOBLE)],
+            [product("ga", version("1", "a1")), product("ga", version("9", "b9"), source=2)],
+            "",
+            expect({"1/ga/1": "a1"}),
+            id="a source the image is not selected from never wins",
+        ),
+        pytest.param(
+            [(1, NOBLE), (2, NOBLE)],
+            [product("ga", version("1", "a1")), product("ga", version("1", "b1"), source=2, offered=False)],
+            "",
+            expect({"1/ga/1": "a1"}),
+            id="a source that does not offer it never wins",
+        ),
+        pytest.param(
+            [(1, NOBLE), (2, NOBLE)],
+            [
+                product("ga", version("1", "a1", held=True)),
+                product("hwe", version("1", "a2", held=True)),
+                product("ga", version("1", "b1"), source=2),
+                product("hwe", version("1", "b2"), source=2),
+            ],
+            "a1 a2",
+            expect({"2/ga/1": "b1", "2/hwe/1": "b2"}),
+            id="the loser's versions are kept until the winner's are held",
+        ),
+        pytest.param(
+            [(1, NOBLE), (2, NOBLE)],
+            [
+                product("ga", version("1", "a1", held=True)),
+                product("hwe", version("1", "a2", held=True)),
+                product("ga", version("1", "b1", held=True), source=2),
+                product("hwe", version("1", "b2"), source=2),
+            ],
+            "a1 a2 b1",
+            expect({"2/hwe/1": "b2"}, retire="1/ga/1"),
+            id="the loser goes place by place",
+        ),
+        pytest.param(
+            [(1, NOBLE), (2, NOBLE), (1, JAMMY)],
+            [
+                product("ga", version("1", "a1", held=True)),
+                product("hwe", version("1", "a2", held=True)),
+                product("ga", version("1", "b1"), source=2),
+                *crowd(9),
+            ],
+            "a1 a2 c0 c1 c2 c3 c4 c5 c6 c7 c8",
+            expect({"2/ga/1": "b1"}),
+            id="what only the loser has is kept until the winner is whole",
+        ),
+        pytest.param(
+            [(1, NOBLE), (2, NOBLE), (1, JAMMY)],
+            [
+                product("ga", version("1", "a1", held=True)),
+                product("hwe", version("1", "a2", held=True)),
+                product("ga", version("1", "b1", held=True), source=2),
+                *crowd(9),
+            ],
+            "a1 a2 b1 c0 c1 c2 c3 c4 c5 c6 c7 c8",
+            expect(retire="1/ga/1 1/hwe/1", withdrawn="1/hwe/1"),
+            id="what only the loser has goes once the winner is whole",
+        ),
+        # The limit: more than one in five.
+        *(
+            pytest.param(
+                [(1, NOBLE), (2, NOBLE), (1, JAMMY)],
+                [
+                    product("hwe", version("1", "a2", held=True)),
+                    product("ga", version("1", "b1", held=True), source=2),
+                    *crowd(held - 2),
+                ],
+                " ".join(["a2", "b1", *(f"c{n}" for n in range(held - 2))]),
+                expect(retire="1/hwe/1", withdrawn="1/hwe/1", needs_operator=needs),
+                id=name,
+            )
+            for held, needs, name in [
+                (4, True, "one of four taken away waits for an operator"),
+                (5, False, "one of five taken away does not wait"),
+            ]
+        ),
+        # Bootloaders.
+        pytest.param(
+            [(1, NOBLE)],
+            [product("uefi", version("1", "g1"), image=GRUB, boot=True), product("ga", version("1", "k1", held=True))],
+            "k1",
+            expect({"1/uefi/1": "g1"}),
+            id="bootloaders come without being selected",
+        ),
+        pytest.param(
+            [],
+            [product("uefi", version("1", "g1"), image=GRUB, boot=True)],
+            "",
+            expect(),
+            id="bootloaders of a source not in use do not come",
+        ),
+        pytest.param(
+            [(1, NOBLE)],
+            [
+                product("ga", version("1", "k1", held=True)),
+                product("uefi", version("1", "g1"), image=GRUB, boot=True),
+                product("uefi", version("1", "h1"), image=GRUB, boot=True, source=2),
+            ],
+            "k1",
+            expect({"1/uefi/1": "g1"}),
+            id="bootloaders follow the source in use, whatever the priorities",
+        ),
+        pytest.param(
+            [(1, NOBLE), (2, JAMMY)],
+            [
+                product("ga", version("1", "k1", held=True)),
+                product("jammy", version("1", "j1", held=True), source=2, image=JAMMY),
+                product("uefi", version("1", "g1", held=True), image=GRUB, boot=True),
+                product("uefi", version("1", "h1", held=True), image=GRUB, boot=True, source=2),
+            ],
+            "k1 j1 g1 h1",
+            expect(retire="1/uefi/1"),
+            id="of two sources in use the higher priority gives the bootloader",
+        ),
+        pytest.param(
+            [],
+            [product("uefi", version("1", "g1", held=True), image=GRUB, boot=True)],
+            "g1",
+            expect(),
+            id="a bootloader stays when nothing is selected any more",
+        ),
+        pytest.param(
+            [(1, NOBLE)],
+            [
+                product("ga", version("1", "k1", held=True)),
+                product("uefi", version("1", "g1", held=True), image=GRUB, boot=True, offered=False),
+            ],
+            "k1 g1",
+            expect(),
+            id="a bootloader that vanished stays, and is no image an operator selected",
+        ),
+        pytest.param(
+            [(1, NOBLE)],
+            [
+                product("ga", version("1", "k1", held=True)),
+                product("uefi", version("1", "g1"), image=GRUB, boot=True),
+                product("uefi", version("1", "h1", held=True), image=GRUB, boot=True, source=2),
+            ],
+            "k1 h1",
+            expect({"1/uefi/1": "g1"}),
+            id="the bootloader of a source given up stays until the one in use has its own",
+        ),
+        pytest.param(
+            [(1, NOBLE)],
+            [
+                product("ga", version("1", "k1", held=True)),
+                product("uefi", version("1", "g1", held=True), image=GRUB, boot=True),
+                product("uefi", version("1", "h1", held=True), image=GRUB, boot=True, source=2),
+            ],
+            "k1 g1 h1",
+            expect(retire="2/uefi/1"),
+            id="the bootloader of a source given up goes once the one in use has its own",
+        ),
+        # Healing.
+        pytest.param(
+            [(1, NOBLE)],
+            [product("ga", version("1", "k1 s1", held=True))],
+            "k1",
+            expect({"1/ga/1": "s1"}),
+            id="a held target that lost a file gets it back",
+        ),
+        pytest.param(
+            [(1, NOBLE)],
+            [product("ga", version("1", "k1 s1", held=True), offered=False)],
+            "k1",
+            expect({"1/ga/1": "s1"}, unavailable={NOBLE}),
+            id="a held version nobody offers that lost a file asks for it",
+        ),
+        pytest.param(
+            [(1, NOBLE)],
+            [
+                product("ga", version("1", "k1", held=True)),
+                product("hwe", version("1", "h1 s1", held=True), offered=False),
+            ],
+            "k1 h1",
+            expect({"1/hwe/1": "s1"}),
+            id="a vanished kernel that lost a file asks for it",
+        ),
+        pytest.param(
+            [],
+            [product("ga", version("1", "k1 s1", held=True))],
+            "k1",
+            expect(retire="1/ga/1"),
+            id="what is about to go is not healed",
+        ),
+        pytest.param(
+            [],
+            [product("uefi", version("1", "g1", held=True), image=GRUB, boot=True)],
+            "",
+            expect({"1/uefi/1": "g1"}),
+            id="a lost bootloader comes back even when nothing is selected",
+        ),
+    ],
+)
+def test_plan(selected: list[tuple[int, ImageKey]], products: list[Product], stored: str, expected: Expected) -> None:
+    digests = {sha(name) for name in stored.split()}
+    assert found(plan(selected, products, digests), products) == expected
+    # The order in which the database answers decides nothing.
+    assert found(plan(selected[::-1], products[::-1], digests), products) == expected
+
+
+def test_a_file_that_versions_share_is_counted_once() -> None:
+    products = [product("ga", version("1", "k1 s1")), product("hwe", version("1", "h1 s1"))]
+    decided = plan([(1, NOBLE)], products, set())
+    assert decided.fetch == {sha("k1"): 100, sha("h1"): 100, sha("s1"): 100}
+    assert decided.fetch_bytes == 300
+
+
+def test_held_counts_versions_of_every_image() -> None:
+    assert plan([(1, JAMMY)], crowd(3), set()).held == 3
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("ubuntu:noble", id="two parts"),
+        pytest.param("ubuntu:noble:amd64:x", id="four parts"),
+        pytest.param("ubuntu::amd64", id="an empty part"),
+        pytest.param("ubuntu:../..:amd64", id="a part that climbs"),
+        pytest.param("", id="nothing"),
+    ],
+)
+def test_an_image_that_is_none(text: str) -> None:
+    with pytest.raises(InvalidValue):
+        ImageKey.parse(text)
+
+
+# What is true of every catalogue: at most one product of a source in a slot.
+
+versions_ = st.lists(
+    st.tuples(st.booleans(), st.booleans(), st.integers(0, 2)), min_size=1, max_size=3
+)  # offered, held, how many of its two files are stored
+
+
+@st.composite
+def situations(draw: st.DrawFn) -> tuple[set[tuple[int, ImageKey]], list[Product], set[Sha256]]:
+    selected = draw(st.sets(st.tuples(st.sampled_from([1, 2]), st.sampled_from([NOBLE, JAMMY]))))
+    products: list[Product] = []
+    stored: set[Sha256] = set()
+    places = [(NOBLE, "noble/ga"), (NOBLE, "noble/hwe"), (JAMMY, "jammy/ga"), (GRUB, "uefi")]
+    for source, (image, slot) in itertools.product([1, 2], places):
+        made = []
+        for serial, (offered, held, count) in enumerate(draw(versions_)):
+            names = f"{source}{slot}{serial}k {source}{slot}{serial}s"
+            stored |= {sha(name) for name in names.split()[: 2 if held else count]}
+            made.append(version(str(serial), names, offered=offered, held=held))
+        products.append(
+            product(slot, *made, source=source, image=image, offered=draw(st.booleans()), boot=image == GRUB)
+        )
+    return selected, products, stored
+
+
+def held_slots(products: Iterable[Product], images: set[ImageKey]) -> set[str]:
+    return {p.slot for p in products if p.image in images for v in p.versions if v.held}
+
+
+def carried_out(decided: Plan, products: Iterable[Product]) -> list[Product]:
+    """The products once everything was fetched and everything withdrawn."""
+    whole = {entry.version.id for entry in decided.imports}
+    return [
+        replace(
+            p,
+            versions=tuple(
+                replace(v, held=v.id not in decided.retire and (v.held or v.id in whole)) for v in p.versions
+            ),
+        )
+        for p in products
+    ]
+
+
+@examples(max_examples=60, deadline=None, derandomize=True)
+@given(situations())
+def test_withdrawing_never_leaves_a_wanted_place_empty_but_for_what_the_limit_counts(
+    situation: tuple[set[tuple[int, ImageKey]], list[Product], set[Sha256]],
+) -> None:
+    selected, products, stored = situation
+    decided = plan(selected, products, stored)
+    wanted = {image for _, image in selected} | {GRUB}
+    gone = [
+        replace(p, versions=tuple(replace(v, held=v.held and v.id not in decided.retire) for v in p.versions))
+        for p in products
+    ]
+    lost = held_slots(products, wanted) - held_slots(gone, wanted)
+    counted = {p.slot for p in products for v in p.versions if v.id in decided.withdrawn}
+    assert lost <= counted
+    assert decided.withdrawn <= decided.retire
+    assert {p.image for p in gone if p.slot in lost} <= {p.image for p in gone if any(v.held for v in p.versions)}, (
+        "an image lost everything"
+    )
+
+
+@examples(max_examples=60, deadline=None, derandomize=True)
+@given(situations())
+def test_carrying_plans_out_comes_to_rest(
+    situation: tuple[set[tuple[int, ImageKey]], list[Product], set[Sha256]],
+) -> None:
+    selected, products, stored = situation
+    for _ in range(2):
+        decided = plan(selected, products, stored)
+        stored |= set(decided.fetch)
+        products = carried_out(decided, products)
+    at_rest = plan(selected, products, stored)
+    assert (at_rest.imports, at_rest.retire) == ((), frozenset())
+    for image in {image for _, image in selected}:
+        offering = [p for p in products if (p.source_id, image) in selected and p.image == image and p.target()]
+        top = max((p.priority for p in offering), default=None)
+        for p in offering:
+            target = p.target()
+            assert target is not None
+            assert target.held == (p.priority == top), "the winner's newest versions, and only they, are held"
