@@ -1,11 +1,11 @@
 """The catalogue: what each source offers and which versions are held. One transaction records one reading."""
 
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, select, text
+from sqlalchemy import select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from region.pins import CANDIDATES
@@ -22,12 +22,17 @@ INDEX = ""
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What is remembered of an accepted document: where it lies, how old it is, its ETag for the next request."""
+    """What is remembered of an accepted document: where it lies, how old it is, its ETag for the next request.
+
+    `skipped` says what of it could not be used. One that is not `listed` has left the index; its age still counts.
+    """
 
     content_id: str
     path: RelativePath
     updated: datetime
     etag: str
+    skipped: tuple[str, ...] = ()
+    listed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +51,12 @@ class Reading:
 async def accepted(connection: AsyncConnection, source_id: int) -> dict[str, Document]:
     """The documents accepted of the source so far, by content id."""
     rows = await connection.execute(select(stream_documents).where(stream_documents.c.source_id == source_id))
-    return {row.content_id: Document(row.content_id, RelativePath(row.path), row.updated, row.etag) for row in rows}
+    return {
+        row.content_id: Document(
+            row.content_id, RelativePath(row.path), row.updated, row.etag, tuple(row.skipped), row.listed
+        )
+        for row in rows
+    }
 
 
 def require_not_older(found: Document, floor: Document | None, url: str) -> None:
@@ -66,6 +76,9 @@ async def record(connection: AsyncConnection, source_id: int, reading: Reading) 
     kept: list[str] = []
     for document, stream in reading.changed:
         require_not_older(document, known.get(document.content_id), document.content_id)
+        moved = await _moved(connection, source_id, stream)
+        kept += [f"{name} is held as another image than it says it is now; the held one stays." for name in moved]
+        stream = replace(stream, products=tuple(entry for entry in stream.products if entry.name not in moved))
         await _record_products(connection, source_id, stream)
         await _record_versions(connection, source_id, stream)
         kept += await _record_items(connection, source_id, stream)
@@ -78,21 +91,26 @@ async def record(connection: AsyncConnection, source_id: int, reading: Reading) 
     )
     await _forget_unoffered(connection, source_id)
     for document in (reading.index, *(document for document, _ in reading.changed)):
-        await connection.execute(_REMEMBER, {"source_id": source_id, **asdict(document)})
+        await connection.execute(
+            _REMEMBER, {"source_id": source_id, **asdict(document), "skipped": list(document.skipped)}
+        )
     await connection.execute(
-        delete(stream_documents).where(
+        update(stream_documents)
+        .where(
             stream_documents.c.source_id == source_id,
             stream_documents.c.content_id.not_in([INDEX, *reading.offered]),
         )
+        .values(listed=False)
     )
     return kept
 
 
 _REMEMBER = text("""
-    INSERT INTO stream_documents (source_id, content_id, path, updated, etag)
-    VALUES (:source_id, :content_id, :path, :updated, :etag)
+    INSERT INTO stream_documents (source_id, content_id, path, updated, etag, skipped, listed)
+    VALUES (:source_id, :content_id, :path, :updated, :etag, CAST(:skipped AS text[]), :listed)
     ON CONFLICT (source_id, content_id) DO UPDATE
-    SET path = excluded.path, updated = excluded.updated, etag = excluded.etag
+    SET path = excluded.path, updated = excluded.updated, etag = excluded.etag, skipped = excluded.skipped,
+        listed = excluded.listed
 """)
 
 _PRODUCT_COLUMNS = {
@@ -144,6 +162,24 @@ async def _record_products(connection: AsyncConnection, source_id: int, stream: 
             "names": [product.name for product in stream.products],
         },
     )
+
+
+async def _moved(connection: AsyncConnection, source_id: int, stream: documents.Products) -> list[str]:
+    """Products that are held and claim to be another image, kernel or kind now: what racks serve must not move."""
+    fields = ("name", "kind", "os", "release", "arch", "subarch", "label", "bootloader_type")
+    arrays = ", ".join(f"CAST(:{name} AS text[])" for name in fields)
+    found = await connection.scalars(
+        text(f"""
+            SELECT products.name FROM unnest({arrays}) AS given ({", ".join(fields)})
+            JOIN products ON products.source_id = :source_id AND products.name = given.name
+            WHERE ({", ".join(f"products.{name}" for name in fields)})
+                  IS DISTINCT FROM ({", ".join(f"given.{name}" for name in fields)})
+              AND EXISTS (SELECT FROM versions WHERE product_id = products.id AND held_at IS NOT NULL)
+            ORDER BY products.name
+        """),
+        {"source_id": source_id, **{name: [getattr(entry, name) for entry in stream.products] for name in fields}},
+    )
+    return list(found)
 
 
 async def _record_versions(connection: AsyncConnection, source_id: int, stream: documents.Products) -> None:
@@ -344,7 +380,7 @@ async def is_known(connection: AsyncConnection, source_id: int, image: ImageKey)
     )
 
 
-async def stored(connection: AsyncConnection) -> Collection[Sha256]:
-    """The digests of all files the store holds."""
-    rows = await connection.execute(text("SELECT sha256 FROM files"))
-    return frozenset(Sha256(row.sha256) for row in rows)
+async def stored(connection: AsyncConnection) -> Mapping[Sha256, int]:
+    """The files the store holds, digest to size in bytes."""
+    rows = await connection.execute(text("SELECT sha256, size FROM files"))
+    return {Sha256(row.sha256): row.size for row in rows}

@@ -79,10 +79,14 @@ class Changes:
     async def _listen_once(self, dsn: str) -> None:
         connection = await asyncpg.connect(dsn, timeout=5)
         try:
+            ended = asyncio.Event()
+            connection.add_termination_listener(lambda _connection: ended.set())
             await connection.add_listener(CHANNEL, self._heard)
             self.tell(*Topic)
-            while True:
-                await asyncio.sleep(KEEPALIVE_S)
+            while not ended.is_set():
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(ended.wait(), KEEPALIVE_S)
+                    break
                 # A line that died silently looks like one on which nothing happens.
                 await connection.execute("SELECT 1", timeout=5)
         finally:

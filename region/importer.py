@@ -6,10 +6,11 @@ transaction that also withdraws the version it replaces and signs the manifest.
 """
 
 import asyncio
+import errno
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
@@ -30,9 +31,11 @@ from shared.digest import Sha256
 from shared.download import Transfer, download
 from shared.errors import (
     BootferryError,
+    Conflict,
     DiskFailed,
     FetchError,
     HttpStatus,
+    InvalidSettings,
     NoRoom,
     Unavailable,
     WrongDigest,
@@ -72,6 +75,7 @@ class _Run:
     totals: dict[Sha256, int] = field(default_factory=dict)
     done: dict[Sha256, int] = field(default_factory=dict)
     images: dict[ImageKey, set[Sha256]] = field(default_factory=dict)
+    publishing: asyncio.Lock = field(default_factory=asyncio.Lock)
     errors: dict[ImageKey, BootferryError] = field(default_factory=dict)
     source_errors: list[BootferryError] = field(default_factory=list)
 
@@ -217,12 +221,11 @@ async def _read(importer: Importer, run: _Run, source: sources.Source) -> None:
             known = await catalogue.accepted(connection, source.id)
         async with upstream.connect(source, upstream.keyring_of(source), run.proxy) as connected:
             found = await upstream.read(connected, known)
-        if found.reading is None:
-            skipped = list(source.skipped)
-        else:
-            skipped = [f"{entry.name}: {entry.why}" for entry in found.skipped]
+        skipped = list(found.skipped)
+        if found.reading is not None:
             async with transaction(importer.engine) as connection:
                 await imports.require_lease(connection, run.claim)
+                await sources.get(connection, source.id, keep=True)
                 skipped += await catalogue.record(connection, source.id, found.reading)
                 await _select_default(connection, source, found.reading, importer.now())
                 await notify(connection, Topic.SOURCES, Topic.IMAGES)
@@ -280,14 +283,18 @@ async def _fetch(
         roads: dict[int, tuple[upstream.Upstream, Transfer]] = {}
         for source_id in {entry.product.source_id for entry in chosen}:
             # Files are named by digest: who signed the stream has vouched for them already.
-            connected = await stack.enter_async_context(upstream.connect(known_sources[source_id], None, run.proxy))
+            try:
+                connected = await stack.enter_async_context(upstream.connect(known_sources[source_id], None, run.proxy))
+            except InvalidSettings as error:
+                run.errors |= {entry.product.image: error for entry in chosen if entry.product.source_id == source_id}
+                continue
             roads[source_id] = (connected, Transfer(connected.session, executor, proxy=connected.proxy))
         slots = asyncio.Semaphore(importer.parallel_downloads)
         async with asyncio.TaskGroup() as tasks:
-            for entry in chosen:
-                if not entry.missing:
-                    tasks.create_task(_publish(importer, run, entry))
+            tasks.create_task(_publish(importer, run, [entry for entry in chosen if not entry.missing]))
             for file, source_id in wanted.values():
+                if source_id not in roads:
+                    continue
                 tasks.create_task(_fetch_for(importer, run, slots, *roads[source_id], file, waiting[file.sha256]))
 
 
@@ -312,15 +319,14 @@ async def _fetch_for(
     async with slots:
         try:
             await _fetch_one(importer, run, connected, transfer, file)
-        except (FetchError, DiskFailed, NoRoom) as error:
+        except (FetchError, DiskFailed, NoRoom, Conflict) as error:
             log.warning(f"A file could not be fetched. {error}", action="fetch", code=error.code)
             for version in waiting:
                 run.errors.setdefault(version.entry.product.image, error)
             return
     for version in waiting:
         version.missing.discard(file.sha256)
-        if not version.missing:
-            await _publish(importer, run, version.entry)
+    await _publish(importer, run, [version.entry for version in waiting if not version.missing])
 
 
 async def _fetch_one(
@@ -344,6 +350,7 @@ async def _fetch_one(
             if await files.record(connection, importer.store, file.sha256, file.size, importer.now()):
                 return
             await connection.rollback()
+    raise DiskFailed(str(importer.store.root), OSError(errno.EIO, f"{file.sha256} went away again and again"))
 
 
 def _is_passing(error: FetchError) -> bool:
@@ -352,34 +359,51 @@ def _is_passing(error: FetchError) -> bool:
     return not isinstance(error, WrongDigest | WrongSize)
 
 
-async def _publish(importer: Importer, run: _Run, entry: Import) -> None:
-    """Make a whole version visible and withdraw what it replaces, in one transaction."""
-    async with transaction(importer.engine) as connection:
+async def _publish(importer: Importer, run: _Run, entries: Sequence[Import]) -> None:
+    """Make whole versions visible and withdraw what they replace, in one transaction.
+
+    One at a time: all of them write the manifest, and would wait for each other with a connection in their hands.
+    """
+    if not entries:
+        return
+    async with run.publishing, transaction(importer.engine) as connection:
         await imports.require_lease(connection, run.claim)
-        whole = await connection.scalar(
-            text("""
-                SELECT count(*) > 0 AND bool_and(files.sha256 IS NOT NULL)
-                FROM items LEFT JOIN files USING (sha256) WHERE items.version_id = :id
-            """),
-            {"id": entry.version.id},
+        whole = set(
+            await connection.scalars(
+                text("""
+                    SELECT items.version_id FROM items
+                    LEFT JOIN files ON files.sha256 = items.sha256 AND files.size = items.size
+                    WHERE items.version_id = ANY(:ids)
+                    GROUP BY items.version_id HAVING bool_and(files.sha256 IS NOT NULL)
+                """),
+                {"ids": [entry.version.id for entry in entries]},
+            )
         )
-        if not whole:
-            return
+        visible = [entry for entry in entries if entry.version.id in whole]
         await connection.execute(
             update(versions)
-            .where(versions.c.id == entry.version.id, versions.c.held_at.is_(None))
+            .where(versions.c.id.in_(whole), versions.c.held_at.is_(None))
             .values(held_at=importer.now())
         )
-        replaced = [version.id for version in entry.product.versions if version.held and version.id != entry.version.id]
+        replaced = [
+            version.id
+            for entry in visible
+            for version in entry.product.versions
+            if version.held and version.id != entry.version.id
+        ]
         await _withdraw(importer, connection, replaced)
-    log.info("A version is whole and visible.", action="publish", slot=entry.product.slot, version=entry.version.name)
+    for entry in visible:
+        log.info(
+            "A version is whole and visible.", action="publish", slot=entry.product.slot, version=entry.version.name
+        )
 
 
 async def _retire(importer: Importer, run: _Run) -> None:
     """Withdraw what nobody wants or what has been replaced, except what an unattended run must not decide."""
     decided = await _plan(importer)
     retire = decided.retire
-    if decided.needs_operator and run.claim.trigger in ("schedule", "healing"):
+    attended = run.claim.trigger in ("operator", "selection") and run.claim.scope is None
+    if decided.needs_operator and not attended:
         retire -= decided.withdrawn
         log.warning(
             f"{len(decided.withdrawn)} of {decided.held} held versions would be withdrawn with nothing in their place;"

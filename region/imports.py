@@ -79,9 +79,9 @@ _ENQUEUE = text("""
     INSERT INTO imports (trigger, requested_by, requested_at, scope)
     VALUES (:trigger, :requested_by, :now, CAST(:scope AS text[]))
     ON CONFLICT (state) WHERE state = 'queued' DO UPDATE
-    SET trigger = CASE WHEN excluded.trigger IN ('operator', 'selection')
+    SET trigger = CASE WHEN excluded.trigger IN ('operator', 'selection') OR imports.trigger = 'healing'
                        THEN excluded.trigger ELSE imports.trigger END,
-        requested_by = CASE WHEN excluded.trigger IN ('operator', 'selection')
+        requested_by = CASE WHEN excluded.trigger IN ('operator', 'selection') OR imports.trigger = 'healing'
                             THEN excluded.requested_by ELSE imports.requested_by END,
         scope = CASE WHEN imports.scope IS NULL OR excluded.scope IS NULL THEN NULL
                      ELSE ARRAY(SELECT DISTINCT unnest(imports.scope || excluded.scope)) END,
@@ -253,16 +253,17 @@ async def release(connection: AsyncConnection, held: Claim) -> None:
 
 async def request_cancel(connection: AsyncConnection, import_id: int, now: datetime) -> None:
     """A waiting import ends at once, a running one within seconds. Raises NotFound; Conflict when it has ended."""
-    entry = await get(connection, import_id)
-    if entry.state == "queued":
-        await connection.execute(
-            update(imports)
-            .where(imports.c.id == import_id, imports.c.state == "queued")
-            .values(state="cancelled", finished_at=now, cancel_requested=True)
-        )
-    elif entry.state == "running":
-        await connection.execute(update(imports).where(imports.c.id == import_id).values(cancel_requested=True))
-    else:
+    stopped = await connection.execute(
+        text("""
+            UPDATE imports SET cancel_requested = true,
+                finished_at = CASE state WHEN 'queued' THEN CAST(:now AS timestamptz) END,
+                state = CASE state WHEN 'queued' THEN 'cancelled' ELSE state END
+            WHERE id = :id AND state IN ('queued', 'running')
+        """),
+        {"id": import_id, "now": now},
+    )
+    if stopped.rowcount == 0:
+        entry = await get(connection, import_id)
         raise Conflict(f"The import {import_id} has ended already; it {entry.state}.")
     await notify(connection, Topic.IMPORTS, Topic.IMAGES)
 

@@ -1,5 +1,6 @@
 """The manifest: what racks are to hold, built from held versions, signed, and answered from memory."""
 
+import itertools
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -50,18 +51,23 @@ _HELD = text("""
 async def entries(connection: AsyncConnection) -> tuple[Entry, ...]:
     """The entries for what is held now, by path. Of versions that claim one place, the best source's newest has it."""
     owners: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     named: list[Entry] = []
-    for row in await connection.execute(_HELD):
-        for slot in _slots(row):
-            if owners.setdefault(slot, row.version_id) != row.version_id:
+    for _, rows in itertools.groupby(await connection.execute(_HELD), key=lambda row: row.version_id):
+        version = list(rows)
+        if any(sizes.setdefault(row.sha256, row.size) != row.size for row in version):
+            # It contradicts a better source about a file: the other one's size was found right when it was fetched.
+            continue
+        for item, slot in ((row, slot) for row in version for slot in _slots(row)):
+            if owners.setdefault(slot, item.version_id) != item.version_id:
                 continue
-            archive = row.kind == ProductKind.BOOTLOADER
+            archive = item.kind == ProductKind.BOOTLOADER
             named.append(
                 Entry(
-                    path=RelativePath(slot if archive else f"{slot}/{row.ftype}"),
+                    path=RelativePath(slot if archive else f"{slot}/{item.ftype}"),
                     kind=Kind.ARCHIVE if archive else Kind.FILE,
-                    sha256=Sha256(row.sha256),
-                    size=row.size,
+                    sha256=Sha256(item.sha256),
+                    size=item.size,
                 )
             )
     return tuple(sorted(named, key=lambda entry: entry.path))
@@ -79,6 +85,8 @@ async def publish(connection: AsyncConnection, key: Ed25519PrivateKey, now: date
     wanted = await entries(connection)
     latest = await current(connection, key)
     if latest is not None and latest.manifest.epoch == row.epoch and latest.manifest.entries == wanted:
+        # Another version with the very same files is named by this manifest already.
+        await _name_held(connection, latest.manifest.serial)
         return
     manifest = Manifest(epoch=row.epoch, serial=row.serial + 1, created_at=now, entries=wanted)
     await connection.execute(update(region).values(serial=manifest.serial))
@@ -93,12 +101,28 @@ async def publish(connection: AsyncConnection, key: Ed25519PrivateKey, now: date
     await connection.execute(
         delete(manifests).where(manifests.c.epoch == manifest.epoch, manifests.c.serial <= manifest.serial - KEPT)
     )
+    await _name_held(connection, manifest.serial)
+    await notify(connection, Topic.MANIFEST, Topic.IMAGES)
+
+
+async def _name_held(connection: AsyncConnection, serial: int) -> None:
     await connection.execute(
         update(versions)
         .where(versions.c.held_at.is_not(None), versions.c.held_serial.is_(None))
-        .values(held_serial=manifest.serial)
+        .values(held_serial=serial)
     )
-    await notify(connection, Topic.MANIFEST, Topic.IMAGES)
+
+
+async def newest(connection: AsyncConnection) -> tuple[int, int] | None:
+    """(epoch, serial) of the newest manifest; None before the first."""
+    row = (
+        await connection.execute(
+            select(manifests.c.epoch, manifests.c.serial)
+            .order_by(manifests.c.epoch.desc(), manifests.c.serial.desc())
+            .limit(1)
+        )
+    ).one_or_none()
+    return None if row is None else (row.epoch, row.serial)
 
 
 async def current(connection: AsyncConnection, key: Ed25519PrivateKey) -> Published | None:

@@ -55,8 +55,11 @@ class Memory:
     async def refresh(self) -> None:
         """Read manifest and keys again. Raises Unavailable, and then remembers what it remembered before."""
         async with transaction(self._engine) as connection:
-            published = await manifests.current(connection, self._key)
             self._rack_keys = await racks.keys(connection)
+            known = self._published and self._published.manifest.order
+            published = None
+            if await manifests.newest(connection) != known:
+                published = await manifests.current(connection, self._key)
         if published is not None:
             self._published = published
             self._published_sizes = published.manifest.files()

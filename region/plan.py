@@ -116,9 +116,9 @@ class Plan:
 def plan(
     selected: Collection[tuple[int, ImageKey]],
     products: Iterable[Product],
-    stored: Collection[Sha256],
+    stored: Mapping[Sha256, int],
 ) -> Plan:
-    """Compare what is selected (source id, image), offered and held (both in `products`), and `stored` (digests)."""
+    """Compare what is selected (source id, image), offered and held (both in `products`), and `stored` (sizes)."""
     by_image: dict[ImageKey, list[Product]] = defaultdict(list)
     for product in products:
         by_image[product.image].append(product)
@@ -136,7 +136,7 @@ def plan(
         targets = {slot: target for slot, product in chosen.items() if (target := product.target())}
         needed |= {file.sha256: file.size for target in targets.values() for file in target.files}
         imports += _incomplete(candidates, wanted, chosen, targets, stored)
-        if wanted and not targets:
+        if wanted and not targets and not any(product.bootloader for product in candidates):
             unavailable.add(image)
         superseded, orphaned = _replaced(candidates, targets)
         retire |= superseded
@@ -167,16 +167,14 @@ def plan(
 def _wanted(
     image: ImageKey, candidates: Iterable[Product], selected: Collection[tuple[int, ImageKey]]
 ) -> frozenset[int]:
-    """The sources the image is wanted from; bootloaders from every source in use, and for ever once they are held."""
+    """The sources the image is wanted from; for bootloaders those in use that offer it, else those it is held of."""
     bootloaders = [product for product in candidates if product.bootloader]
     if not bootloaders:
         return frozenset(source_id for source_id, chosen in selected if chosen == image)
     in_use = {source_id for source_id, _ in selected}
-    return frozenset(
-        product.source_id
-        for product in bootloaders
-        if product.source_id in in_use or any(version.held for version in product.versions)
-    )
+    offering = frozenset(entry.source_id for entry in bootloaders if entry.source_id in in_use and entry.target())
+    holding = frozenset(entry.source_id for entry in bootloaders if any(version.held for version in entry.versions))
+    return offering or holding
 
 
 def _winning(candidates: Iterable[Product], wanted: Collection[int]) -> dict[str, Product]:
@@ -191,7 +189,7 @@ def _incomplete(
     wanted: Collection[int],
     chosen: Mapping[str, Product],
     targets: Mapping[str, Version],
-    stored: Collection[Sha256],
+    stored: Mapping[Sha256, int],
 ) -> list[Import]:
     """Targets that are not whole, and held versions without a target that lost a file: those are asked for again."""
     incomplete = [
@@ -209,8 +207,8 @@ def _incomplete(
     return incomplete
 
 
-def _missing(version: Version, stored: Collection[Sha256]) -> tuple[File, ...]:
-    return tuple(file for file in version.files if file.sha256 not in stored)
+def _missing(version: Version, stored: Mapping[Sha256, int]) -> tuple[File, ...]:
+    return tuple(file for file in version.files if stored.get(file.sha256) != file.size)
 
 
 def _replaced(candidates: Iterable[Product], targets: Mapping[str, Version]) -> tuple[set[int], set[int]]:

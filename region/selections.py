@@ -4,8 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import delete, func, select, tuple_, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from region.plan import ImageKey
@@ -50,17 +49,29 @@ async def get(connection: AsyncConnection, selection_id: int) -> Selection:
     raise NotFound("selection", selection_id)
 
 
+_GIVEN = """unnest(
+    CAST(:source_ids AS integer[]), CAST(:oses AS text[]), CAST(:releases AS text[]), CAST(:arches AS text[]))"""
+
+
 async def replace(connection: AsyncConnection, wished: Collection[tuple[int, ImageKey]], now: datetime) -> None:
     """From here on exactly `wished` is selected, under a new revision. The default is never selected any more."""
-    keys = [(source_id, *image) for source_id, image in wished]
-    columns = (selections.c.source_id, selections.c.os, selections.c.release, selections.c.arch)
-    await connection.execute(delete(selections).where(tuple_(*columns).not_in(keys)))
-    if keys:
-        await connection.execute(
-            insert(selections)
-            .values([dict(zip([c.name for c in columns], key, strict=True), created_at=now) for key in keys])
-            .on_conflict_do_nothing()
-        )
+    pairs = list(wished)
+    given = {
+        "source_ids": [source_id for source_id, _ in pairs],
+        "oses": [image.os for _, image in pairs],
+        "releases": [image.release for _, image in pairs],
+        "arches": [image.arch for _, image in pairs],
+    }
+    await connection.execute(
+        text(f"DELETE FROM selections WHERE (source_id, os, release, arch) NOT IN (SELECT * FROM {_GIVEN})"), given
+    )
+    await connection.execute(
+        text(f"""
+            INSERT INTO selections (source_id, os, release, arch, created_at)
+            SELECT *, CAST(:now AS timestamptz) FROM {_GIVEN} ON CONFLICT DO NOTHING
+        """),
+        given | {"now": now},
+    )
     await connection.execute(
         update(region).values(
             default_selected_at=func.coalesce(region.c.default_selected_at, now),

@@ -9,6 +9,7 @@ from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from region.stream.documents import ProductKind
 from region.stream.openpgp import MAX_KEYRING_BYTES, parse_keyring
 from region.tables import products, selections, sources, stream_documents, versions
 from shared.errors import Conflict, InvalidKeyring, InvalidValue, NotFound
@@ -100,9 +101,10 @@ async def list_all(connection: AsyncConnection) -> list[Source]:
     return [Source(**row) for row in rows.mappings()]
 
 
-async def get(connection: AsyncConnection, source_id: int) -> Source:
-    """The source. Raises NotFound."""
-    row = (await connection.execute(select(sources).where(sources.c.id == source_id))).mappings().one_or_none()
+async def get(connection: AsyncConnection, source_id: int, *, keep: bool = False) -> Source:
+    """The source; with `keep` nobody removes it until this transaction ends. Raises NotFound."""
+    query = select(sources).where(sources.c.id == source_id)
+    row = (await connection.execute(query.with_for_update(read=True) if keep else query)).mappings().one_or_none()
     if row is None:
         raise NotFound("source", source_id)
     return Source(**row)
@@ -141,14 +143,21 @@ async def change(connection: AsyncConnection, source_id: int, wished: SourceWish
 
 
 async def remove(connection: AsyncConnection, source_id: int) -> None:
-    """Forget a source. Raises NotFound; Conflict while images are selected from it or held of it."""
+    """Forget a source, its bootloaders included. Raises NotFound; Conflict while images of it are selected or held.
+
+    The caller publishes the manifest in the same transaction.
+    """
     source = await get(connection, source_id)
     in_use = await connection.scalar(
         select(
             select(selections.c.id).where(selections.c.source_id == source_id).exists()
             | select(versions.c.id)
             .join(products)
-            .where(products.c.source_id == source_id, versions.c.held_at.is_not(None))
+            .where(
+                products.c.source_id == source_id,
+                products.c.kind != ProductKind.BOOTLOADER,
+                versions.c.held_at.is_not(None),
+            )
             .exists()
         )
     )

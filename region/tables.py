@@ -108,6 +108,8 @@ stream_documents = Table(
     _text("path"),
     _moment("updated"),
     _text("etag", default=""),
+    Column("skipped", ARRAY(Text), nullable=False, server_default=text("'{}'")),
+    _flag("listed", default=True),
     PrimaryKeyConstraint("source_id", "content_id"),
 )
 

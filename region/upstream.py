@@ -1,9 +1,9 @@
 """Reading a source: GET, then OpenPGP, then documents. Nothing that was not verified leaves this file."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import aiohttp
@@ -35,11 +35,14 @@ class Upstream:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """What one look at a source gave: a reading, None when nothing changed; documents that failed; what was skipped."""
+    """What one look at a source gave: a reading, None when nothing changed; documents that failed.
+
+    `skipped` says what of the whole stream cannot be used, a sentence each, unchanged documents included.
+    """
 
     reading: Reading | None
     failed: Mapping[str, BootferryError]
-    skipped: tuple[documents.Skipped, ...]
+    skipped: tuple[str, ...]
 
 
 @asynccontextmanager
@@ -63,17 +66,15 @@ async def read(upstream: Upstream, known: Mapping[str, Document]) -> Read:
     """
     index_path = RelativePath(f"streams/v1/index{_PLAIN if upstream.keyring is None else _SIGNED}")
     answer = await _fetch(upstream, index_path, known.get(INDEX))
-    skipped: list[documents.Skipped] = []
     if answer is None:
         index_document = known[INDEX]
-        entries = [entry for content_id, entry in known.items() if content_id != INDEX]
+        entries = [entry for content_id, entry in known.items() if content_id != INDEX and entry.listed]
         paths = {entry.content_id: entry.path for entry in entries}
     else:
         payload, etag = answer
         index = await asyncio.to_thread(documents.parse_index, payload, shown(upstream.url(index_path)))
-        index_document = Document(INDEX, index_path, index.updated, etag)
+        index_document = Document(INDEX, index_path, index.updated, etag, _sentences(index.skipped))
         require_not_older(index_document, known.get(INDEX), shown(upstream.url(index_path)))
-        skipped += index.skipped
         paths = {entry.content_id: _variant(upstream, entry.path) for entry in index.entries}
 
     changed: list[tuple[Document, documents.Products]] = []
@@ -86,27 +87,36 @@ async def read(upstream: Upstream, known: Mapping[str, Document]) -> Read:
             continue
         if found is not None:
             changed.append(found)
-            skipped += found[1].skipped
+    current = dict(known) | {document.content_id: document for document, _ in changed} | {INDEX: index_document}
+    skipped = [
+        sentence for content_id in (INDEX, *paths) if content_id in current for sentence in current[content_id].skipped
+    ]
     if answer is None and not changed:
-        return Read(None, failed, ())
+        return Read(None, failed, tuple(skipped))
     if failed:
         # Asked again next time: an index remembered by its ETag would hide a product file that is new in it.
-        index_document = Document(INDEX, index_document.path, index_document.updated, "")
+        index_document = replace(index_document, etag="")
     return Read(Reading(index_document, frozenset(paths), changed), failed, tuple(skipped))
+
+
+def _sentences(skipped: Iterable[documents.Skipped]) -> tuple[str, ...]:
+    return tuple(f"{entry.name}: {entry.why}" for entry in skipped)
 
 
 async def _products(
     upstream: Upstream, content_id: str, path: RelativePath, known: Document | None
 ) -> tuple[Document, documents.Products] | None:
     where = shown(upstream.url(path))
-    answer = await _fetch(upstream, path, known if known is not None and known.path == path else None)
+    # One that had left the index is read anew: its products are not offered at the moment.
+    unchanged_counts = known is not None and known.listed and known.path == path
+    answer = await _fetch(upstream, path, known if unchanged_counts else None)
     if answer is None:
         return None
     payload, etag = answer
     stream = await asyncio.to_thread(documents.parse_products, payload, where)
     if stream.content_id != content_id:
         raise InvalidDocument(where, f"it is {stream.content_id!r} where the index promises {content_id!r}")
-    document = Document(content_id, path, stream.updated, etag)
+    document = Document(content_id, path, stream.updated, etag, _sentences(stream.skipped))
     require_not_older(document, known, where)
     return document, stream
 

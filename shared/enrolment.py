@@ -82,9 +82,12 @@ class EnrolmentRequest:
     def claimed_token(envelope: bytes) -> str:
         """The fingerprint of the token's key by which the envelope claims to be signed. Raises InvalidDocument."""
         try:
-            return str(json.loads(envelope)["signatures"][0]["keyid"])[:64]
+            key_id = json.loads(envelope)["signatures"][0]["keyid"]
         except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
             raise InvalidDocument("The enrolment request", "it is not a signed envelope") from error
+        if not isinstance(key_id, str) or not re.fullmatch("[0-9a-f]{64}", key_id):
+            raise InvalidDocument("The enrolment request", "its keyid is not the fingerprint of a key")
+        return key_id
 
 
 @dataclass(frozen=True, slots=True)

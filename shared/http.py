@@ -5,6 +5,7 @@ that lead to link-local, multicast or unspecified addresses are refused, so that
 the machine's own metadata service. Private and loopback addresses are where mirrors live; they are fine.
 """
 
+import asyncio
 import errno
 import ipaddress
 import json
@@ -76,12 +77,8 @@ async def client_session(
     read_timeout_s: float = READ_TIMEOUT_S,
 ) -> AsyncIterator[aiohttp.ClientSession]:
     """A session that trusts the system's certificates and those in `ca_bundle`. Raises InvalidSettings."""
-    context = ssl.create_default_context()
-    if ca_bundle is not None:
-        try:
-            context.load_verify_locations(cafile=ca_bundle)
-        except (OSError, ssl.SSLError) as error:
-            raise InvalidSettings(f"The CA bundle {ca_bundle} cannot be used: {error}.") from error
+    # Reading a machine's certificates takes long enough to be noticed on the loop.
+    context = await asyncio.to_thread(_tls_context, ca_bundle)
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(ssl=context, resolver=_GuardedResolver(), limit=64),
         timeout=aiohttp.ClientTimeout(
@@ -98,6 +95,16 @@ async def client_session(
         cookie_jar=aiohttp.DummyCookieJar(),
     ) as session:
         yield session
+
+
+def _tls_context(ca_bundle: Path | None) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    if ca_bundle is not None:
+        try:
+            context.load_verify_locations(cafile=ca_bundle)
+        except (OSError, ssl.SSLError) as error:
+            raise InvalidSettings(f"The CA bundle {ca_bundle} cannot be used: {error}.") from error
+    return context
 
 
 @asynccontextmanager

@@ -42,6 +42,10 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("secret_sha256", name=op.f("pk_sessions")),
     )
+    op.add_column(
+        "stream_documents", sa.Column("skipped", sa.ARRAY(sa.Text()), server_default=sa.text("'{}'"), nullable=False)
+    )
+    op.add_column("stream_documents", sa.Column("listed", sa.Boolean(), server_default=sa.text("true"), nullable=False))
     op.add_column("region", sa.Column("proxy", sa.Text(), nullable=True))
     op.add_column(
         "region", sa.Column("selection_revision", sa.BigInteger(), server_default=sa.text("0"), nullable=False)
@@ -49,6 +53,8 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    op.drop_column("stream_documents", "listed")
+    op.drop_column("stream_documents", "skipped")
     op.drop_column("region", "selection_revision")
     op.drop_column("region", "proxy")
     op.drop_table("sessions")

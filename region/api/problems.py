@@ -129,7 +129,8 @@ async def _refusal(_request: Request, error: Exception) -> JSONResponse:
         headers["Retry-After"] = str(error.retry_after)
     if status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+    # What is away was logged when it went; each request that meets it is no news.
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(error, Unavailable):
         log.warning(f"A request failed. {error}", action="answer", code=error.code, status=int(status))
     return problem(status, error.code, str(error), headers)
 

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from fastapi import Path as PathParameter
 from pydantic import Field, model_validator
 
-from region import activity, imports, offers, preferences, sources, upstream
+from region import activity, imports, manifests, offers, preferences, sources, upstream
 from region.api.deps import Admin, TheRegion, Transaction, Viewer
 from region.api.models import OfferShown, Page, Shape
 from region.api.problems import documented
@@ -166,7 +166,7 @@ async def probe_source(_operator: Admin, region: TheRegion, fields: SourceFields
         url=shown(parse_url(wished.url)),
         signed_by=[] if keyring is None else list(openpgp.key_ids(keyring)),
         images=[OfferShown.model_validate(offer) for offer in offers.of_products(products)],
-        skipped=[f"{entry.name}: {entry.why}" for entry in found.skipped],
+        skipped=list(found.skipped),
     )
 
 
@@ -199,6 +199,7 @@ async def change_source(
 async def remove_source(operator: Admin, region: TheRegion, connection: Transaction, source_id: SourceId) -> None:
     source = await sources.get(connection, source_id)
     await sources.remove(connection, source_id)
+    await manifests.publish(connection, region.key, region.now())
     sentence = f"Removed the source {source.name}."
     await activity.record(connection, operator, region.now(), "source.removed", sentence, before=_recorded(source))
     await notify(connection, Topic.SOURCES)

@@ -3,12 +3,13 @@
 Every file's digest follows from its path, so that what a test names it can also find.
 """
 
+import asyncio
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import insert, text
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from region import catalogue, manifests, sources
 from region.catalogue import Document, Reading
@@ -195,3 +196,16 @@ async def make_rack(
         {"id": rack_id, "held": list(held)},
     )
     return rack_id
+
+
+async def until_somebody_waits(engine: AsyncEngine) -> None:
+    """Returns once another connection to this database waits for a lock."""
+    async with asyncio.timeout(10), engine.connect() as connection:
+        while not await connection.scalar(
+            text("""
+                SELECT count(*) FROM pg_stat_activity
+                WHERE datname = current_database() AND wait_event_type = 'Lock'
+            """)
+        ):
+            await connection.rollback()
+            await asyncio.sleep(0.005)

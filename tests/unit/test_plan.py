@@ -402,7 +402,7 @@ def crowd(count: int) -> list[Product]:
     ],
 )
 def test_plan(selected: list[tuple[int, ImageKey]], products: list[Product], stored: str, expected: Expected) -> None:
-    digests = {sha(name) for name in stored.split()}
+    digests = {sha(name): 100 for name in stored.split()}
     assert found(plan(selected, products, digests), products) == expected
     # The order in which the database answers decides nothing.
     assert found(plan(selected[::-1], products[::-1], digests), products) == expected
@@ -410,13 +410,13 @@ def test_plan(selected: list[tuple[int, ImageKey]], products: list[Product], sto
 
 def test_a_file_that_versions_share_is_counted_once() -> None:
     products = [product("ga", version("1", "k1 s1")), product("hwe", version("1", "h1 s1"))]
-    decided = plan([(1, NOBLE)], products, set())
+    decided = plan([(1, NOBLE)], products, {})
     assert decided.fetch == {sha("k1"): 100, sha("h1"): 100, sha("s1"): 100}
     assert decided.fetch_bytes == 300
 
 
 def test_held_counts_versions_of_every_image() -> None:
-    assert plan([(1, JAMMY)], crowd(3), set()).held == 3
+    assert plan([(1, JAMMY)], crowd(3), {}).held == 3
 
 
 @pytest.mark.parametrize(
@@ -442,16 +442,16 @@ versions_ = st.lists(
 
 
 @st.composite
-def situations(draw: st.DrawFn) -> tuple[set[tuple[int, ImageKey]], list[Product], set[Sha256]]:
+def situations(draw: st.DrawFn) -> tuple[set[tuple[int, ImageKey]], list[Product], dict[Sha256, int]]:
     selected = draw(st.sets(st.tuples(st.sampled_from([1, 2]), st.sampled_from([NOBLE, JAMMY]))))
     products: list[Product] = []
-    stored: set[Sha256] = set()
+    stored: dict[Sha256, int] = {}
     places = [(NOBLE, "noble/ga"), (NOBLE, "noble/hwe"), (JAMMY, "jammy/ga"), (GRUB, "uefi")]
     for source, (image, slot) in itertools.product([1, 2], places):
         made = []
         for serial, (offered, held, count) in enumerate(draw(versions_)):
             names = f"{source}{slot}{serial}k {source}{slot}{serial}s"
-            stored |= {sha(name) for name in names.split()[: 2 if held else count]}
+            stored |= {sha(name): 100 for name in names.split()[: 2 if held else count]}
             made.append(version(str(serial), names, offered=offered, held=held))
         products.append(
             product(slot, *made, source=source, image=image, offered=draw(st.booleans()), boot=image == GRUB)
@@ -480,7 +480,7 @@ def carried_out(decided: Plan, products: Iterable[Product]) -> list[Product]:
 @examples(max_examples=60, deadline=None, derandomize=True)
 @given(situations())
 def test_withdrawing_never_leaves_a_wanted_place_empty_but_for_what_the_limit_counts(
-    situation: tuple[set[tuple[int, ImageKey]], list[Product], set[Sha256]],
+    situation: tuple[set[tuple[int, ImageKey]], list[Product], dict[Sha256, int]],
 ) -> None:
     selected, products, stored = situation
     decided = plan(selected, products, stored)
@@ -501,12 +501,12 @@ def test_withdrawing_never_leaves_a_wanted_place_empty_but_for_what_the_limit_co
 @examples(max_examples=60, deadline=None, derandomize=True)
 @given(situations())
 def test_carrying_plans_out_comes_to_rest(
-    situation: tuple[set[tuple[int, ImageKey]], list[Product], set[Sha256]],
+    situation: tuple[set[tuple[int, ImageKey]], list[Product], dict[Sha256, int]],
 ) -> None:
     selected, products, stored = situation
     for _ in range(2):
         decided = plan(selected, products, stored)
-        stored |= set(decided.fetch)
+        stored |= decided.fetch
         products = carried_out(decided, products)
     at_rest = plan(selected, products, stored)
     assert (at_rest.imports, at_rest.retire) == ((), frozenset())

@@ -1,0 +1,301 @@
+"""Racks: enrolment spends one token for one rack; reports replace only older ones."""
+
+import asyncio
+import json
+from datetime import timedelta
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from region import racks
+from region.database import transaction
+from region.racks import LIVE_FOR, TOKEN_LIFETIME
+from shared.digest import Sha256
+from shared.enrolment import REQUEST_TYPE, Enrolment, EnrolmentRequest, EnrolmentToken
+from shared.errors import (
+    BadSignature,
+    BootferryError,
+    Conflict,
+    InvalidDocument,
+    InvalidToken,
+    NotFound,
+    Refused,
+    TokenExpired,
+    TokenSpent,
+    WrongRegion,
+)
+from shared.manifest import Report
+from shared.names import Token
+from shared.signing import encode_bytes, fingerprint, public_bytes, seal
+from tests.db.rows import NOW, make_rack
+
+REGION = "ab" * 32
+
+
+async def make_token(engine: AsyncEngine, *, uses: int = 1, lifetime: timedelta = TOKEN_LIFETIME) -> EnrolmentToken:
+    async with transaction(engine) as connection:
+        token, expires_at = await racks.create_token(connection, REGION, NOW, lifetime=lifetime, uses=uses)
+    assert expires_at == NOW + lifetime
+    return token
+
+
+def asking(name: str = "rack-1", key: Ed25519PrivateKey | None = None, region: str = REGION) -> EnrolmentRequest:
+    key = key or Ed25519PrivateKey.generate()
+    return EnrolmentRequest(Token(name), encode_bytes(public_bytes(key)), region)
+
+
+async def enrolled(
+    engine: AsyncEngine, token: EnrolmentToken, request: EnrolmentRequest | None = None, after: timedelta = timedelta(0)
+) -> Enrolment:
+    async with transaction(engine) as connection:
+        return await racks.enrol(connection, (request or asking()).sealed(token), REGION, NOW + after)
+
+
+async def names(engine: AsyncEngine) -> list[str]:
+    async with transaction(engine) as connection:
+        return [rack.name for rack in await racks.list_all(connection, NOW)]
+
+
+async def test_a_rack_is_known_from_its_enrolment_on(engine: AsyncEngine) -> None:
+    token = await make_token(engine)
+    assert EnrolmentToken.parse(str(token)) == token
+    key = Ed25519PrivateKey.generate()
+    request = asking(key=key)
+    answer = await enrolled(engine, token, request)
+    assert (answer.name, answer.public_key) == (request.name, request.public_key)
+    async with transaction(engine) as connection:
+        assert {rack_id: public_bytes(k) for rack_id, k in (await racks.keys(connection)).items()} == {
+            answer.rack_id: public_bytes(key)
+        }
+        rack = await racks.get(connection, answer.rack_id, NOW)
+        assert (rack.name, rack.fingerprint, rack.enrolled_at) == ("rack-1", fingerprint(key), NOW)
+        assert (rack.last_seen_at, rack.live, rack.held) == (None, False, 0)
+
+
+async def test_the_secret_is_nowhere_in_the_database(engine: AsyncEngine) -> None:
+    token = await make_token(engine)
+    async with transaction(engine) as connection:
+        row = str((await connection.execute(text("SELECT * FROM enrolment_tokens"))).one())
+    assert encode_bytes(token.secret) not in row
+    assert token.secret.hex() not in row
+
+
+async def test_a_token_is_spent_by_one_of_many_at_once(engine: AsyncEngine) -> None:
+    token = await make_token(engine)
+    results = await asyncio.gather(
+        *(enrolled(engine, token, asking(f"rack-{n}")) for n in range(6)), return_exceptions=True
+    )
+    (won,) = [result for result in results if isinstance(result, Enrolment)]
+    assert [type(result) for result in results if result is not won] == [TokenSpent] * 5
+    assert await names(engine) == [won.name]
+
+
+async def test_a_token_for_several_racks(engine: AsyncEngine) -> None:
+    token = await make_token(engine, uses=2)
+    for name in ("a", "b"):
+        await enrolled(engine, token, asking(name))
+    with pytest.raises(TokenSpent):
+        await enrolled(engine, token, asking("c"))
+    assert await names(engine) == ["a", "b"]
+
+
+async def test_a_token_expires(engine: AsyncEngine) -> None:
+    token = await make_token(engine)
+    with pytest.raises(TokenExpired):
+        await enrolled(engine, token, after=TOKEN_LIFETIME)
+    assert await enrolled(engine, token, after=TOKEN_LIFETIME - timedelta(seconds=1))
+
+
+async def test_a_token_of_another_region(engine: AsyncEngine) -> None:
+    token = await make_token(engine)
+    with pytest.raises(WrongRegion):
+        await enrolled(engine, token, asking(region="cd" * 32))
+    assert await enrolled(engine, token), "the token is not spent by that"
+
+
+@pytest.mark.parametrize("taken", ["name", "key"])
+async def test_what_another_rack_has_does_not_spend_the_token(engine: AsyncEngine, taken: str) -> None:
+    key = Ed25519PrivateKey.generate()
+    await enrolled(engine, await make_token(engine), asking("rack-1", key))
+    token = await make_token(engine)
+    with pytest.raises(Conflict, match="choose another name"):
+        await enrolled(engine, token, asking("rack-1") if taken == "name" else asking("rack-2", key))
+    await enrolled(engine, token, asking("rack-2"))
+    assert await names(engine) == ["rack-1", "rack-2"]
+
+
+def _unknown_to_the_region() -> bytes:
+    return asking().sealed(EnrolmentToken(REGION, b"x" * 32))
+
+
+def _keyid(keyid: object) -> bytes:
+    """An envelope that says to be signed by a key of this id."""
+    document = json.loads(_unknown_to_the_region())
+    document["signatures"][0]["keyid"] = keyid
+    return json.dumps(document).encode()
+
+
+@pytest.mark.parametrize(
+    ("envelope", "error"),
+    [
+        pytest.param(b"", InvalidDocument, id="nothing"),
+        pytest.param(b"\xff\xfe", InvalidDocument, id="no text"),
+        pytest.param(b"[" * 100_000, InvalidDocument, id="nested deeply"),
+        pytest.param(b'{"signatures": []}', InvalidDocument, id="no signature"),
+        pytest.param(_unknown_to_the_region(), InvalidToken, id="a token nobody made"),
+        pytest.param(_keyid("x"), InvalidDocument, id="a key id that is none"),
+        pytest.param(_keyid({}), InvalidDocument, id="a key id that is no text"),
+        pytest.param(_keyid("a\x00b"), Refused, id="a key id with a NUL"),
+        pytest.param(_keyid("\ud800"), Refused, id="a key id with half a character"),
+    ],
+)
+async def test_an_envelope_no_rack_sends(engine: AsyncEngine, envelope: bytes, error: type[BootferryError]) -> None:
+    with pytest.raises(error):
+        async with transaction(engine) as connection:
+            await racks.enrol(connection, envelope, REGION, NOW)
+
+
+@pytest.mark.parametrize(
+    ("signer", "payload", "error"),
+    [
+        pytest.param("other", {}, BadSignature, id="signed by another than the token's key"),
+        pytest.param("token", {"name": "../rack"}, InvalidDocument, id="a name that climbs"),
+        pytest.param("token", {"public_key": "short"}, InvalidDocument, id="a key that is none"),
+        pytest.param("token", {"name": None}, InvalidDocument, id="no name"),
+    ],
+)
+async def test_a_request_that_does_not_hold(
+    engine: AsyncEngine, signer: str, payload: dict[str, object], error: type[BootferryError]
+) -> None:
+    token = await make_token(engine)
+    request = asking()
+    fields = {"name": request.name, "public_key": request.public_key, "region_fingerprint": REGION, **payload}
+    key = token.key() if signer == "token" else Ed25519PrivateKey.generate()
+    document = json.loads(seal(key, REQUEST_TYPE, json.dumps(fields).encode()))
+    document["signatures"][0]["keyid"] = fingerprint(token.key())
+    with pytest.raises(error):
+        async with transaction(engine) as connection:
+            await racks.enrol(connection, json.dumps(document).encode(), REGION, NOW)
+    assert await names(engine) == []
+    assert await enrolled(engine, token), "the token is not spent by that"
+
+
+# Reports
+
+A, B, C = (Sha256.of(name) for name in (b"a", b"b", b"c"))
+
+
+def report(sequence: int, *held: Sha256, error: str = "") -> Report:
+    return Report(
+        sequence=sequence,
+        version="1",
+        epoch=7,
+        serial=sequence,
+        held=frozenset(held),
+        bytes_left=10,
+        bytes_free=20,
+        error_code="no_room" if error else "",
+        error=error,
+        address="10.0.0.1:5248",
+    )
+
+
+async def held_by(connection: AsyncConnection, rack_id: str) -> set[str]:
+    found = await connection.scalars(text("SELECT sha256 FROM rack_files WHERE rack_id = :id"), {"id": rack_id})
+    return set(found)
+
+
+async def test_a_report_replaces_older_ones_only(engine: AsyncEngine) -> None:
+    async with transaction(engine) as connection:
+        rack_id, other = await make_rack(connection, "one"), await make_rack(connection, "two", A, B)
+        for sequence, held, serial, expected in (
+            (1, {A, B}, 1, {A, B}),
+            (3, {B, C}, 3, {B, C}),
+            (2, {A}, 3, {B, C}),
+            (3, set(), 3, {B, C}),
+            (4, set(), 4, set()),
+        ):
+            await racks.record_report(connection, rack_id, report(sequence, *held), NOW)
+            assert await held_by(connection, rack_id) == expected
+            assert (await racks.get(connection, rack_id, NOW)).serial == serial
+        assert await held_by(connection, other) == {A, B}
+
+
+async def test_a_report_says_how_the_rack_is(engine: AsyncEngine) -> None:
+    async with transaction(engine) as connection:
+        rack_id = await make_rack(connection, "one", unseen_for=timedelta(days=1))
+        assert not (await racks.get(connection, rack_id, NOW)).live
+        await racks.record_report(connection, rack_id, report(1, A, error="There is no room."), NOW)
+        rack = await racks.get(connection, rack_id, NOW)
+        assert (rack.epoch, rack.serial, rack.held, rack.bytes_left, rack.bytes_free) == (7, 1, 1, 10, 20)
+        assert (rack.error_code, rack.error) == ("no_room", "There is no room.")
+        assert (rack.address, rack.version, rack.last_seen_at, rack.live) == ("10.0.0.1:5248", "1", NOW, True)
+
+
+async def test_a_report_of_half_a_character_is_refused_or_stored(engine: AsyncEngine) -> None:
+    async with transaction(engine) as connection:
+        rack_id = await make_rack(connection, "one")
+    body = json.dumps({**json.loads(report(1).encode()), "error": "\ud800"}).encode()
+    try:
+        parsed = Report.parse(body)
+    except Refused:
+        return
+    async with transaction(engine) as connection:
+        await racks.record_report(connection, rack_id, parsed, NOW)
+
+
+async def test_two_reports_at_once_leave_the_newer(engine: AsyncEngine) -> None:
+    async with transaction(engine) as connection:
+        rack_id = await make_rack(connection, "one")
+
+    async def record(sequence: int, *held: Sha256) -> None:
+        async with transaction(engine) as connection:
+            await racks.record_report(connection, rack_id, report(sequence, *held), NOW)
+
+    await asyncio.gather(record(1, A, B), record(3, C), record(2, B))
+    async with transaction(engine) as connection:
+        assert await held_by(connection, rack_id) == {C}
+
+
+async def test_a_report_of_a_rack_that_was_removed(engine: AsyncEngine) -> None:
+    async with transaction(engine) as connection:
+        rack_id = await make_rack(connection, "one", A)
+        await racks.remove(connection, rack_id)
+        assert await racks.keys(connection) == {}
+        assert await held_by(connection, rack_id) == set()
+        for wish in (
+            racks.record_report(connection, rack_id, report(1), NOW),
+            racks.remove(connection, rack_id),
+            racks.get(connection, rack_id, NOW),
+        ):
+            with pytest.raises(NotFound):
+                await wish
+
+
+async def test_sightings_never_move_back(engine: AsyncEngine) -> None:
+    async with transaction(engine) as connection:
+        one, two = await make_rack(connection, "one"), await make_rack(connection, "two")
+        await racks.seen(connection, {})
+        await racks.seen(connection, {one: NOW - timedelta(minutes=1), two: NOW + timedelta(minutes=1), "gone": NOW})
+        assert (await racks.get(connection, one, NOW)).last_seen_at == NOW
+        assert (await racks.get(connection, two, NOW)).last_seen_at == NOW + timedelta(minutes=1)
+        await connection.execute(text("UPDATE racks SET last_seen_at = NULL"))
+        await racks.seen(connection, {one: NOW})
+        assert (await racks.get(connection, one, NOW)).last_seen_at == NOW
+
+
+@pytest.mark.parametrize(
+    ("unseen_for", "live"),
+    [
+        pytest.param(timedelta(0), True, id="just seen"),
+        pytest.param(LIVE_FOR - timedelta(seconds=1), True, id="almost three polls ago"),
+        pytest.param(LIVE_FOR, False, id="three polls ago"),
+    ],
+)
+async def test_a_rack_is_live_for_three_polls(engine: AsyncEngine, unseen_for: timedelta, live: bool) -> None:
+    assert timedelta(minutes=15) == LIVE_FOR
+    async with transaction(engine) as connection:
+        rack_id = await make_rack(connection, "one", unseen_for=unseen_for)
+        assert (await racks.get(connection, rack_id, NOW)).live is live

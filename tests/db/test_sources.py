@@ -1,0 +1,181 @@
+"""Sources: what operators may say, and what is remembered of each."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import insert
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from region import catalogue, selections, sources, tables
+from region.catalogue import INDEX
+from region.database import transaction
+from region.sources import SourceWish, wish
+from region.stream.openpgp import DEFAULT_KEYRING
+from shared.errors import BootferryError, Conflict, InvalidKeyring, InvalidValue, NotFound
+from tests.db.rows import NOBLE, NOW, STREAM, hold, kernel, make_source
+
+KEYRING = DEFAULT_KEYRING.read_bytes()
+
+
+def unsigned(name: str = "mirror", url: str = "http://mirror.example/", priority: int = 10) -> SourceWish:
+    return wish(name=name, url=url, unsigned=True, priority=priority)
+
+
+@pytest.mark.parametrize(
+    ("given", "root"),
+    [
+        pytest.param("http://m.example", "http://m.example/", id="no path"),
+        pytest.param("http://m.example/maas", "http://m.example/maas/", id="no slash at the end"),
+        pytest.param("http://m.example/maas/", "http://m.example/maas/", id="a root"),
+        pytest.param("http://m.example/maas/streams/v1/index.sjson", "http://m.example/maas/", id="the signed index"),
+        pytest.param("http://m.example/maas/streams/v1/index.json", "http://m.example/maas/", id="the plain index"),
+        pytest.param("http://m.example/streams/v1", "http://m.example/", id="the directory of the index"),
+        pytest.param("http://m.example/mystreams/", "http://m.example/mystreams/", id="a path that only ends alike"),
+        pytest.param("http://m.example/maas/?x=1", "http://m.example/maas/", id="a query"),
+    ],
+)
+def test_the_address_of_a_source_is_its_root(given: str, root: str) -> None:
+    assert unsigned(url=given).url == root
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        pytest.param({}, InvalidValue, id="neither signed nor declared unsigned"),
+        pytest.param({"keyring": KEYRING, "unsigned": True}, InvalidValue, id="a keyring, and unsigned"),
+        pytest.param({"keyring": KEYRING, "keyring_path": "/etc/k"}, InvalidValue, id="two keyrings"),
+        pytest.param({"keyring": b""}, InvalidKeyring, id="an empty keyring"),
+        pytest.param({"keyring": b"not a key"}, InvalidKeyring, id="a keyring that is none"),
+        pytest.param({"keyring_path": "/nowhere/keyring.gpg"}, InvalidKeyring, id="a keyring that is not there"),
+        pytest.param({"keyring_path": "/"}, InvalidKeyring, id="a keyring that is a directory"),
+        pytest.param({"unsigned": True, "url": "ftp://m.example/"}, InvalidValue, id="not http"),
+        pytest.param({"unsigned": True, "url": "http:///maas"}, InvalidValue, id="no host"),
+        pytest.param({"unsigned": True, "proxy": "socks5://p.example"}, InvalidValue, id="a proxy that is not http"),
+        pytest.param({"unsigned": True, "ca_bundle": "/nowhere/ca.pem"}, InvalidValue, id="a CA bundle not there"),
+    ],
+)
+def test_a_wish_that_cannot_be(fields: dict[str, object], error: type[BootferryError]) -> None:
+    whole: dict[str, object] = {"name": "m", "url": "http://m.example/", "priority": 1, **fields}
+    with pytest.raises(error):
+        wish(**whole)  # type: ignore[arg-type]
+
+
+async def test_a_keyring_path_is_read_each_time(engine: AsyncEngine, tmp_path: Path) -> None:
+    path = tmp_path / "keyring.gpg"
+    path.write_bytes(KEYRING)
+    async with transaction(engine) as connection:
+        wished = wish(name="m", url="http://m.example/", keyring_path=str(path), priority=1)
+        source = await sources.create(connection, wished, NOW)
+    assert source.trusted_keyring() == wish(name="m", url="http://m/", keyring=KEYRING, priority=1).keyring
+    path.unlink()
+    with pytest.raises(InvalidKeyring, match="cannot be read"):
+        source.trusted_keyring()
+
+
+async def test_the_source_with_the_highest_priority_comes_first(engine: AsyncEngine) -> None:
+    async with transaction(engine) as connection:
+        assert await sources.next_priority(connection) == 10
+        for name, priority in (("low", 10), ("high", 30), ("middle", 20)):
+            created = await sources.create(connection, unsigned(name, priority=priority), NOW)
+            assert await sources.get(connection, created.id) == created
+        assert [source.name for source in await sources.list_all(connection)] == ["high", "middle", "low"]
+        assert await sources.next_priority(connection) == 40
+        with pytest.raises(NotFound):
+            await sources.get(connection, 99)
+
+
+@pytest.mark.parametrize(
+    ("second", "sentence"),
+    [
+        pytest.param(unsigned("first", priority=20), "a source named first already", id="the name"),
+        pytest.param(unsigned("second", priority=10), "has the priority 10", id="the priority"),
+    ],
+)
+@pytest.mark.parametrize("how", ["create", "change"])
+async def test_what_only_one_source_can_have(engine: AsyncEngine, second: SourceWish, sentence: str, how: str) -> None:
+    async with transaction(engine) as connection:
+        await sources.create(connection, unsigned("first", priority=10), NOW)
+        other = await sources.create(connection, unsigned("other", priority=99), NOW)
+    with pytest.raises(Conflict, match=sentence):
+        async with transaction(engine) as connection:
+            if how == "create":
+                await sources.create(connection, second, NOW)
+            else:
+                await sources.change(connection, other.id, second)
+    async with transaction(engine) as connection:
+        assert [source.name for source in await sources.list_all(connection)] == ["other", "first"]
+
+
+@pytest.mark.parametrize(
+    "trust",
+    [
+        pytest.param({}, id="none"),
+        pytest.param({"unsigned": True, "keyring": KEYRING}, id="a keyring, and unsigned"),
+        pytest.param({"keyring_path": "/etc/k", "keyring": KEYRING}, id="two keyrings"),
+    ],
+)
+async def test_the_schema_knows_one_way_to_trust_only(engine: AsyncEngine, trust: dict[str, object]) -> None:
+    fields = {"name": "m", "url": "http://m.example/", "priority": 1, "created_at": NOW, **trust}
+    with pytest.raises(IntegrityError, match="one_way_to_trust"):
+        async with transaction(engine) as connection:
+            await connection.execute(insert(tables.sources).values(fields))
+
+
+@pytest.mark.parametrize(
+    ("wished", "forgotten"),
+    [
+        pytest.param(unsigned("renamed", "http://first.example/", 77), False, id="name and priority"),
+        pytest.param(unsigned("first", "http://elsewhere.example/"), True, id="address"),
+        pytest.param(wish(name="first", url="http://first.example/", keyring=KEYRING, priority=10), True, id="signer"),
+    ],
+)
+async def test_what_was_accepted_binds_the_same_origin_only(
+    engine: AsyncEngine, wished: SourceWish, forgotten: bool
+) -> None:
+    async with transaction(engine) as connection:
+        source_id = await make_source(connection, kernel("20260701"))
+        assert set(await catalogue.accepted(connection, source_id)) == {INDEX, STREAM}
+        changed = await sources.change(connection, source_id, wished)
+        assert (changed.name, changed.url, changed.priority) == (wished.name, wished.url, wished.priority)
+        assert bool(await catalogue.accepted(connection, source_id)) is not forgotten
+
+
+async def test_changing_a_source_that_is_not_there(engine: AsyncEngine) -> None:
+    with pytest.raises(NotFound):
+        async with transaction(engine) as connection:
+            await sources.change(connection, 7, unsigned())
+
+
+async def test_how_a_reading_went_is_remembered_until_the_next(engine: AsyncEngine) -> None:
+    async with transaction(engine) as connection:
+        source_id = await make_source(connection)
+        assert (await sources.get(connection, source_id)).last_read_at is None
+        for moment, code, sentence, skipped in (
+            (NOW, "timed_out", "It did not answer.", ["a: why"]),
+            (NOW + timedelta(hours=1), "", "", []),
+        ):
+            await sources.record_reading(connection, source_id, moment, code=code, sentence=sentence, skipped=skipped)
+            source = await sources.get(connection, source_id)
+            assert (source.last_read_at, source.error_code, source.error) == (moment, code, sentence)
+            assert list(source.skipped) == skipped
+
+
+async def test_a_source_in_use_cannot_be_forgotten(engine: AsyncEngine) -> None:
+    async with transaction(engine) as connection:
+        selected = await make_source(connection, kernel("20260701"), name="selected", priority=1)
+        held = await make_source(connection, kernel("20260701"), name="held", priority=2)
+        idle = await make_source(connection, kernel("20260701"), name="idle", priority=3)
+        await selections.replace(connection, [(selected, NOBLE)], NOW)
+        await hold(connection, held, "20260701")
+    for source_id in (selected, held):
+        with pytest.raises(Conflict, match="unselect them and sync first"):
+            async with transaction(engine) as connection:
+                await sources.remove(connection, source_id)
+    async with transaction(engine) as connection:
+        await sources.remove(connection, idle)
+        with pytest.raises(NotFound):
+            await sources.remove(connection, idle)
+        assert not await catalogue.is_known(connection, idle, NOBLE)
+        assert await catalogue.is_known(connection, held, NOBLE)
