@@ -150,6 +150,8 @@ def rack_environment(options: Options, base: Mapping[str, str]) -> dict[str, str
 def common_environment(options: Options, base: Mapping[str, str]) -> dict[str, str]:
     """What all services get to see: the caller's environment, without make's part in it, nor a service manager's."""
     dropped = {"MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS", "NOTIFY_SOCKET", "CREDENTIALS_DIRECTORY"}
+    # Every start would compile all our modules anew.
+    dropped |= {"PYTHONDONTWRITEBYTECODE"}
     # Settings in /etc belong to an installed Bootferry, not to this one.
     defaults = {"BOOTFERRY_CONFIG_DIR": str(options.run_dir / "etc")}
     return defaults | {name: value for name, value in base.items() if name not in dropped} | {"PYTHONUNBUFFERED": "1"}

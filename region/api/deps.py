@@ -111,7 +111,8 @@ class SignedRack:
 
 
 async def authenticate_rack(region: TheRegion, request: Request) -> SignedRack:
-    """The rack that signed this request. Raises InvalidRequestSignature."""
+    """The rack that signed this request. Raises InvalidRequestSignature; Unavailable until racks are known."""
+    region.require_ready()
     headers = dict(request.headers)
     rack_id = claimed_key_id(headers)
     key = region.memory.rack_key(rack_id)
