@@ -15,8 +15,8 @@ from typing import Annotated, Any
 import typer
 from yarl import URL
 
-from rack import __main__ as program
 from rack import identity as identities
+from rack import program
 from rack.lock import holder
 from rack.settings import RackSettings
 from rack.state import State

@@ -78,6 +78,7 @@ class _Run:
     publishing: asyncio.Lock = field(default_factory=asyncio.Lock)
     errors: dict[ImageKey, BootferryError] = field(default_factory=dict)
     source_errors: list[BootferryError] = field(default_factory=list)
+    waiting: BootferryError | None = None
 
     def progress(self) -> dict[ImageKey, ImageProgress]:
         """What is known per image; a file that images share counts for each of them."""
@@ -91,6 +92,17 @@ class _Run:
                 error=str(error) if error else "",
             )
         return found
+
+
+class WithdrawalWaits(BootferryError):
+    """An unattended import has left alone what an operator should decide."""
+
+    code = "withdrawal_waits"
+
+    def __init__(self, withdrawn: int, held: int) -> None:
+        super().__init__(
+            f"{withdrawn} of {held} held versions would go with nothing in their place; sync by hand to let them."
+        )
 
 
 class _Cancelled(BootferryError):
@@ -125,6 +137,8 @@ async def run_next(importer: Importer) -> bool:
         failures.append(_told(group))
     failures += [*run.source_errors, *run.errors.values()]
     match failures:
+        case [] if run.waiting is not None:
+            state, code, error = "succeeded", run.waiting.code, str(run.waiting)
         case []:
             state, code, error = "succeeded", "", ""
         case [_Cancelled() as stopped, *_]:
@@ -405,12 +419,8 @@ async def _retire(importer: Importer, run: _Run) -> None:
     attended = run.claim.trigger in ("operator", "selection") and run.claim.scope is None
     if decided.needs_operator and not attended:
         retire -= decided.withdrawn
-        log.warning(
-            f"{len(decided.withdrawn)} of {decided.held} held versions would be withdrawn with nothing in their place;"
-            " sync by hand to do so.",
-            action="retire",
-            import_id=run.claim.import_id,
-        )
+        run.waiting = WithdrawalWaits(len(decided.withdrawn), decided.held)
+        log.warning(str(run.waiting), action="retire", import_id=run.claim.import_id)
     async with transaction(importer.engine) as connection:
         await imports.require_lease(connection, run.claim)
         await _withdraw(importer, connection, sorted(retire))

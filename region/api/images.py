@@ -1,9 +1,10 @@
 """/images: what operators look at. Status is derived, never stored."""
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -142,50 +143,55 @@ async def list_image_racks(
     return Page(items=[OnRackShown.model_validate(rack) for rack in found])
 
 
+@dataclass(frozen=True, slots=True)
+class _PinChange:
+    """A pin set or taken away, written down, and the import that follows from it: one transaction."""
+
+    operator: Operator
+    region: Region
+    connection: AsyncConnection
+    response: Response
+    image: ImageKey
+
+    async def to(self, version: str | None) -> ImportStarted:
+        """From here on the image stays at `version`, or follows its source. Raises NotFound."""
+        now = self.region.now()
+        before = await pins.pinned(self.connection, self.image)
+        if version is None:
+            await pins.unpin(self.connection, self.image)
+            action, sentence = "image.unpinned", f"Unpinned {self.image}."
+        else:
+            await pins.pin(self.connection, self.image, version, now)
+            action, sentence = "image.pinned", f"Pinned {self.image} to {version}."
+        told = {"before": {"version": before}, "after": {"version": version}}
+        await activity.record(self.connection, self.operator, now, action, sentence, **told)
+        scope = frozenset({self.image})
+        import_id = await imports.enqueue(self.connection, "operator", self.operator.name, now, scope)
+        self.response.headers["Location"] = f"/api/v1/imports/{import_id}"
+        return ImportStarted(import_id=import_id)
+
+
+def _pin_change(
+    operator: Changer, region: TheRegion, connection: Transaction, response: Response, image_id: ImageId
+) -> _PinChange:
+    return _PinChange(operator, region, connection, response, ImageKey.parse(image_id))
+
+
+PinChange = Annotated[_PinChange, Depends(_pin_change)]
+
+
 @router.put(
     "/images/{image_id}/pin", status_code=202, summary="Pin an image to a version", responses=documented(404, 422)
 )
-async def pin_image(
-    operator: Changer, region: TheRegion, connection: Transaction, image_id: ImageId, fields: PinFields
-) -> ImportStarted:
-    image = ImageKey.parse(image_id)
-    before = await pins.pinned(connection, image)
-    await pins.pin(connection, image, fields.version, region.now())
-    return await _pinned(operator, region, connection, image, before, fields.version)
+async def pin_image(change: PinChange, fields: PinFields) -> ImportStarted:
+    return await change.to(fields.version)
 
 
 @router.delete(
     "/images/{image_id}/pin", status_code=202, summary="Let an image follow its source", responses=documented(404, 422)
 )
-async def unpin_image(
-    operator: Changer, region: TheRegion, connection: Transaction, image_id: ImageId
-) -> ImportStarted:
-    image = ImageKey.parse(image_id)
-    before = await pins.pinned(connection, image)
-    await pins.unpin(connection, image)
-    return await _pinned(operator, region, connection, image, before, None)
-
-
-async def _pinned(
-    operator: Operator,
-    region: Region,
-    connection: AsyncConnection,
-    image: ImageKey,
-    before: str | None,
-    after: str | None,
-) -> ImportStarted:
-    sentence = f"Pinned {image} to {after}." if after else f"Unpinned {image}."
-    await activity.record(
-        connection,
-        operator,
-        region.now(),
-        "image.pinned",
-        sentence,
-        before={"version": before},
-        after={"version": after},
-    )
-    import_id = await imports.enqueue(connection, "operator", operator.name, region.now(), frozenset({image}))
-    return ImportStarted(import_id=import_id)
+async def unpin_image(change: PinChange) -> ImportStarted:
+    return await change.to(None)
 
 
 @router.get("/bootloaders", summary="List the bootloaders, which come by themselves")

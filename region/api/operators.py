@@ -81,6 +81,7 @@ class OperatorTokenShown(Shape):
 class OperatorTokenMade(Shape):
     """A token, shown this once."""
 
+    id: str
     token: str
 
 
@@ -158,7 +159,7 @@ async def create_operator_token(
         f"Made a token for {fields.name} with the role {fields.role}.",
         after=fields.model_dump(mode="json"),
     )
-    return OperatorTokenMade(token=token)
+    return OperatorTokenMade(id=token.split("_")[1], token=token)
 
 
 @router.delete(

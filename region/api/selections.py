@@ -102,6 +102,7 @@ class _Change:
         )
         if self.dry_run:
             self.response.status_code = 200
+            self.response.headers["ETag"] = _etag(await selections.revision(self.connection))
             return shown
         await selections.replace(self.connection, wished, self.region.now())
         shown.import_id = await imports.enqueue(self.connection, "selection", self.operator.name, self.region.now())

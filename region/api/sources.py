@@ -4,7 +4,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 from fastapi import Path as PathParameter
 from pydantic import Field, model_validator
 
@@ -135,10 +135,13 @@ async def list_sources(_operator: Viewer, connection: Transaction) -> Page[Sourc
 
 
 @router.post("", status_code=201, summary="Add a source", responses=documented(409, 422))
-async def add_source(operator: Admin, region: TheRegion, connection: Transaction, fields: SourceFields) -> SourceShown:
+async def add_source(
+    operator: Admin, region: TheRegion, connection: Transaction, response: Response, fields: SourceFields
+) -> SourceShown:
     wished = fields.wish(await sources.next_priority(connection))
     source = await sources.create(connection, wished, region.now())
-    await imports.enqueue(connection, "operator", operator.name, region.now())
+    import_id = await imports.enqueue(connection, "operator", operator.name, region.now())
+    response.headers["Location"] = f"/api/v1/imports/{import_id}"
     sentence = f"Added the source {source.name}{', unsigned' if source.unsigned else ''}."
     await activity.record(connection, operator, region.now(), "source.added", sentence, after=_recorded(source))
     await notify(connection, Topic.SOURCES)
@@ -177,11 +180,17 @@ async def get_source(_operator: Viewer, connection: Transaction, source_id: Sour
 
 @router.patch("/{source_id}", summary="Change a source", responses=documented(404, 409, 422))
 async def change_source(
-    operator: Admin, region: TheRegion, connection: Transaction, source_id: SourceId, fields: SourceChange
+    operator: Admin,
+    region: TheRegion,
+    connection: Transaction,
+    response: Response,
+    source_id: SourceId,
+    fields: SourceChange,
 ) -> SourceShown:
     before = await sources.get(connection, source_id)
     source = await sources.change(connection, source_id, fields.wish(before))
-    await imports.enqueue(connection, "operator", operator.name, region.now())
+    import_id = await imports.enqueue(connection, "operator", operator.name, region.now())
+    response.headers["Location"] = f"/api/v1/imports/{import_id}"
     await activity.record(
         connection,
         operator,

@@ -6,7 +6,8 @@
     client      the API as these commands see it
     output      tables, JSON and YAML
     words       sizes, times and counts as people read them
-    names       images, sources and racks as they are typed
+    names       images, sources, racks and tokens as they are typed
+    plan        what a change of the selection leads to, shown and agreed to
     follow      watching an import: a bar per image on a terminal, plain lines elsewhere
     everything else: one file per noun, its functions are the commands
 

@@ -1,4 +1,4 @@
-"""`images`, `image show`: the images that are selected or held, and where they are."""
+"""`images`, `image …`, `bootloaders`: what is selected or held, in which version, and where it is."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -8,14 +8,16 @@ import typer
 
 from region.cli import output, words
 from region.cli.exits import Failed, Misused
-from region.cli.names import Image, Release, image_of, parse
+from region.cli.names import Image, Release, image_of, parse, parse_image
 from region.cli.output import Cell, Column, Format
-from region.cli.session import Output, call
+from region.cli.plan import DryRun, How, Wait, agreed, tell_import, tell_saved
+from region.cli.session import Output, Yes, call
 
 if TYPE_CHECKING:
     from region.cli.client import Api
 
 Item = Mapping[str, Any]
+ImageArgument = Annotated[str, typer.Argument(metavar="IMAGE", help="Such as ubuntu/noble/amd64.")]
 
 _STATUSES = {
     "queued": Cell("Queued", "yellow"),
@@ -44,7 +46,9 @@ def list_all(chosen: Output = Format.TABLE) -> None:
             Column("SIZE", _size, right=True),
             Column("STATUS", status),
             Column("RACKS", _racks),
-            Column("VERSION", lambda item: item.get("version") or "-"),
+            Column(
+                "VERSION", lambda item: f"{item.get('version') or '-'}{' pinned' if item.get('pinned_version') else ''}"
+            ),
             Column("UPDATED", lambda item: words.ago(item.get("updated_at"), now)),
         ],
         empty="No image is selected or held; see what there is with: bootferry available",
@@ -53,10 +57,7 @@ def list_all(chosen: Output = Format.TABLE) -> None:
         _tell_errors(found)
 
 
-def show(
-    image: Annotated[str, typer.Argument(metavar="IMAGE", help="Such as ubuntu/noble/amd64.")],
-    chosen: Output = Format.TABLE,
-) -> None:
+def show(image: ImageArgument, chosen: Output = Format.TABLE) -> None:
     """Show one image."""
     wanted = parse(image)
 
@@ -76,13 +77,115 @@ def show(
             ("Status", status(found)),
             ("Selected", "yes" if found.get("selected") else "no"),
             ("Source", source),
-            ("Version", f"{version}, newest; {held} is served" if held and held != version else version),
+            ("Version", f"{version}, wanted; {held} is served" if held and held != version else version),
+            ("Pinned", f"to {found['pinned_version']}" if found.get("pinned_version") else ""),
             ("Size", _size(found)),
             ("Racks", f"{_racks(found)} serve it" if found.get("racks_total") else "none enrolled"),
             ("Updated", words.when(found.get("updated_at"), now)),
             ("Supported", _supported(found.get("support_eol"), now)),
             ("Error", Cell(str(found.get("error") or ""), "red")),
         ],
+    )
+
+
+def list_versions(image: ImageArgument, chosen: Output = Format.TABLE) -> None:
+    """List the versions of an image that are offered or held, the newest first."""
+    wanted = parse_image(image)
+
+    async def read(api: "Api") -> list[dict[str, Any]]:
+        return await api.list("images", wanted.id, "versions")
+
+    output.show_list(
+        chosen,
+        call(read),
+        [
+            Column("VERSION", lambda item: str(item.get("name"))),
+            Column("SIZE", _size, right=True),
+            Column("OFFERED", lambda item: _yes(item.get("offered"))),
+            Column("HELD", lambda item: _yes(item.get("held"))),
+        ],
+        empty=f"No source offers {wanted}, and no version of it is held; see what there is with: bootferry available",
+    )
+
+
+def list_racks(image: ImageArgument, chosen: Output = Format.TABLE) -> None:
+    """List the racks and how much of an image each holds."""
+    wanted = parse_image(image)
+
+    async def read(api: "Api") -> list[dict[str, Any]]:
+        return await api.list("images", wanted.id, "racks")
+
+    output.show_list(
+        chosen,
+        call(read),
+        [
+            Column("RACK", lambda item: str(item.get("name"))),
+            Column("SERVES IT", lambda item: _yes(item.get("serving"))),
+            Column("FILES", lambda item: f"{item.get('files_held', 0)} of {item.get('files_total', 0)}"),
+            Column("LEFT", lambda item: words.size(item.get("bytes_left") or None), right=True),
+            Column("REACHABLE", lambda item: _yes(item["live"]) if item.get("live") else Cell("no", "red")),
+        ],
+        empty="No rack is enrolled; make a token for one with: bootferry rack token",
+    )
+
+
+def pin(
+    image: ImageArgument,
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="As `image versions` lists it.")],
+    wait: Wait = False,
+    chosen: Output = Format.TABLE,
+) -> None:
+    """Keep an image at one version, also when its source offers newer ones."""
+    wanted = parse_image(image)
+
+    async def keep(api: "Api") -> Item:
+        return (await api.ask("PUT", "images", wanted.id, "pin", body={"version": version})).body
+
+    tell_import(call(keep), f"Pinned {wanted} to {version}.", wait=wait, chosen=chosen)
+
+
+def unpin(image: ImageArgument, wait: Wait = False, chosen: Output = Format.TABLE) -> None:
+    """Let an image follow its source again."""
+    wanted = parse_image(image)
+
+    async def follow(api: "Api") -> Item:
+        return (await api.ask("DELETE", "images", wanted.id, "pin")).body
+
+    tell_import(call(follow), f"Unpinned {wanted}.", wait=wait, chosen=chosen)
+
+
+def delete(
+    image: ImageArgument, dry_run: DryRun = False, yes: Yes = False, wait: Wait = False, chosen: Output = Format.TABLE
+) -> None:
+    """Give one image up, whatever source it is selected from. It is deleted from the region and from every rack."""
+    wanted, how = parse_image(image), How(dry_run, yes, wait, chosen)
+
+    async def ask(api: "Api", **query: str) -> Item:
+        return (await api.ask("DELETE", "images", wanted.id, query=query)).body
+
+    if agreed(call(lambda api: ask(api, dry_run="true")), how):
+        tell_saved(call(ask), how)
+
+
+def list_bootloaders(chosen: Output = Format.TABLE) -> None:
+    """List the bootloaders. They come by themselves, with every import."""
+
+    async def read(api: "Api") -> list[dict[str, Any]]:
+        return await api.list("bootloaders")
+
+    output.show_list(
+        chosen,
+        call(read),
+        [
+            Column("BOOTLOADER", lambda item: str(item.get("os"))),
+            Column("TYPE", lambda item: str(item.get("type"))),
+            Column("ARCH", lambda item: str(item.get("arch"))),
+            Column("SIZE", _size, right=True),
+            Column("HELD", lambda item: _yes(item.get("held"))),
+            Column("RACKS", _racks),
+            Column("VERSION", lambda item: str(item.get("version") or "-")),
+        ],
+        empty="There is no bootloader yet; they come with the first import: bootferry sync",
     )
 
 
@@ -107,6 +210,10 @@ def status(item: Item) -> Cell:
 
 def _size(item: Item) -> str:
     return words.size(item.get("size_bytes") or None)
+
+
+def _yes(value: Any) -> str | Cell:
+    return Cell("yes", "green") if value else "no"
 
 
 def _racks(item: Item) -> str:

@@ -1,24 +1,28 @@
-"""`login`, `logout`, `profiles`, `profile use`: which region, and how it knows whoever types."""
+"""`login`, `logout`, `whoami`, `profiles`, `profile use`: which region, and how it knows whoever types."""
 
 import getpass
 import ipaddress
 import os
 import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
 import typer
 
-from region.cli import output, profile
+from region.cli import output, profile, words
 from region.cli.exits import Misused
 from region.cli.output import Cell, Column, Format
 from region.cli.profile import Profile
-from region.cli.session import Output, speak
+from region.cli.session import Output, call, speak
 from shared.errors import InvalidSettings, InvalidValue, Unauthenticated
 
 if TYPE_CHECKING:
     from region.cli.client import Api
+
+Item = Mapping[str, Any]
 
 MAX_TOKEN_BYTES = 4096
 
@@ -56,15 +60,16 @@ def login(
             raise NotARegion(wished.url, "it does not say which one it is")
         return str(region.get("name")), str(region.get("version"))
 
-    async def prove(api: "Api") -> None:
-        await api.get("sync")
+    async def prove(api: "Api") -> Item:
+        return await api.get("session")
 
     # Who answers is known before the token is asked for, or sent.
     region, version = speak(wished, greet)
     wished = Profile(wished.url, _token(token_file), bundle)
-    speak(wished, prove)
+    who = speak(wished, prove)
     profile.save(known.with_profile(name, wished), profile.file())
-    output.say(f"Logged in to {region} at {wished.url} (version {version}).")
+    known_as = f" as {who['name']} ({who.get('role')})" if who.get("name") else ""
+    output.say(f"Logged in to {region} at {wished.url}, version {version}{known_as}.")
     if _exposed(wished.url):
         output.note("The token travels unencrypted to this address; use https where others share the network.")
 
@@ -81,6 +86,25 @@ def logout() -> None:
     output.say(f"Logged out of {known.named[name].url}.")
     if left.current:
         output.note(f"From here on {left.current} is meant: {left.named[left.current].url}.")
+
+
+def whoami(chosen: Output = Format.TABLE) -> None:
+    """Show who you are to the region, and what you may do there."""
+
+    async def read(api: "Api") -> tuple[str, Item]:
+        return str(api.base), await api.get("session")
+
+    (region, found), now = call(read), datetime.now(UTC)
+    output.show_facts(
+        chosen,
+        found,
+        [
+            ("Name", str(found.get("name"))),
+            ("Role", str(found.get("role"))),
+            ("Expires", words.when(found["expires_at"], now) if found.get("expires_at") else "never"),
+            ("Region", region),
+        ],
+    )
 
 
 def list_profiles(chosen: Output = Format.TABLE) -> None:

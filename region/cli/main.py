@@ -9,7 +9,20 @@ from typing import Annotated, Any, NamedTuple
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from region.cli import completion, images, imports, login, offers, racks, selection, sources
+from region.cli import (
+    activity,
+    completion,
+    images,
+    imports,
+    login,
+    offers,
+    racks,
+    selection,
+    settings,
+    sources,
+    storage,
+    tokens,
+)
 from region.cli.exits import ExitCode, ending
 from region.cli.output import Format
 from region.cli.session import format_of
@@ -21,10 +34,11 @@ Command = Callable[..., None]
 
 
 class Group(NamedTuple):
-    """Commands below a noun."""
+    """Commands below a noun; `meant` is the one that is meant when none is named."""
 
     help: str
     commands: Mapping[str, Command]
+    meant: str = ""
 
 
 TREE: Mapping[str, Mapping[str, Command | Group]] = {
@@ -37,7 +51,18 @@ TREE: Mapping[str, Mapping[str, Command | Group]] = {
             {"show": selection.show, "apply": selection.apply},
         ),
         "images": images.list_all,
-        "image": Group("One image.", {"show": images.show}),
+        "image": Group(
+            "One image: its versions, its racks, its pin.",
+            {
+                "show": images.show,
+                "versions": images.list_versions,
+                "racks": images.list_racks,
+                "pin": images.pin,
+                "unpin": images.unpin,
+                "delete": images.delete,
+            },
+        ),
+        "bootloaders": images.list_bootloaders,
     },
     "Imports": {
         "sync": imports.sync,
@@ -64,9 +89,20 @@ TREE: Mapping[str, Mapping[str, Command | Group]] = {
             {"show": racks.show, "token": racks.token, "remove": racks.remove},
         ),
     },
+    "The region": {
+        "activity": activity.list_recent,
+        "settings": Group(
+            "Show or change the region's settings.", {"show": settings.show, "set": settings.change}, meant="show"
+        ),
+        "storage": storage.show,
+        "token": Group(
+            "Operators' tokens.", {"list": tokens.list_all, "create": tokens.create, "remove": tokens.remove}
+        ),
+    },
     "Log-in and shell": {
         "login": login.login,
         "logout": login.logout,
+        "whoami": login.whoami,
         "profiles": login.list_profiles,
         "profile": Group("One profile.", {"use": login.use_profile}),
         "completion": completion.completion,
@@ -82,8 +118,13 @@ EPILOG = (
 class Commands(TyperGroup):
     """Commands that list themselves in sections, show their help when none is named, and tell errors in a sentence."""
 
+    meant = ""
+    """The command that is meant when none is named."""
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the command line as far as the next command."""
+        if self.meant and not ctx.resilient_parsing and (not args or args[0].startswith(("-o", "--output"))):
+            args = [self.meant, *args]
         if not args and not ctx.resilient_parsing:
             print(ctx.get_help())
             ctx.exit(ExitCode.DONE)
@@ -145,12 +186,16 @@ class OneCommand(TyperCommand):
 
 def build() -> typer.Typer:
     """The command line."""
-    app = _app(help="Choose boot images, watch them reach every rack, and look after sources and racks.", epilog=EPILOG)
+    app = _app(
+        Commands,
+        help="Choose boot images, watch them reach every rack, and look after sources and racks.",
+        epilog=EPILOG,
+    )
     app.callback()(_common)
     for section, commands in TREE.items():
         for name, command in commands.items():
             if isinstance(command, Group):
-                group = _app(help=command.help)
+                group = _app(type("Meant", (Commands,), {"meant": command.meant}), help=command.help)
                 for word, function in command.commands.items():
                     group.command(word, cls=OneCommand)(function)
                 app.add_typer(group, name=name, rich_help_panel=section)
@@ -159,10 +204,10 @@ def build() -> typer.Typer:
     return app
 
 
-def _app(**about: Any) -> typer.Typer:
+def _app(commands: type[Commands], **about: Any) -> typer.Typer:
     # Plain help: it looks the same on every terminal, and nothing has to be loaded to draw it.
     return typer.Typer(
-        cls=Commands,
+        cls=commands,
         add_completion=False,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,

@@ -1,9 +1,9 @@
-"""Images, sources and racks as they are typed and shown."""
+"""Images, sources, racks and tokens as they are typed and shown."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from region.cli.exits import Failed
+from region.cli.exits import Failed, Misused
 from shared.errors import InvalidValue
 from shared.names import Token
 
@@ -72,13 +72,17 @@ def shown(image_id: str) -> str:
 
 
 def pick(items: Sequence[Item], noun: str, text: str) -> Item:
-    """The item with this name or id, or with the only id that begins so. Raises Failed."""
+    """The item with this id or name, or with the only id that begins so. Raises Failed; Misused when several fit."""
     for item in items:
-        if text in (item.get("name"), str(item.get("id"))):
+        if text == str(item.get("id")):
             return item
-    beginning = [item for item in items if len(text) >= 4 and str(item.get("id")).startswith(text)]
-    if len(beginning) == 1:
-        return beginning[0]
+    found = [item for item in items if text == item.get("name")]
+    found = found or [item for item in items if len(text) >= 4 and str(item.get("id")).startswith(text)]
+    if len(found) > 1:
+        ids = ", ".join(str(item.get("id")) for item in found)
+        raise Misused(f"There are {len(found)} {noun}s {text}; name one by its id: {ids}.")
+    if found:
+        return found[0]
     raise Failed("not_found", f"There is no {noun} {text}; {_known(items, noun)}.")
 
 

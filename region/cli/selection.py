@@ -1,23 +1,24 @@
 """`select`, `unselect`, `selection show`, `selection apply`: which images are wanted.
 
-Every change is one `PUT` of the whole selection: all of it is saved or nothing. Where the region gives the selection an
-ETag, the change carries it, so that nobody's meanwhile is overwritten.
+Every change is one `PUT` of the whole selection: all of it is saved or nothing. It carries the ETag of the selection
+that its plan was made from, so that nobody's meanwhile is overwritten.
 """
 
 import sys
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from region.cli import imports, output, words
+from region.cli import output, words
 from region.cli.exits import Failed, Misused
-from region.cli.names import Image, Release, image_of, parse, pick, shown
+from region.cli.names import Image, Release, image_of, parse, pick
 from region.cli.offers import offered
-from region.cli.output import Cell, Column, Format
-from region.cli.session import Output, Yes, call, confirm
+from region.cli.output import Column, Format
+from region.cli.plan import DryRun, How, Wait, agreed, tell_saved
+from region.cli.session import Output, Yes, call
 from shared.errors import InvalidDocument, InvalidValue
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ Images = Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Such as u
 Arches = Annotated[
     list[str] | None, typer.Option("--arch", "-a", metavar="ARCH", help="Such as amd64; may be given several times.")
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and change nothing.")]
-Wait = Annotated[bool, typer.Option("--wait", "-w", help="Wait for the import; fail if it does.")]
 
 
 class Wish(NamedTuple):
@@ -42,15 +41,6 @@ class Wish(NamedTuple):
 
 
 Wishes = frozenset[Wish]
-
-
-class How(NamedTuple):
-    """How a change is to be made."""
-
-    dry_run: bool
-    yes: bool
-    wait: bool
-    chosen: Format
 
 
 def select(
@@ -248,39 +238,20 @@ def _with_arch(wanted: Iterable[Release | Image], known: Mapping[Image, Item]) -
 def carry_out(change: "Callable[[Api, Wishes], Awaitable[Wishes]]", how: How) -> None:
     """Show what a change of the selection leads to; unless it is a dry run, ask where images go, and save it."""
 
-    async def decide(api: "Api") -> tuple[Wishes, Wishes, Item]:
-        before, _ = await _selected(api)
+    async def decide(api: "Api") -> tuple[Wishes, Wishes, str | None, Item]:
+        before, etag = await _selected(api)
         wished = await change(api, before)
-        return before, wished, await _put(api, wished, dry_run=True)
+        return before, wished, etag, await _put(api, wished, dry_run=True)
 
-    before, wished, plan = call(decide)
+    async def save(api: "Api") -> Item:
+        return await _put(api, wished, etag=etag)
+
+    before, wished, etag, plan = call(decide)
     if wished == before:
         if not output.show_data(how.chosen, plan):
             output.say("Nothing to change: that is what is selected.")
-    elif how.dry_run:
-        if not output.show_data(how.chosen, plan):
-            output.draw_lines(_plan_lines(before, wished, plan))
-            output.note("This was a dry run; nothing was changed.")
-    else:
-        output.draw_lines(_plan_lines(before, wished, plan), stderr=how.chosen is not Format.TABLE)
-        if question := _question(plan):
-            confirm(question, yes=how.yes)
-        _save(before, wished, how)
-
-
-def _save(before: Wishes, wished: Wishes, how: How) -> None:
-    async def save(api: "Api") -> Item:
-        now, etag = await _selected(api)
-        if now != before:
-            raise Failed("conflict", "Somebody changed the selection meanwhile; nothing was saved. Try again.")
-        return await _put(api, wished, etag=etag)
-
-    saved = call(save)
-    if how.wait:
-        imports.wait_for(saved["import_id"], how.chosen)
-    elif not output.show_data(how.chosen, saved):
-        number = saved.get("import_id")
-        output.say(f"Saved. Import {number} carries it out; see it with: bootferry import show {number}")
+    elif agreed(plan, how):
+        tell_saved(call(save), how)
 
 
 async def _selected(api: "Api") -> tuple[Wishes, str | None]:
@@ -303,28 +274,3 @@ async def _put(api: "Api", wished: Wishes, *, dry_run: bool = False, etag: str |
         headers={"If-Match": etag} if etag else None,
     )
     return answer.body
-
-
-def _plan_lines(before: Wishes, wished: Wishes, plan: Item) -> Iterator[Cell]:
-    added, removed = sorted(plan.get("add", ())), sorted(plan.get("remove", ()))
-    unavailable = set(plan.get("unavailable", ()))
-    for image in added:
-        remark = "   no source offers it at the moment" if image in unavailable else ""
-        yield Cell(f"  + {shown(image)}{remark}", "green")
-    for image in removed:
-        yield Cell(f"  - {shown(image)}   will be deleted from the region and every rack", "red")
-    changed = {wish.image.id: wish.image for wish in wished ^ before}
-    for image in sorted(changed.keys() - set(added) - set(removed)):
-        yield Cell(f"  ~ {shown(image)}   from another source", "yellow")
-    fetch, free = plan.get("fetch_bytes", 0), plan.get("free_bytes_after", 0)
-    fetching = f"{words.size(fetch)} to fetch" if fetch else "Nothing to fetch"
-    room = f"{words.size(free)} free on the region afterwards" if free >= 0 else f"{words.size(-free)} more than fit"
-    yield Cell(f"{fetching}; {room}.")
-
-
-def _question(plan: Item) -> str:
-    """What to ask before this is done; empty when nobody needs to be asked."""
-    removed = len(plan.get("remove", ()))
-    if plan.get("free_bytes_after", 0) < 0:
-        return "It does not fit on the region's disk. Save it nevertheless?"
-    return f"{words.counted(removed, 'image')} will be deleted. Go on?" if removed else ""

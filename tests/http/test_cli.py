@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -29,7 +29,7 @@ import yaml
 
 from deploy.local import postgres
 from region import api, app
-from region.cli import profile
+from region.cli import plan, profile
 from region.cli.exits import ExitCode
 from region.cli.main import main
 from region.cli.words import ago, counted, listed, printable, size, span
@@ -101,15 +101,22 @@ class Operator:
         assert "Traceback" not in err, err
         return Ended(program.exitcode, out, err)
 
-    def on_terminal(self, *arguments: str, types: str = "", once: str = "", **environ: str) -> Ended:
-        """A run on a terminal, both streams in `out`; when it has shown `once`, `types` is typed."""
+    def on_terminal(
+        self,
+        *arguments: str,
+        types: str = "",
+        once: str = "",
+        meanwhile: Callable[[], object] = lambda: None,
+        **environ: str,
+    ) -> Ended:
+        """A run on a terminal, both streams in `out`. Once it shows `once`, do `meanwhile` and type `types`."""
         terminal, line = pty.openpty()
         name = Path(os.ttyname(line))
         environment = self.environment(TERM="xterm-256color", **environ)
         try:
             program = PROCESSES.Process(target=be_bootferry, args=(arguments, environment, [name] * 3))
             program.start()
-            out = self._watch(program.sentinel, terminal, types, once)
+            out = self._watch(program.sentinel, terminal, types, once, meanwhile)
             program.join(5)
         finally:
             os.close(line)
@@ -119,7 +126,7 @@ class Operator:
         assert "Traceback" not in out, out
         return Ended(program.exitcode, out, "")
 
-    def _watch(self, ended: int, terminal: int, types: str, once: str) -> str:
+    def _watch(self, ended: int, terminal: int, types: str, once: str, meanwhile: Callable[[], object]) -> str:
         shown, deadline = b"", time.monotonic() + 30
         while time.monotonic() < deadline:
             ready = select.select([terminal, ended], [], [], 1)[0]
@@ -128,6 +135,7 @@ class Operator:
             elif ended in ready:
                 return shown.decode()
             if types and once.encode() in shown:
+                meanwhile()
                 os.write(terminal, types.encode())
                 types = ""
         raise AssertionError(f"The program has not ended; it showed {shown!r}")
@@ -229,6 +237,14 @@ LISTED = [
     pytest.param(
         ["import", "show", "1"], [r"^State +Succeeded$", rf"^{NEWEST} +\d", r"^pxelinux/i386 +\d"], id="import"
     ),
+    pytest.param(["image", "versions", NEWEST], [r"^VERSION +SIZE", r"^\d{8} +\d+\.\d kB +yes +yes$"], id="versions"),
+    pytest.param(
+        ["bootloaders"], [r"^BOOTLOADER +TYPE", r"^pxelinux +pxe +i386 +\d.* yes +- +\d{8}\.0$"], id="bootloaders"
+    ),
+    pytest.param(["storage"], [r"^Free +\d.* [GT]B$", r"^Held +\d.* in \d+ files$"], id="storage"),
+    pytest.param(["settings"], ["^Proxy +none$"], id="settings"),
+    pytest.param(["token", "list"], [r"^[0-9a-f]{12} +first administrator +admin +.* +never +"], id="tokens"),
+    pytest.param(["whoami"], ["^Name +first administrator$", "^Role +admin$", "^Region +http://127"], id="whoami"),
     pytest.param(["auto-sync"], [r"^Automatic sync is on, every hour: it ran .+ and is due .+\.$"], id="auto-sync"),
 ]
 
@@ -276,6 +292,15 @@ NOTHING_THERE = [
     pytest.param(["source", "probe", "http://127.0.0.1:1"], {}, 2, "--unsigned", id="probe-without-trust"),
     pytest.param(["source", "probe", "{mirror}x", "--unsigned"], {}, 1, "answered 404", id="probe-of-nothing"),
     pytest.param(["selection", "apply", "/nonexistent"], {}, 2, "No such file", id="no-such-file"),
+    pytest.param(["image", "pin", NEWEST, "19990101"], {}, 1, "There is no version of ubuntu", id="unknown-version"),
+    pytest.param(["image", "pin", "ubuntu/resolute", "1"], {}, 2, "name its architecture too", id="pin-of-a-release"),
+    pytest.param(["image", "unpin", NEWEST], {}, 1, "There is no pin of", id="not-pinned"),
+    pytest.param(["image", "delete", "ubuntu/warty/amd64", "-y"], {}, 1, "ubuntu:warty:amd64", id="delete-unknown"),
+    pytest.param(["image", "delete", NEWEST], {}, 2, "add --yes", id="delete-unasked"),
+    pytest.param(["settings", "set"], {}, 2, "Say one of --proxy URL and --no-proxy", id="set-nothing"),
+    pytest.param(["settings", "set", "--proxy", "ftp://x"], {}, 1, "'ftp://x' is not a", id="no-proxy-at-all"),
+    pytest.param(["token", "remove", "first administrator", "-y"], {}, 1, "last administrator", id="last-token"),
+    pytest.param(["token", "remove", "nobody"], {}, 1, "the region has first administrator", id="unknown-token-name"),
     pytest.param(["slect"], {}, 2, "Did you mean 'select'", id="no-such-command"),
     pytest.param(["select"], {}, 2, "bootferry select -h", id="missing-argument"),
     pytest.param(["images", "-o", "xml"], {}, 2, "bootferry images -h", id="no-such-format"),
@@ -311,6 +336,7 @@ def test_help_is_quick_plain_and_complete(stranger: Operator) -> None:
         "Images:",
         "Imports:",
         "Sources and racks:",
+        "The region:",
         "Log-in and shell:",
     ]
     assert "..." not in ended.out.replace("[ARGS]...", "")
@@ -392,7 +418,7 @@ def test_select_and_unselect(operator: Operator) -> None:
     planned = operator(*wish, "--dry-run")
     assert planned.code == 0
     assert planned.out.splitlines()[:2] == ["  + ubuntu/noble/amd64", "  + ubuntu/noble/arm64"]
-    assert re.fullmatch(r"\d+\.\d kB to fetch; .* free on the region afterwards\.", planned.out.splitlines()[2])
+    assert re.fullmatch(r"\d+\.\d kB to fetch; afterwards .* free on the region\.", planned.out.splitlines()[2])
     assert "nothing was changed" in planned.err
     assert [entry["arches"] for entry in operator("selection", "show", "-o", "json").json["images"]] == [["amd64"]]
 
@@ -539,10 +565,78 @@ def test_a_rack_enrols_with_the_command_that_is_shown(operator: Operator, tmp_pa
         [sys.executable, "-m", "rack", *arguments, "--name", "attic"], cwd=CHECKOUT, env=environ, check=True, timeout=30
     )
     assert re.search(r"^attic +Never seen +- +never ", operator("racks").out, re.MULTILINE)
+    assert re.search(r"^attic +no +0 of \d+ +\d+\.\d kB +no$", operator("image", "racks", NEWEST).out, re.MULTILINE)
     shown = operator("rack", "show", "attic", "-o", "json").json
     assert operator("rack", "show", shown["id"][:8]).out.startswith("Rack       attic\n")
     assert operator("rack", "remove", "attic", "--yes").out == "The rack attic was removed.\n"
     assert operator("rack", "remove", "attic", "--yes").code == 1
+
+
+def test_an_image_is_pinned_and_deleted(operator: Operator) -> None:
+    version = operator("image", "versions", NEWEST, "-o", "json").json[0]["name"]
+    pinned = operator("image", "pin", NEWEST, version, "--wait")
+    assert (pinned.code, "succeeded" in pinned.out) == (0, True), pinned.err
+    assert re.search(rf"^{NEWEST} .* {version} pinned +\w", operator("images").out, re.MULTILINE)
+    assert re.search(rf"^Pinned +to {version}$", operator("image", "show", NEWEST).out, re.MULTILINE)
+    unpinned = operator("image", "unpin", NEWEST)
+    assert re.fullmatch(rf"Unpinned {NEWEST}\. Import \d+ carries it out; see .*\n", unpinned.out)
+    assert "pinned" not in operator("images").out
+
+    assert operator("select", "ubuntu/jammy", "-a", "amd64", "--wait").code == 0
+    planned = operator("image", "delete", "ubuntu/jammy/amd64", "--dry-run", "-o", "json").json
+    assert (planned["remove"], planned["import_id"]) == (["ubuntu:jammy:amd64"], None)
+    asked = operator.on_terminal("image", "delete", "ubuntu/jammy/amd64", types="n\r", once="1 image will be deleted")
+    assert (asked.code, "Nothing was changed." in asked.out) == (1, True)
+    assert operator("image", "delete", "ubuntu/jammy/amd64", "--yes", "--wait").code == 0
+    assert [item["id"] for item in operator("images", "-o", "json").json] == ["ubuntu:resolute:amd64"]
+
+
+def test_two_operators_do_not_overwrite_each_other(operator: Operator) -> None:
+    theirs = ("select", "ubuntu/jammy/arm64")
+    mine = operator.on_terminal(
+        "unselect",
+        NEWEST,
+        once="1 image will be deleted. Go on?",
+        meanwhile=lambda: operator(*theirs, "--wait"),
+        types="y\r",
+    )
+    assert mine.code == 1
+    assert re.search(r"first administrator changed it at .*ubuntu:jammy:arm64.*look again", mine.out)
+    assert operator("unselect", "ubuntu/jammy", "--yes", "--wait").code == 0
+    assert [item["id"] for item in operator("images", "-o", "json").json] == ["ubuntu:resolute:amd64"]
+
+
+def test_a_token_is_made_used_and_removed(operator: Operator) -> None:
+    made = operator("token", "create", "night shift", "--days", "2")
+    assert (made.code, "night shift, a viewer" in made.err) == (0, True)
+    token = made.out.strip()
+    assert re.fullmatch(r"bf_[0-9a-f]{12}_\S{43}", token), "the token, alone"
+    as_viewer = {"BOOTFERRY_TOKEN": token}
+    assert re.search(r"^Role +viewer\nExpires +in 2 days", operator("whoami", **as_viewer).out, re.MULTILINE)
+    refused = operator("sync", **as_viewer)
+    assert (refused.code, "takes the role operator" in refused.err) == (1, True)
+
+    operator("token", "create", "night shift", "--role", "operator")
+    listed_tokens = operator("token", "list").out
+    assert re.search(r"^\w{12} +night shift +viewer .* in 2 days ", listed_tokens, re.MULTILINE)
+    assert token[16:] not in listed_tokens
+    ambiguous = operator("token", "remove", "night shift", "--yes")
+    assert (ambiguous.code, "There are 2 tokens night shift" in ambiguous.err) == (2, True)
+    for item in operator("token", "list", "-o", "json").json[1:]:
+        assert operator("token", "remove", item["id"], "--yes").out == "The token of night shift was removed.\n"
+    assert operator("whoami", **as_viewer).code == ExitCode.UNAUTHENTICATED
+    newest = operator("activity", "-n", "1")
+    assert re.search(r"(ago|now) +first administrator +127.0.0.1 +Removed the token of night shift\.\n$", newest.out)
+    activity = operator("activity", "-n", "4", "-o", "json").json
+    assert [entry["action"] for entry in activity] == ["token.removed"] * 2 + ["token.created"] * 2
+    assert token[16:] not in json.dumps(activity)
+
+
+def test_the_proxy(operator: Operator) -> None:
+    saved = operator("settings", "set", "--proxy", "http://ann:secret@proxy.example.org:3128")
+    assert (saved.code, "proxy.example.org:3128" in saved.out, "secret" in saved.out) == (0, True, False)
+    assert operator("settings", "-o", "json").json["proxy"] is not None
+    assert operator("settings", "set", "--no-proxy").out == "Proxy   none\n"
 
 
 def test_the_switch(operator: Operator) -> None:
@@ -671,6 +765,57 @@ WORDS = [
 @pytest.mark.parametrize(("said", "expected"), WORDS)
 def test_words(said: str, expected: str) -> None:
     assert said == expected
+
+
+ROOM = {"fetch_bytes": 2_000_000, "free_bytes_after": 4_000_000_000}
+ATTIC = {"name": "attic", "free_bytes": 9_000_000, "free_bytes_after": 7_000_000}
+ROOMS = "2.0 MB to fetch; afterwards 4.0 GB free on the region and {} on the rack attic, which has least."
+
+PLANS = [
+    pytest.param(
+        {"add": ["ubuntu:noble:amd64"], **ROOM},
+        ["  + ubuntu/noble/amd64", "2.0 MB to fetch; afterwards 4.0 GB free on the region."],
+        "",
+        id="added",
+    ),
+    pytest.param(
+        {"add": ["ubuntu:noble:amd64"], "unavailable": ["ubuntu:noble:amd64"], "fetch_bytes": 0},
+        [
+            "  + ubuntu/noble/amd64   no source offers it at the moment",
+            "Nothing to fetch; afterwards 0 bytes free on the region.",
+        ],
+        "",
+        id="offered-by-nobody",
+    ),
+    pytest.param(
+        {"remove": ["ubuntu:noble:amd64"], "moved": ["ubuntu:jammy:amd64"], **ROOM, "tightest_rack": ATTIC},
+        [
+            "  - ubuntu/noble/amd64   will be deleted from the region and every rack",
+            "  ~ ubuntu/jammy/amd64   from another source",
+            ROOMS.format("7.0 MB free"),
+        ],
+        "1 image will be deleted. Go on?",
+        id="removed-and-moved",
+    ),
+    pytest.param(
+        {**ROOM, "free_bytes_after": -5_000},
+        ["2.0 MB to fetch; afterwards 5.0 kB too few on the region."],
+        "It does not fit on the region's disk. Save it nevertheless?",
+        id="region-too-small",
+    ),
+    pytest.param(
+        {**ROOM, "tightest_rack": {**ATTIC, "free_bytes_after": -1_000}},
+        [ROOMS.format("1.0 kB too few")],
+        "It does not fit on the disk of the rack attic. Save it nevertheless?",
+        id="rack-too-small",
+    ),
+]
+
+
+@pytest.mark.parametrize(("planned", "lines", "question"), PLANS)
+def test_a_plan_in_words(planned: dict[str, Any], lines: list[str], question: str) -> None:
+    assert [cell.text for cell in plan.lines(planned)] == lines
+    assert plan.question(planned) == question
 
 
 KEPT = profile.Profiles(

@@ -1,0 +1,38 @@
+"""The rack as a program: what `run` does, and what its ends mean to whoever started it."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+from shared.errors import BootferryError, InvalidSettings
+from shared.settings import EX_CONFIG
+
+
+def run() -> None:
+    """Be a rack until told to stop."""
+    from rack import app
+    from rack.settings import RackSettings
+    from shared import logs
+
+    settings = RackSettings.load()
+    logs.configure(settings.log_level, settings.log_format)
+    app.run(settings)
+
+
+def told(command: Callable[[], None]) -> int:
+    """The exit status of `command`; what it raises on purpose is one sentence on stderr."""
+    try:
+        command()
+    except InvalidSettings as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return EX_CONFIG
+    except BootferryError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return 1
+    except OSError as error:
+        print(f"{error.filename or 'The disk'}: {error.strerror}.", file=sys.stderr)  # noqa: T201
+        return 1
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    return os.EX_OK
