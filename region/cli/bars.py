@@ -9,8 +9,8 @@ from rich.text import Text
 
 from region.cli import words
 from region.cli.client import Item
-from region.cli.follow import ENDED, images_of, waiting_words
 from region.cli.names import shown
+from region.cli.run import ENDED, images_of, waiting_words
 
 BAR_COLUMNS = 24
 

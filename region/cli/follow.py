@@ -1,20 +1,19 @@
 """Watching an import to its end: a bar per image on a terminal, plain lines elsewhere, on stderr both."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Protocol
 
 from region.cli import output, words
 from region.cli.client import Api, Item
 from region.cli.names import shown
+from region.cli.run import ENDED, images_of, waiting_words
 from shared.errors import FetchError, HttpStatus
 
 PERIOD_S = 0.25
 PATIENCE_S = 60.0
 """How long a region may be away, as it is while it restarts, before watching it is given up."""
-
-ENDED = frozenset({"succeeded", "failed", "cancelled"})
 
 
 class Watcher(Protocol):
@@ -80,17 +79,3 @@ class Lines:
         if self._told.get(key) != state:
             self._told[key] = state
             self._tell(line)
-
-
-def images_of(run: Item) -> Mapping[str, Mapping[str, Any]]:
-    """How far it is with each image, by the image's id."""
-    found = run.get("images")
-    return dict(sorted(found.items())) if isinstance(found, dict) else {}
-
-
-def waiting_words(run: Item) -> str:
-    """What an import does that has no image to show yet."""
-    number = run.get("id")
-    if run.get("state") == "queued":
-        return f"Import {number} waits for its turn"
-    return f"Import {number} reads the sources"
