@@ -1,0 +1,95 @@
+// What an operator must know before anything else on the page: each notice follows from facts and goes with them.
+import * as facts from "./facts.js";
+import { ago, plural, size } from "./format.js";
+import { Notice } from "./notice.js";
+import { may, session } from "./session.js";
+import { now } from "./time.js";
+import { ROLE } from "./words.js";
+import { html } from "../vendor/preact.js";
+
+const NEARLY_FULL = 0.1; // of the disk free
+
+export function Conditions() {
+  const images = facts.images.value.value;
+  const racks = facts.racks.value.value;
+  return html`<div class="conditions">
+    <${Unanswered} />
+    ${!may("operator") &&
+    html`<${Notice} title="You see everything and change nothing.">
+      ${session.value.name} has the role ${ROLE[session.value.role].word.toLowerCase()}; ask an administrator for more.
+    <//>`}
+    <${Sources} />
+    <${LastImport} />
+    <${Disk} />
+    ${images && racks && racks.length === 0 && html`<${FirstSteps} images=${images} />`}
+    ${racks && racks.length > 0 && html`<${AwayRacks} racks=${racks} />`}
+  </div>`;
+}
+
+function Unanswered() {
+  const problem = facts.images.problem.value;
+  if (!problem || problem.status === 401) return null;
+  return html`<${Notice} kind="negative" title="This may be out of date.">${problem.message}<//>`;
+}
+
+function Sources() {
+  const failing = (facts.sources.value.value || []).filter((source) => source.error);
+  return failing.map(
+    (source) => html`<${Notice} key=${source.id} kind="negative" title=${`${source.name} could not be read.`}>
+      ${source.error} What is held stays and is served; every sync tries again.
+    <//>`,
+  );
+}
+
+/** The last import that ended, when it failed of its own accord rather than on a source named above. */
+function LastImport() {
+  const { recent } = facts.imports.value.value || { recent: [] };
+  const last = recent.find((entry) => entry.state !== "queued" && entry.state !== "running");
+  if (!last || last.state !== "failed") return null;
+  const isSaid = (facts.sources.value.value || []).some((source) => source.error && source.error === last.error);
+  if (isSaid) return null;
+  return html`<${Notice} kind="negative" title=${`The last import failed, ${ago(last.finished_at, now.value)}.`}>
+    ${last.error} <a href="#/activity">See what it did</a>
+  <//>`;
+}
+
+function Disk() {
+  const storage = facts.storage.value.value;
+  if (!storage || storage.free_bytes >= storage.total_bytes * NEARLY_FULL) return null;
+  return html`<${Notice} kind="caution" title="The region's disk is nearly full.">
+    ${size(storage.free_bytes)} of ${size(storage.total_bytes)} are free; images take ${size(storage.held_bytes)}.
+    Unselect images, or give it a larger disk.
+  <//>`;
+}
+
+function AwayRacks({ racks }) {
+  const away = racks.filter((rack) => rack.status === "unreachable");
+  if (away.length === 0) return null;
+  return html`<${Notice} kind="caution" title=${`${plural(away.length, "rack")} out of reach:`}>
+    ${away.map((rack) => rack.name).join(", ")}. No image is “Synced” on ${away.length === 1 ? "its" : "their"} account.
+    ${" "}<a href="#/racks">Racks</a>
+  <//>`;
+}
+
+/** What a new region still lacks. */
+function FirstSteps({ images }) {
+  const sources = facts.sources.value.value || [];
+  const steps = [
+    [sources.some((source) => source.last_read_at && !source.error), "A source is read"],
+    [images.some((image) => image.held_version), "The first image is stored on the region"],
+    [false, html`A rack serves it to machines: <a href="#/racks">enrol a rack</a>`],
+  ];
+  return html`<div class="notice notice-information first-steps">
+    <div class="notice-text">
+      <strong class="notice-title">${images.some((i) => i.held_version) ? "One step is left." : "Welcome to Bootferry."}</strong>
+      ${" "}The region fetches what you select here; racks fetch it from the region.
+      <ol>
+        ${steps.map(
+          ([done, text], i) => html`<li key=${i} class=${done ? "done" : ""}>
+            ${text}<span class="unseen">${done ? " (done)" : " (to do)"}</span>
+          </li>`,
+        )}
+      </ol>
+    </div>
+  </div>`;
+}

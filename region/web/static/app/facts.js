@@ -1,0 +1,135 @@
+// What the page has read of the region. A fact is read again when the region says that it changed, and only while
+// something on the page shows it; nothing on the page is ever computed from an event itself.
+import { call, get, items } from "./api.js";
+import { end } from "./session.js";
+import { signal, useEffect } from "../vendor/preact.js";
+
+/**
+ * A fact: `value` (null before the first reading), `problem` of the last reading, and when to read it again.
+ * `restMs` is the least time between two readings, so that a busy import does not make the page ask all the time.
+ */
+export function fact(read, { restMs = 300 } = {}) {
+  const value = signal(null);
+  const problem = signal(null);
+  let users = 0;
+  let stale = true;
+  let under = null; // the reading under way
+  let timer = 0;
+  let readAt = -Infinity;
+
+  async function once() {
+    stale = false;
+    readAt = performance.now();
+    try {
+      value.value = await read();
+      problem.value = null;
+    } catch (error) {
+      if (error.status === 401) end();
+      problem.value = error;
+    }
+  }
+
+  /** Read now; what changed while a reading was under way is read once more. */
+  async function load() {
+    stale = true;
+    if (under) return under;
+    under = (async () => {
+      while (stale) await once();
+      under = null;
+    })();
+    return under;
+  }
+
+  function changed() {
+    stale = true;
+    if (!users || timer) return;
+    timer = setTimeout(() => {
+      timer = 0;
+      if (users && stale) load();
+    }, Math.max(0, readAt + restMs - performance.now()));
+  }
+
+  function hold() {
+    users += 1;
+    if (stale && !under) load();
+    return () => {
+      users -= 1;
+    };
+  }
+
+  function forget() {
+    stale = true;
+    value.value = null;
+    problem.value = null;
+  }
+
+  return { value, problem, load, changed, hold, forget };
+}
+
+export const images = fact(() => items("/images?limit=1000"), { restMs: 500 });
+export const selections = fact(async () => {
+  const { data, etag } = await call("GET", "/selections");
+  return { items: data.items, etag };
+}, { restMs: 1000 });
+export const sources = fact(() => items("/sources"));
+export const sync = fact(() => get("/sync"));
+/** The newest imports, and of the one under way (or waiting) what it does for each image. */
+export const imports = fact(async () => {
+  const recent = await items("/imports?limit=20");
+  const current = recent.find((entry) => entry.state === "running") || recent.find((entry) => entry.state === "queued");
+  return { recent, current: current ? await get(`/imports/${current.id}`) : null };
+}, { restMs: 500 });
+export const racks = fact(() => items("/racks"), { restMs: 500 });
+export const bootloaders = fact(() => items("/bootloaders"), { restMs: 1500 });
+export const storage = fact(() => get("/storage"), { restMs: 3000 });
+export const activity = fact(() => get("/activity?limit=50"));
+export const settings = fact(() => get("/settings"));
+export const operatorTokens = fact(() => items("/operator-tokens"));
+
+const offersBySource = new Map();
+
+/** The fact of what a source offers. */
+export function offersOf(sourceId) {
+  if (!offersBySource.has(sourceId)) {
+    offersBySource.set(sourceId, fact(() => items(`/available?source_id=${sourceId}`), { restMs: 2000 }));
+  }
+  return offersBySource.get(sourceId);
+}
+
+const ALL = [
+  images, selections, sources, sync, imports, racks, bootloaders, storage, activity, settings, operatorTokens,
+];
+
+/** Which facts may have changed when the region names a topic. */
+const BY_TOPIC = {
+  images: [images, selections, storage, bootloaders],
+  imports: [imports],
+  manifest: [images, bootloaders],
+  racks: [racks, images, bootloaders],
+  sources: [sources],
+  sync: [sync, sources], // an import that ends has read the sources, well or not
+  activity: [activity, operatorTokens],
+  settings: [settings],
+};
+
+export const TOPICS = Object.keys(BY_TOPIC);
+
+/** Take in that a topic changed. */
+export function changed(topic) {
+  for (const one of BY_TOPIC[topic]) one.changed();
+  if (topic === "sources" || topic === "sync") for (const one of offersBySource.values()) one.changed();
+}
+
+/** Nothing that was read for one person is left for the next. */
+export function forgetAll() {
+  for (const one of ALL) one.forget();
+  offersBySource.clear();
+}
+
+/** While the component is there, these facts are kept up to date. */
+export function useFacts(...facts) {
+  useEffect(() => {
+    const releases = facts.map((one) => one.hold());
+    return () => releases.forEach((release) => release());
+  }, facts);
+}

@@ -1,0 +1,185 @@
+// Dialogs about one image: which racks have it, which version is pinned, and deleting it.
+import { Bar } from "./bar.js";
+import { call, items } from "./api.js";
+import { Dialog } from "./dialog.js";
+import * as facts from "./facts.js";
+import { plural, size } from "./format.js";
+import { Status } from "./icons.js";
+import { Notice, tell } from "./notice.js";
+import { Plan } from "./plan.js";
+import { RACK } from "./words.js";
+import { html, useEffect, useSignal } from "../vendor/preact.js";
+
+/** What is read once when a dialog opens, and again when `again` changes. */
+function useAnswer(read, again) {
+  const answer = useSignal(null);
+  const problem = useSignal(null);
+  useEffect(() => {
+    let over = false;
+    read().then(
+      (data) => {
+        if (!over) [answer.value, problem.value] = [data, null];
+      },
+      (error) => {
+        if (!over) problem.value = error;
+      },
+    );
+    return () => {
+      over = true;
+    };
+  }, [again]);
+  return { answer: answer.value, problem: problem.value };
+}
+
+/** Which racks have the image; the list follows what happens. */
+export function ImageRacks({ id, name, onClose }) {
+  const { answer, problem } = useAnswer(() => items(`/images/${id}/racks`), facts.images.value.value);
+  return html`<${Dialog}
+    wide
+    title=${`${name} on the racks`}
+    onClose=${onClose}
+    actions=${html`<button type="button" onClick=${onClose}>Close</button>`}
+  >
+    ${problem && html`<${Notice} kind="negative" title="The racks could not be listed.">${problem.message}<//>`}
+    ${!answer && !problem && html`<p class="muted">Reading…</p>`}
+    ${answer &&
+    html`<table role="table" class="stacked">
+      <thead role="rowgroup">
+        <tr role="row">
+          ${["Rack", "State", "Holds", "Left"].map(
+            (title) => html`<th key=${title} role="columnheader" scope="col">${title}</th>`,
+          )}
+        </tr>
+      </thead>
+      <tbody role="rowgroup">
+        ${answer.map((rack) => html`<${RackRow} key=${rack.rack_id} rack=${rack} name=${name} />`)}
+      </tbody>
+    </table>`}
+  <//>`;
+}
+
+function RackRow({ rack, name }) {
+  const state = rack.serving
+    ? { word: rack.live ? "Serves it" : "Serves it, unreachable", icon: rack.live ? "synced" : "waiting" }
+    : rack.live
+      ? { word: "Not yet", icon: "downloading" }
+      : RACK[rack.status] || RACK.unreachable;
+  return html`<tr role="row">
+    <th role="rowheader" scope="row">${rack.name}</th>
+    <td role="cell" data-label="State"><${Status} entry=${state} /></td>
+    <td role="cell" data-label="Holds">
+      ${rack.files_held} of ${plural(rack.files_total, "file")}
+      <${Bar} label=${`${name} on ${rack.name}`} value=${rack.files_held} max=${rack.files_total || 1} />
+    </td>
+    <td role="cell" data-label="Left">${rack.bytes_left ? size(rack.bytes_left) : "–"}</td>
+  </tr>`;
+}
+
+/** Choose the version an image stays at, or let it follow its source again. */
+export function PinDialog({ image, name, onClose }) {
+  const { answer, problem } = useAnswer(() => items(`/images/${image.id}/versions`), facts.images.value.value);
+  const chosen = useSignal(image.pinned_version || image.held_version || image.version);
+  const refused = useSignal(null);
+  const busy = useSignal(false);
+  const attempt = (method, body, done) => async () => {
+    busy.value = true;
+    try {
+      await call(method, `/images/${image.id}/pin`, { body });
+      facts.images.load();
+      onClose();
+      tell("positive", done);
+    } catch (error) {
+      refused.value = error;
+      busy.value = false;
+    }
+  };
+  const pin = attempt("PUT", { version: chosen.value }, `${name} stays at ${chosen.value}.`);
+  const unpin = attempt("DELETE", undefined, `${name} follows its source again.`);
+  return html`<${Dialog}
+    title=${`Pin ${name}`}
+    onClose=${onClose}
+    actions=${html`<button type="button" onClick=${onClose}>Cancel</button>
+      ${image.pinned_version && html`<button type="button" disabled=${busy} onClick=${unpin}>Unpin</button>`}
+      <button
+        type="button"
+        class="primary"
+        disabled=${busy.value || !answer || chosen.value === image.pinned_version}
+        onClick=${pin}
+      >
+        Pin this version
+      </button>`}
+  >
+    ${(refused.value || problem) &&
+    html`<${Notice} kind="negative" title="Not pinned.">${(refused.value || problem).message}<//>`}
+    <p>A pinned image stays at one version, whatever its source offers, until you unpin it.</p>
+    ${!answer && !problem && html`<p class="muted">Reading…</p>`}
+    <fieldset class="versions">
+      <legend class="unseen">Version</legend>
+      ${(answer || []).map(
+        (version) => html`<label key=${version.name}>
+          <input
+            type="radio"
+            name="version"
+            value=${version.name}
+            checked=${chosen.value === version.name}
+            onChange=${() => {
+              chosen.value = version.name;
+            }}
+          />
+          <b>${version.name}</b>
+          <span class="muted">${size(version.size_bytes)} · ${about(version, image)}</span>
+        </label>`,
+      )}
+    </fieldset>
+  <//>`;
+}
+
+function about(version, image) {
+  const said = [];
+  if (version.held) said.push("held");
+  if (version.offered) said.push("offered");
+  if (version.name === image.version) said.push("the newest");
+  if (version.name === image.pinned_version) said.push("pinned now");
+  return said.join(", ") || "neither held nor offered";
+}
+
+/** Delete an image, after its plan was shown. */
+export function DeleteDialog({ image, name, nameOf, onClose }) {
+  const { answer, problem } = useAnswer(async () => {
+    return (await call("DELETE", `/images/${image.id}?dry_run=true`)).data;
+  }, image.id);
+  const refused = useSignal(null);
+  const busy = useSignal(false);
+  const remove = async () => {
+    busy.value = true;
+    try {
+      await call("DELETE", `/images/${image.id}`);
+      facts.selections.load();
+      facts.images.load();
+      onClose();
+      tell("positive", `${name} is given up.`, "Region and racks delete it by themselves.");
+    } catch (error) {
+      refused.value = error;
+      busy.value = false;
+    }
+  };
+  return html`<${Dialog}
+    title=${`Delete ${name}?`}
+    onClose=${onClose}
+    actions=${html`<button type="button" onClick=${onClose}>Cancel</button>
+      <button type="button" class="negative" disabled=${busy.value || !answer} onClick=${remove}>Delete image</button>`}
+  >
+    ${(refused.value || problem) &&
+    html`<${Notice} kind="negative" title="Nothing was deleted.">${(refused.value || problem).message}<//>`}
+    <p>Region and racks give the image up. Machines can no longer be deployed with it until it is selected again.</p>
+    ${!answer && !problem && html`<p class="muted">Planning…</p>`}
+    ${answer && html`<${Plan} plan=${answer} nameOf=${nameOf} />`}
+  <//>`;
+}
+
+/** Bring one image up to date now. Throws Problem. */
+export async function updateNow(id, name) {
+  await call("POST", "/imports", { body: { images: [id] } });
+  tell("information", `${name} is being brought up to date.`);
+  facts.imports.load();
+}

@@ -1,0 +1,237 @@
+// The Images page.
+import { Bootloaders } from "./bootloaders.js";
+import { forgetLoose, OtherChoice, takeBack, UbuntuChoice } from "./choice.js";
+import { Conditions } from "./conditions.js";
+import * as facts from "./facts.js";
+import { plural } from "./format.js";
+import { DeleteDialog, ImageRacks, PinDialog, updateNow } from "./image.js";
+import { spoken, tellProblem } from "./notice.js";
+import { meter } from "./rates.js";
+import { SaveDialog } from "./save.js";
+import { bySource, draft, imageId, parseId, wish } from "./selection.js";
+import { may } from "./session.js";
+import { chosen, shownSource, SourceChoice } from "./source.js";
+import { SyncStrip, SyncSwitch } from "./sync.js";
+import { ImageTable, rowsOf } from "./table.js";
+import { now } from "./time.js";
+import { fullTitle, IMAGE } from "./words.js";
+import { html, useEffect, useMemo, useRef, useSignal } from "../vendor/preact.js";
+
+const NOTHING = [];
+
+export function ImagesPage() {
+  facts.useFacts(
+    facts.images,
+    facts.selections,
+    facts.sources,
+    facts.sync,
+    facts.imports,
+    facts.racks,
+    facts.bootloaders,
+    facts.storage,
+  );
+  const dialog = useSignal(null);
+  const images = facts.images.value.value;
+  const saved = facts.selections.value.value;
+  const sources = facts.sources.value.value;
+  const { current } = facts.imports.value.value || { current: null };
+  const { progress, rate } = useProgress(current);
+  useSpokenStatuses(images);
+  const close = () => {
+    dialog.value = null;
+  };
+  const ready = images && saved && sources;
+  return html`<header class="page-head">
+      <div class="page-head-inner">
+        <h1 tabindex="-1">Images</h1>
+        <${SyncSwitch} />
+      </div>
+      <div class="page-head-inner"><${SyncStrip} rate=${rate} /></div>
+    </header>
+    <div class="page-body">
+      ${ready
+        ? html`<${Conditions} />
+            <${Sections}
+              images=${images}
+              saved=${saved.items}
+              sources=${sources}
+              progress=${progress}
+              open=${(name, row) => {
+                dialog.value = { name, row };
+              }}
+            />
+            <${Bootloaders} />`
+        : html`<${Waiting} />`}
+    </div>
+    ${ready && dialog.value && html`<${OpenDialog} dialog=${dialog.value} images=${images} onClose=${close} />`}`;
+}
+
+function Waiting() {
+  const problem = facts.images.problem.value || facts.selections.problem.value || facts.sources.problem.value;
+  return html`<p class="waiting" role="status">${problem ? problem.message : "Reading what the region has…"}</p>`;
+}
+
+/** Everything that is chosen and listed: Ubuntu, then the other images. */
+function Sections({ images, saved, sources, progress, open }) {
+  const source = shownSource(sources);
+  const offersFact = source ? facts.offersOf(source.id) : null;
+  useEffect(() => (offersFact ? offersFact.hold() : undefined), [offersFact]);
+  const offers = (offersFact && offersFact.value.value) || NOTHING;
+  const rows = useMemo(() => rowsOf(images, saved, draft.value, offers), [images, saved, draft.value, offers]);
+  const ubuntu = rows.filter((row) => row.os === "ubuntu");
+  const others = rows.filter((row) => row.os !== "ubuntu");
+  const sourceNames = sources.length > 1 ? new Map(sources.map((one) => [one.id, one.name])) : null;
+  const movable = movableTo(source, saved, offers);
+  const canSelect = may("operator") && source !== null;
+  const nothingYet = source && !source.last_read_at ? `${source.name} is being read for the first time.` : null;
+  const act = (name, row) => {
+    if (name === "undo") takeBack(row.id);
+    else if (name === "update") {
+      updateNow(row.id, nameOfRow(row)).catch((problem) => tellProblem("It was not started.", problem));
+    } else open(name, row);
+  };
+  const table = (label, some, empty) => html`<${ImageTable}
+    label=${label}
+    rows=${some}
+    sourceNames=${sourceNames}
+    progress=${progress}
+    now=${now.value}
+    may=${may("operator")}
+    act=${act}
+    empty=${empty}
+  />`;
+  const choice = { offers, known: images, saved, sourceId: source && source.id, now: now.value, disabled: !canSelect };
+
+  return html`<section aria-labelledby="ubuntu">
+      <h2 id="ubuntu">Ubuntu</h2>
+      <p class="intro">
+        Select the releases and architectures to import and keep in sync. Every image is verified before it is served,
+        and machines boot from the racks.
+      </p>
+      <${SourceChoice}
+        sources=${sources}
+        images=${images}
+        movable=${movable.length}
+        onMove=${(sourceId) => {
+          let next = draft.value;
+          for (const id of movable) next = wish(next, saved, id, sourceId);
+          draft.value = next;
+        }}
+      />
+      ${nothingYet && html`<p class="hint" role="status">${nothingYet}</p>`}
+      <${UbuntuChoice} ...${choice} />
+      ${table(
+        "Ubuntu images",
+        ubuntu,
+        saved.length === 0 ? "Nothing is selected. Tick a release and an architecture above." : "No Ubuntu image is selected.",
+      )}
+      <${SaveRow} onSave=${() => open("save")} />
+    </section>
+    <section aria-labelledby="others">
+      <h2 id="others">Other images</h2>
+      <${OtherChoice} ...${choice} />
+      ${table("Other images", others, "None is selected.")}
+      <${SaveRow} onSave=${() => open("save")} />
+    </section>`;
+}
+
+/** Ids of selected images that come from another source and that this one offers too. */
+function movableTo(source, saved, offers) {
+  if (!source || chosen.value === "custom") return [];
+  const offered = new Set(offers.map(imageId));
+  return [...bySource(saved)]
+    .filter(([id, from]) => offered.has(id) && !from.has(source.id) && !draft.value.has(id))
+    .map(([id]) => id);
+}
+
+function SaveRow({ onSave }) {
+  const changes = draft.value.size;
+  const discard = () => {
+    draft.value = new Map();
+    forgetLoose();
+  };
+  return html`<div class="save-row">
+    ${changes > 0 && html`<span class="muted">${plural(changes, "change")} not saved</span>`}
+    ${changes > 0 && html`<button type="button" class="link" onClick=${discard}>Discard</button>`}
+    <button
+      type="button"
+      class="primary save"
+      disabled=${changes === 0 || !may("operator")}
+      title=${changes === 0 ? "Tick or untick something first" : null}
+      onClick=${onSave}
+    >
+      Save selection
+    </button>
+  </div>`;
+}
+
+function nameOfRow(row) {
+  return `${fullTitle(row.os, row.title)} ${row.arch}`;
+}
+
+/** A name for people of an image id, from whatever is known of it. */
+function namer(images) {
+  const titles = new Map();
+  for (const source of facts.sources.value.value || []) {
+    for (const offer of facts.offersOf(source.id).value.value || []) titles.set(imageId(offer), offer.title);
+  }
+  for (const image of images) titles.set(image.id, image.title);
+  return (id) => {
+    const { os, release, arch } = parseId(id);
+    return `${fullTitle(os, titles.get(id) || release)} ${arch}`;
+  };
+}
+
+function OpenDialog({ dialog: { name, row }, images, onClose }) {
+  const nameOf = namer(images);
+  if (name === "save") return html`<${SaveDialog} nameOf=${nameOf} onClose=${onClose} />`;
+  // What the dialog shows is the image as it is now; one that went meanwhile takes its dialog along.
+  const image = images.find((one) => one.id === row.id);
+  const given = { image, name: nameOfRow(row), onClose };
+  if (!image) return null;
+  if (name === "racks") return html`<${ImageRacks} id=${row.id} ...${given} />`;
+  if (name === "pin") return html`<${PinDialog} ...${given} />`;
+  return html`<${DeleteDialog} nameOf=${nameOf} ...${given} />`;
+}
+
+/** How far the import is with each image and as a whole, with rates. */
+function useProgress(current) {
+  const rates = useRef(null);
+  rates.current ||= meter();
+  return useMemo(() => {
+    const progress = new Map();
+    if (!current) return { progress, rate: null };
+    const at = performance.now();
+    for (const [id, one] of Object.entries(current.images)) {
+      progress.set(id, {
+        done: one.bytes_done,
+        total: one.bytes_total,
+        rate: rates.current.note(`${current.id} ${id}`, one.bytes_done, at),
+      });
+    }
+    return { progress, rate: rates.current.note(String(current.id), current.bytes_done, at) };
+  }, [current]);
+}
+
+/** Say aloud what people who see the page see: that an image arrived where it should, or failed. */
+function useSpokenStatuses(images) {
+  const before = useRef(null);
+  useEffect(() => {
+    if (!images) return;
+    const statuses = new Map(images.map((image) => [image.id, image.status]));
+    if (before.current) {
+      const said = images.filter(
+        (image) =>
+          ["synced", "stored", "failed"].includes(image.status) &&
+          before.current.has(image.id) &&
+          before.current.get(image.id) !== image.status,
+      );
+      if (said.length) {
+        spoken.value = said
+          .map((image) => `${fullTitle(image.os, image.title)} ${image.arch}: ${IMAGE[image.status].word}.`)
+          .join(" ");
+      }
+    }
+    before.current = statuses;
+  }, [images]);
+}

@@ -1,0 +1,133 @@
+// The page: who is logged in, which part is shown, and how the page hears of changes.
+import { connection, follow } from "./events.js";
+import * as facts from "./facts.js";
+import { ImagesPage } from "./images.js";
+import { LogIn } from "./login.js";
+import { Outcome, outcome, Spoken } from "./notice.js";
+import { route } from "./router.js";
+import { draft } from "./selection.js";
+import { isFresh, resume, session } from "./session.js";
+import { html, render, signal, useEffect, useRef, useSignal } from "../vendor/preact.js";
+
+/** Pages by name: title, and how to come by the component. The first is what people come for, the others can wait. */
+const PAGES = {
+  images: ["Images", async () => ImagesPage],
+  racks: ["Racks", async () => (await import("./racks.js")).RacksPage],
+  activity: ["Activity", async () => (await import("./activity.js")).ActivityPage],
+  settings: ["Settings", async () => (await import("./settings.js")).SettingsPage],
+};
+
+const CONNECTION = {
+  connecting: "Connecting…",
+  live: "Live",
+  reconnecting: "Reconnecting…",
+  polling: "Checking every 5 seconds",
+};
+
+const unreachable = signal(null);
+
+function Page() {
+  if (session.value === undefined) return html`<${Unreachable} />`;
+  return html`${session.value ? html`<${LoggedIn} key=${session.value.name} />` : html`<${LogIn} />`}<${Spoken} />`;
+}
+
+/** Before it is known who is logged in: nothing, unless the region does not answer. */
+function Unreachable() {
+  if (!unreachable.value) return null;
+  return html`<main class="login" id="main"><div class="card">
+    <h1>Bootferry</h1>
+    <p role="alert">${unreachable.value.message}</p>
+    <button type="button" class="primary" onClick=${begin}>Try again</button>
+  </div></main>`;
+}
+
+function LoggedIn() {
+  useEffect(() => {
+    const end = follow(facts.TOPICS, facts.changed);
+    return () => {
+      end();
+      facts.forgetAll();
+      draft.value = new Map();
+      outcome.value = null;
+    };
+  }, []);
+  const name = PAGES[route.value] ? route.value : "images";
+  const [title, come] = PAGES[name];
+  const main = useRef(null);
+  const before = useRef(isFresh.value ? "log-in" : name);
+  const shown = useSignal({ name: "images", Component: ImagesPage });
+  const { Component } = shown.value;
+  useEffect(() => {
+    let over = false;
+    come().then(
+      (found) => {
+        if (!over) shown.value = { name, Component: found };
+      },
+      () => {
+        if (!over) shown.value = { name, Component: Away };
+      },
+    );
+    return () => {
+      over = true;
+    };
+  }, [name]);
+  useEffect(() => {
+    if (shown.value.name !== name) return;
+    document.title = `${title} · Bootferry`;
+    // Who comes by the keyboard goes on reading where the page begins; a visit starts at the top.
+    if (before.current !== name) {
+      main.current.querySelector("h1").focus({ preventScroll: true });
+      scrollTo(0, 0);
+      outcome.value = null;
+    }
+    before.current = name;
+  }, [shown.value]);
+  return html`<a class="skip" href="#main" onClick=${skip(main)}>Skip to the page</a>
+    <nav class="top" aria-label="Bootferry">
+      <div class="top-inner">
+        <a class="brand" href="#/images"><img src="/static/favicon.svg" alt="" width="24" height="24" /> Bootferry</a>
+        <ul>
+          ${Object.entries(PAGES).map(
+            ([page, [words]]) => html`<li key=${page}>
+              <a href=${`#/${page}`} aria-current=${page === name ? "page" : null}>${words}</a>
+            </li>`,
+          )}
+        </ul>
+        <p class="top-state">
+          <span class=${`connection connection-${connection.value}`} role="status">${CONNECTION[connection.value]}</span>
+          <span class="top-name">${session.value.name}</span>
+        </p>
+      </div>
+    </nav>
+    <main id="main" ref=${main}>${shown.value.name === name && html`<${Component} />`}</main>
+    <${Outcome} />`;
+}
+
+/** Instead of a page whose script did not come. */
+function Away() {
+  return html`<div class="page-body">
+    <h1 tabindex="-1">Not at hand</h1>
+    <p>The region did not send this page. Check your network and the region, then load it again.</p>
+    <button type="button" onClick=${() => location.reload()}>Load again</button>
+  </div>`;
+}
+
+/** The address is the router's: skipping moves the focus only. */
+function skip(main) {
+  return (event) => {
+    event.preventDefault();
+    main.current.querySelector("h1").focus();
+  };
+}
+
+async function begin() {
+  unreachable.value = null;
+  try {
+    await resume();
+  } catch (problem) {
+    unreachable.value = problem;
+  }
+}
+
+render(html`<${Page} />`, document.getElementById("page"));
+begin();

@@ -1,0 +1,66 @@
+// The plan: what a change leads to, shown before anything happens.
+import { size, plural } from "./format.js";
+import { Notice } from "./notice.js";
+import { html } from "../vendor/preact.js";
+
+/** "+3 images, −1: 2.1 GB to fetch": the plan in one line. Pure. */
+export function summary({ add, remove, fetch_bytes: bytes }) {
+  const parts = [];
+  if (add.length) parts.push(`+${plural(add.length, "image")}`);
+  if (remove.length) parts.push(add.length ? `−${remove.length}` : `−${plural(remove.length, "image")}`);
+  return `${parts.join(", ") || "No image more or less"}; ${bytes ? `${size(bytes)} to fetch` : "nothing to fetch"}`;
+}
+
+/** The plan itself. `nameOf(id)` gives an image's name, `moved` lists images that change their source. */
+export function Plan({ plan, nameOf, moved = [] }) {
+  const after = plan.free_bytes_after;
+  const rack = plan.tightest_rack;
+  return html`<p class="plan-summary">${summary(plan)}</p>
+    <dl class="plan">
+      ${plan.add.length > 0 && html`<${Names} sign="+" title="To download" ids=${plan.add} nameOf=${nameOf} />`}
+      ${plan.remove.length > 0 && html`<${Names} sign="−" title="To delete" ids=${plan.remove} nameOf=${nameOf} />`}
+      ${moved.length > 0 && html`<${Names} sign="→" title="To change source" ids=${moved} nameOf=${nameOf} />`}
+      <dt>To fetch</dt>
+      <dd>${size(plan.fetch_bytes)} <span class="muted">files that images share are counted once</span></dd>
+      <dt>Free afterwards</dt>
+      <dd>
+        <${Room} where="on the region" before=${plan.free_bytes} after=${after} />
+        ${rack &&
+        html`<${Room}
+          where=${`on ${rack.name}, the tightest rack`}
+          before=${rack.free_bytes}
+          after=${rack.free_bytes_after}
+        />`}
+      </dd>
+    </dl>
+    ${moved.length > 0 &&
+    html`<p>What is held of these images stays and is served until all of the new source's version is stored.</p>`}
+    ${plan.unavailable.length > 0 &&
+    html`<${Notice} kind="caution" title="Not offered at present:">
+      ${plan.unavailable.map(nameOf).join(", ")}. What is held of them is kept.
+    <//>`}
+    ${after < 0 &&
+    html`<${Notice} kind="negative" title="It does not fit on the region.">
+      ${size(-after)} are missing. Select fewer images, or free some room first.
+    <//>`}
+    ${rack && rack.free_bytes_after < 0 &&
+    html`<${Notice} kind="negative" title=${`It does not fit on ${rack.name}.`}>
+      ${size(-rack.free_bytes_after)} are missing there; it would go on serving what it has.
+    <//>`}`;
+}
+
+function Names({ sign, title, ids, nameOf }) {
+  return html`<dt>${title}</dt>
+    <dd>
+      <ul class="plan-names">
+        ${[...ids].map(nameOf).sort().map((name) => html`<li key=${name}>${sign} ${name}</li>`)}
+      </ul>
+    </dd>`;
+}
+
+function Room({ where, before, after }) {
+  return html`<span class="plan-room">
+    <b class=${after < 0 ? "error" : ""}>${after < 0 ? `−${size(-after)}` : size(after)}</b> ${where}
+    ${after !== before && html`<span class="muted"> now ${size(before)}</span>`}
+  </span>`;
+}

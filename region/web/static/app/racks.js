@@ -1,0 +1,208 @@
+// The Racks page: each rack, what it holds of what it should, and enrolling another.
+import { Bar } from "./bar.js";
+import { call } from "./api.js";
+import { Copyable } from "./copy.js";
+import { Dialog } from "./dialog.js";
+import * as facts from "./facts.js";
+import { ago, byName, dateTime, plural, size } from "./format.js";
+import { Status } from "./icons.js";
+import { Notice, tell } from "./notice.js";
+import { may } from "./session.js";
+import { now } from "./time.js";
+import { RACK } from "./words.js";
+import { html, useSignal } from "../vendor/preact.js";
+
+const COLUMNS = ["Rack", "State", "Last seen", "Holds", "Left", "Free", "Version", "Actions"];
+
+export function RacksPage() {
+  facts.useFacts(facts.racks);
+  const dialog = useSignal(null);
+  const racks = facts.racks.value.value;
+  const problem = facts.racks.problem.value;
+  const close = () => {
+    dialog.value = null;
+  };
+  const enrol = () => {
+    dialog.value = { name: "enrol" };
+  };
+  const enrolButton = html`<button type="button" class="primary" disabled=${!may("admin")} onClick=${enrol}>
+    Enrol a rack
+  </button>`;
+  return html`<header class="page-head">
+      <div class="page-head-inner"><h1 tabindex="-1">Racks</h1>${enrolButton}</div>
+    </header>
+    <div class="page-body">
+      ${problem && html`<${Notice} kind="negative" title="This may be out of date.">${problem.message}<//>`}
+      ${!racks && !problem && html`<p class="waiting" role="status">Reading…</p>`}
+      ${racks && racks.length === 0 && html`<${NoRack} />`}
+      ${racks && racks.length > 0 &&
+      html`<p class="intro">
+          Racks fetch from the region every 5 minutes, and at once when they hear of something new. One that missed three
+          polls is unreachable.
+        </p>
+        <table class="stacked racks" role="table" aria-label="Racks">
+          <thead role="rowgroup">
+            <tr role="row">
+              ${COLUMNS.map((title) => html`<th key=${title} role="columnheader" scope="col">${title}</th>`)}
+            </tr>
+          </thead>
+          <tbody role="rowgroup">
+            ${[...racks].sort((a, b) => byName(a.name, b.name)).map(
+              (rack) => html`<${Row}
+                key=${rack.id}
+                rack=${rack}
+                onRemove=${() => {
+                  dialog.value = { name: "remove", rack };
+                }}
+              />`,
+            )}
+          </tbody>
+        </table>`}
+    </div>
+    ${dialog.value && dialog.value.name === "enrol" && html`<${EnrolDialog} onClose=${close} />`}
+    ${dialog.value && dialog.value.name === "remove" &&
+    html`<${RemoveDialog} rack=${dialog.value.rack} onClose=${close} />`}`;
+}
+
+function NoRack() {
+  return html`<div class="blank">
+    <h2>No rack yet</h2>
+    <p>
+      Machines boot from racks. Enrol one: the region gives you a token and the command to run on the rack, and the rack
+      fetches every image by itself.
+    </p>
+    ${!may("admin") && html`<p class="muted">An administrator can enrol racks.</p>`}
+  </div>`;
+}
+
+function Row({ rack, onRemove }) {
+  const total = rack.files_total;
+  return html`<tr role="row" data-rack=${rack.name}>
+    <th role="rowheader" scope="row">${rack.name}<span class="below">${rack.address || "no address yet"}</span></th>
+    <td role="cell" data-label="State" class="cell-status">
+      <${Status} entry=${RACK[rack.status]} />
+      ${rack.last_error && html`<span class="below error">${rack.last_error}</span>`}
+    </td>
+    <td role="cell" data-label="Last seen" title=${rack.last_seen_at ? dateTime(rack.last_seen_at) : null}>
+      ${rack.last_seen_at ? ago(rack.last_seen_at, now.value) : "never"}
+    </td>
+    <td role="cell" data-label="Holds">
+      ${total === undefined || total === null
+        ? plural(rack.files_held, "file")
+        : html`${rack.files_held} of ${plural(total, "file")}
+            <${Bar} label=${`Files on ${rack.name}`} value=${Math.min(rack.files_held, total)} max=${total || 1} />`}
+    </td>
+    <td role="cell" data-label="Left">${rack.bytes_left ? size(rack.bytes_left) : "–"}</td>
+    <td role="cell" data-label="Free">${rack.last_seen_at ? size(rack.bytes_free) : "–"}</td>
+    <td role="cell" data-label="Version">${rack.version || "–"}</td>
+    <td role="cell" class="cell-actions">
+      ${may("admin") &&
+      html`<button type="button" class="small" aria-label=${`Remove ${rack.name}`} onClick=${onRemove}>Remove</button>`}
+    </td>
+  </tr>`;
+}
+
+const LIFETIMES = [
+  [3600, "1 hour"],
+  [86_400, "1 day"],
+  [7 * 86_400, "7 days"],
+];
+
+function EnrolDialog({ onClose }) {
+  const lifetime = useSignal(LIFETIMES[0][0]);
+  const uses = useSignal("1");
+  const made = useSignal(null);
+  const refused = useSignal(null);
+  const busy = useSignal(false);
+  const make = async (event) => {
+    event.preventDefault();
+    busy.value = true;
+    try {
+      const body = { lifetime_seconds: lifetime.value, uses: Number(uses.value) };
+      made.value = (await call("POST", "/enrolment-tokens", { body })).data;
+    } catch (problem) {
+      refused.value = problem;
+    }
+    busy.value = false;
+  };
+  if (made.value) {
+    return html`<${Dialog}
+      wide
+      title="Enrol a rack"
+      onClose=${onClose}
+      actions=${html`<button type="button" class="primary" onClick=${onClose}>Done</button>`}
+    >
+      <p>Run this on the rack, then start it; it appears here by itself.</p>
+      <${Copyable} label="Command" text=${made.value.command} />
+      <${Copyable} label="Token" text=${made.value.token} />
+      <${Notice} kind="caution" title="Shown this once.">
+        The token is good until ${dateTime(made.value.expires_at)}, for ${plural(Number(uses.value), "rack")}. Whoever
+        has it can enrol a rack.
+      <//>
+    <//>`;
+  }
+  return html`<${Dialog}
+    title="Enrol a rack"
+    onClose=${onClose}
+    actions=${html`<button type="button" onClick=${onClose}>Cancel</button>
+      <button type="submit" form="enrol" class="primary" disabled=${busy}>Make a token</button>`}
+  >
+    ${refused.value && html`<${Notice} kind="negative" title="No token was made.">${refused.value.message}<//>`}
+    <form id="enrol" onSubmit=${make}>
+      <label for="enrol-lifetime">Good for</label>
+      <select
+        id="enrol-lifetime"
+        onChange=${(event) => {
+          lifetime.value = Number(event.currentTarget.value);
+        }}
+      >
+        ${LIFETIMES.map(
+          ([seconds, words]) => html`<option key=${seconds} value=${seconds} selected=${lifetime.value === seconds}>
+            ${words}
+          </option>`,
+        )}
+      </select>
+      <label for="enrol-uses">Racks that may use it</label>
+      <input
+        id="enrol-uses"
+        type="number"
+        min="1"
+        max="1000"
+        required
+        value=${uses}
+        onInput=${(event) => {
+          uses.value = event.currentTarget.value;
+        }}
+      />
+    </form>
+  <//>`;
+}
+
+function RemoveDialog({ rack, onClose }) {
+  const refused = useSignal(null);
+  const busy = useSignal(false);
+  const remove = async () => {
+    busy.value = true;
+    try {
+      await call("DELETE", `/racks/${rack.id}`);
+      facts.racks.load();
+      onClose();
+      tell("positive", `${rack.name} is removed.`, "The region answers it no longer.");
+    } catch (problem) {
+      refused.value = problem;
+      busy.value = false;
+    }
+  };
+  return html`<${Dialog}
+    title=${`Remove ${rack.name}?`}
+    onClose=${onClose}
+    actions=${html`<button type="button" onClick=${onClose}>Cancel</button>
+      <button type="button" class="negative" disabled=${busy} onClick=${remove}>Remove rack</button>`}
+  >
+    ${refused.value && html`<${Notice} kind="negative" title="Not removed.">${refused.value.message}<//>`}
+    <p>
+      The region refuses it from then on. What the rack holds it goes on serving to machines; stop it there. To come
+      back it must be enrolled again.
+    </p>
+  <//>`;
+}

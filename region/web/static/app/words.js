@@ -1,0 +1,89 @@
+// The words people read for what the API says. They live here and nowhere else on the page.
+
+/** Image statuses: the word, the icon, and what may be concluded from it. */
+export const IMAGE = {
+  queued: { word: "Queued", icon: "queued", means: "The next import fetches it." },
+  downloading: { word: "Downloading", icon: "downloading", means: "The region fetches it from its source." },
+  waiting_for_racks: {
+    word: "Waiting for racks",
+    icon: "waiting",
+    means: "Whole on the region; not every live rack serves all of it yet.",
+  },
+  stored: { word: "Stored", icon: "stored", means: "Whole on the region; no rack is enrolled to serve it." },
+  synced: { word: "Synced", icon: "synced", means: "Every live rack serves all of the newest version." },
+  failed: { word: "Failed", icon: "failed", means: "What is held stays; the next sync tries again." },
+  unavailable: { word: "No longer offered", icon: "gone", means: "No source offers it; what is held is kept." },
+  retiring: { word: "Retiring", icon: "removed", means: "No longer selected; it is about to go." },
+};
+
+/** What the operator ticked or unticked and has not saved. */
+export const DRAFT = {
+  added: { word: "Selected for download", icon: "added" },
+  removed: { word: "Will be deleted", icon: "removed" },
+  moved: { word: "Will change source", icon: "moved" },
+};
+
+export const RACK = {
+  never_seen: { word: "Never seen", icon: "queued", means: "Enrolled; it has not asked for anything yet." },
+  unreachable: { word: "Unreachable", icon: "failed", means: "It missed three polls. What it holds is still served." },
+  failing: { word: "Failing", icon: "failed", means: "Its last poll met an error." },
+  pulling: { word: "Pulling", icon: "downloading", means: "It fetches files from the region." },
+  outdated: { word: "Outdated", icon: "waiting", means: "It serves an older manifest; it polls every 5 minutes." },
+  synced: { word: "Synced", icon: "synced", means: "It serves everything it should." },
+};
+
+export const IMPORT = {
+  queued: { word: "Queued", icon: "queued" },
+  running: { word: "Running", icon: "downloading" },
+  succeeded: { word: "Done", icon: "synced" },
+  failed: { word: "Failed", icon: "failed" },
+  cancelled: { word: "Stopped", icon: "gone" },
+};
+
+export const TRIGGER = {
+  schedule: "Hourly sync",
+  operator: "Sync by hand",
+  selection: "Import of a new selection",
+  healing: "Repair of lost files",
+};
+
+export const ROLE = {
+  viewer: { word: "Viewer", means: "sees everything and changes nothing" },
+  operator: { word: "Operator", means: "selects, syncs and pins images" },
+  admin: { word: "Administrator", means: "may change sources, racks and tokens too" },
+};
+
+/** Why a source was refused, in a few words; the sentence beside it says the rest. */
+export const REFUSAL = {
+  name_not_found: "The mirror's name was not found",
+  connection_refused: "Nothing answers there",
+  connection_lost: "The connection was lost",
+  timed_out: "The mirror did not answer",
+  tls_failed: "The mirror's certificate is not trusted",
+  address_forbidden: "This address cannot be a mirror",
+  http_status: "There is no stream at this address",
+  redirect_refused: "The mirror leads elsewhere",
+  proxy_failed: "The proxy failed",
+  too_large: "This is not a stream",
+  invalid_document: "This is not a stream",
+  invalid_value: "Not acceptable like this",
+  invalid_request: "Not acceptable like this",
+  keyring_invalid: "The keyring cannot be used",
+  unsigned: "The stream is not signed",
+  signature_unknown_key: "Signed by a key you do not trust",
+  signature_bad: "The signature is not good",
+  too_old: "Older than what was accepted before",
+  conflict: "There is one like this already",
+  forbidden: "Your role does not allow this",
+};
+
+const OS = { ubuntu: "Ubuntu", centos: "CentOS", rhel: "RHEL", debian: "Debian", windows: "Windows" };
+
+export function osName(os) {
+  return OS[os] || os;
+}
+
+/** "Ubuntu 24.04 LTS", "CentOS 7": a title as it reads away from its section. */
+export function fullTitle(os, title) {
+  return title.toLowerCase().startsWith(osName(os).toLowerCase()) ? title : `${osName(os)} ${title}`;
+}

@@ -1,0 +1,197 @@
+"""What the page decides without a region: ticks, drafts, rows, figures. The modules run in the browser as shipped."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from aiohttp import web
+from playwright.async_api import Browser, Page
+
+from region.api import WEB
+
+OFFERED = [
+    {"os": "ubuntu", "release": release, "arch": arch}
+    for release, arches in (("noble", ("amd64", "arm64")), ("jammy", ("amd64", "arm64")), ("oracular", ("amd64",)))
+    for arch in arches
+]
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def page(browser: Browser) -> AsyncIterator[Page]:
+    """An empty page that may import the modules."""
+
+    async def blank(_request: web.Request) -> web.Response:
+        return web.Response(text="<!doctype html><title>blank</title>", content_type="text/html")
+
+    application = web.Application()
+    application.router.add_get("/", blank)
+    application.router.add_static("/static", WEB / "static")
+    runner = web.AppRunner(application, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    host, port = runner.addresses[0][:2]
+    made = await browser.new_page(locale="en-GB", timezone_id="UTC")
+    await made.goto(f"http://{host}:{port}/")
+    yield made
+    await made.close()
+    await runner.cleanup()
+
+
+async def call(page: Page, module: str, expression: str, *arguments: Any) -> Any:
+    """The value of `expression`, where `m` is the module and `a` the arguments."""
+    return await page.evaluate(
+        f"async a => {{ const m = await import('/static/app/{module}.js'); return {expression}; }}", list(arguments)
+    )
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        pytest.param("m.size(0)", "0 bytes", id="nothing"),
+        pytest.param("m.size(999)", "999 bytes", id="bytes"),
+        pytest.param("m.size(495700000)", "495.7 MB", id="megabytes, decimal"),
+        pytest.param("m.size(2.5e15)", "2500.0 TB", id="never beyond TB"),
+        pytest.param("m.sizeOf(120300000, 495700000)", "120.3 of 495.7 MB", id="the unit once"),
+        pytest.param("m.sizeOf(999000, 495700000)", "999.0 kB of 495.7 MB", id="two units"),
+        pytest.param("m.percent(1, 3)", 33, id="percent, rounded down"),
+        pytest.param("m.percent(0, 0)", 0, id="percent of nothing"),
+        pytest.param("m.percent(999, 1000)", 99, id="never done too early"),
+        pytest.param("m.span(59)", "59 seconds", id="seconds"),
+        pytest.param("m.span(3590)", "1 hour", id="nearly an hour"),
+        pytest.param("m.span(200000)", "2 days", id="days"),
+        pytest.param("m.ago('2026-07-23T12:00:00Z', Date.parse('2026-07-23T12:03:00Z'))", "3 minutes ago", id="ago"),
+        pytest.param("m.ago('2026-07-23T12:00:09Z', Date.parse('2026-07-23T12:00:00Z'))", "just now", id="skew"),
+        pytest.param("m.month('2026-07-09')", "Jul 2026", id="month"),
+        pytest.param(
+            "['6.6', '26.04 LTS', '24.10', '8'].sort(m.newestFirst).join()", "26.04 LTS,24.10,8,6.6", id="order"
+        ),
+    ],
+)
+async def test_figures(page: Page, expression: str, expected: object) -> None:
+    assert await call(page, "format", expression) == expected
+
+
+NOBLE = {"os": "ubuntu", "release": "noble", "arch": "amd64"}
+JAMMY = {"os": "ubuntu", "release": "jammy", "arch": "amd64"}
+LOOSE = "{ releases: new Set(a[2]), arches: new Set(a[3]) }"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "releases", "arches", "expected"),
+    [
+        pytest.param([NOBLE], [], [], {"amd64": "checked", "arm64": ""}, id="one image"),
+        pytest.param([], ["noble"], [], {"amd64": "", "arm64": ""}, id="a release alone"),
+        pytest.param([], [], ["arm64"], {"amd64": "", "arm64": "checked"}, id="an architecture alone"),
+        pytest.param(
+            [NOBLE, JAMMY, NOBLE | {"arch": "arm64"}], [], [], {"amd64": "checked", "arm64": "partly"}, id="some of two"
+        ),
+        pytest.param([], ["oracular"], [], {"amd64": "", "arm64": "disabled"}, id="the release lacks it"),
+        pytest.param([NOBLE], ["oracular"], [], {"amd64": "partly", "arm64": ""}, id="one of two lacks it"),
+    ],
+)
+async def test_boxes(
+    page: Page, wanted: list[Any], releases: list[str], arches: list[str], expected: dict[str, str]
+) -> None:
+    found = await call(
+        page,
+        "ticks",
+        f"Object.fromEntries([...m.boxes(a[0], a[1], {LOOSE}).arches].map(([name, box]) =>"
+        " [name, ['checked', 'partly', 'disabled'].filter(state => box[state]).join()]))",
+        OFFERED,
+        wanted,
+        releases,
+        arches,
+    )
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("call_text", "wanted", "added", "removed"),
+    [
+        pytest.param("toggleRelease('noble', true", [], [], [], id="no architecture yet"),
+        pytest.param("toggleRelease('jammy', true", [NOBLE], ["jammy:amd64"], [], id="as the others"),
+        pytest.param("toggleRelease('noble', false", [NOBLE, JAMMY], [], ["noble:amd64"], id="unticked"),
+        pytest.param("toggleArch('arm64', true", [NOBLE, JAMMY], ["noble:arm64", "jammy:arm64"], [], id="for all"),
+        pytest.param("toggleArch('amd64', false", [NOBLE, JAMMY], [], ["noble:amd64", "jammy:amd64"], id="for none"),
+    ],
+)
+async def test_toggles(page: Page, call_text: str, wanted: list[Any], added: list[str], removed: list[str]) -> None:
+    found = await call(
+        page,
+        "ticks",
+        "(done => [done.add, done.remove].map(list => list.map(one => `${one.release}:${one.arch}`)))"
+        f"(m.{call_text}, a[0], a[1], {LOOSE}))",
+        OFFERED,
+        wanted,
+        [],
+        [],
+    )
+    assert found == [added, removed]
+
+
+SAVED = [NOBLE | {"id": 1, "source_id": 1, "created_at": ""}, JAMMY | {"id": 2, "source_id": 1, "created_at": ""}]
+
+
+@pytest.mark.parametrize(
+    ("wishes", "draft", "whole"),
+    [
+        pytest.param([], {}, ["noble 1", "jammy 1"], id="nothing ticked"),
+        pytest.param([["ubuntu:noble:amd64", None]], {"ubuntu:noble:amd64": None}, ["jammy 1"], id="given up"),
+        pytest.param(
+            [["ubuntu:noble:amd64", None], ["ubuntu:noble:amd64", 1]], {}, ["noble 1", "jammy 1"], id="taken back"
+        ),
+        pytest.param(
+            [["ubuntu:noble:amd64", 2]], {"ubuntu:noble:amd64": 2}, ["jammy 1", "noble 2"], id="another source"
+        ),
+        pytest.param(
+            [["ubuntu:focal:amd64", 1]], {"ubuntu:focal:amd64": 1}, ["noble 1", "jammy 1", "focal 1"], id="one more"
+        ),
+        pytest.param(
+            [["ubuntu:focal:amd64", 1], ["ubuntu:focal:amd64", None]], {}, ["noble 1", "jammy 1"], id="unticked"
+        ),
+    ],
+)
+async def test_drafts(page: Page, wishes: list[Any], draft: dict[str, Any], whole: list[str]) -> None:
+    found = await call(
+        page,
+        "selection",
+        "(draft => [Object.fromEntries(draft), m.whole(draft, a[0]).map(one => `${one.release} ${one.source_id}`)])"
+        "(a[1].reduce((draft, [id, source]) => m.wish(draft, a[0], id, source), new Map()))",
+        SAVED,
+        wishes,
+    )
+    assert found == [draft, whole]
+
+
+async def test_a_draft_that_others_have_fulfilled_is_done(page: Page) -> None:
+    found = await call(
+        page,
+        "selection",
+        "[...m.unfulfilled(new Map([['ubuntu:noble:amd64', 1], ['ubuntu:focal:amd64', 1]]), a[0]).keys()]",
+        SAVED,
+    )
+    assert found == ["ubuntu:focal:amd64"]
+
+
+async def test_a_timeline_shows_nothing_that_a_longer_list_may_still_precede(page: Page) -> None:
+    found = await call(
+        page,
+        "activity",
+        "m.merged({ entries: [{ key: 'i2', at: a[0] }, { key: 'i1', at: a[2] }], next: null },"
+        " { entries: [{ key: 'c9', at: a[1] }], next: '9' }).map(entry => entry.key)",
+        "2026-07-23T12:00:00Z",
+        "2026-07-23T11:00:00Z",
+        "2026-07-23T10:00:00Z",
+    )
+    assert found == ["i2", "c9"]
+
+
+async def test_a_rate_needs_two_readings_and_forgets_old_ones(page: Page) -> None:
+    found = await call(
+        page,
+        "rates",
+        "(meter => [[0, 0], [1000, 1000], [1000, 1100], [3000, 2000], [3000, 20000], [100, 21000]]"
+        ".map(([bytes, at]) => meter.note('x', bytes, at)))(m.meter())",
+    )
+    assert found == [None, 1000, 1000, 1400, None, None]
