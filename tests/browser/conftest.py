@@ -184,9 +184,10 @@ async def harbour_in(
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def harbour(tmp_path: Path, database_url: str) -> AsyncIterator[Harbour]:
-    """A region that runs and imports its first image; the rack is not enrolled yet."""
+    """A region that runs and has imported its first image; the rack is not enrolled yet."""
     async with harbour_in(tmp_path, database_url, sizes={"squashfs": 400_000}) as made:
         await made.site.start_region(made.region)
+        await made.until_status("ubuntu:resolute:amd64", "stored")
         yield made
 
 

@@ -106,10 +106,11 @@ async def with_a_rack(visitor: Visitor, harbour: Harbour, camera: Camera) -> Non
     await page.get_by_role("button", name="Save selection").first.click()
     await page.locator(".plan-summary").wait_for()
     await camera.take("plan", EVERY)
-    harbour.upstream.misbehave("*/squashfs", Slow(800_000), times=1)
+    harbour.upstream.misbehave("*/squashfs", Slow(500_000), times=1)
     harbour.upstream.misbehave("centos/*", Slow(900_000), times=2)
     await page.get_by_role("dialog").get_by_role("button", name="Save selection").click()
     await expect(page.locator(f'tr[data-image="{NOBLE}"] .cell-status .below')).to_contain_text("/s")
+    await page.get_by_role("button", name="Close this notice").click()
     await camera.take("importing", EVERY)
     for image in (NOBLE, CENTOS):
         await harbour.until_status(image, "synced")

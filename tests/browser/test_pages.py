@@ -101,7 +101,7 @@ async def test_the_first_paint_is_light_and_nothing_jumps(browser: Browser, harb
         assert len(weights) > 10
         assert sum(weights.values()) < FIRST_PAINT_BYTES, weights
         await visitor.page.wait_for_timeout(300)
-        assert sum(await visitor.page.evaluate("window.jumps")) < 0.1
+        assert sum(await visitor.page.evaluate("window.jumps")) < 0.01
 
 
 async def test_a_selection_can_be_made_with_the_keyboard_alone(visitor: Visitor, harbour: Harbour) -> None:

@@ -161,3 +161,41 @@ async def test_a_source_that_fails_is_named_and_what_is_held_stays(visitor: Visi
     harbour.mirror.sign_with(harbour.mirror.key)
     await page.get_by_role("button", name="Sync now").click()
     await expect(notice).to_have_count(0)
+
+
+async def test_a_change_of_a_source_says_what_happens_to_what_is_held(
+    visitor: Visitor, harbour: Harbour, second: tuple[Mirror, Server]
+) -> None:
+    mirror, server = second
+    page = visitor.page
+    await page.get_by_role("button", name="Edit source").click()
+    address = page.get_by_label("Add the URL you want to select images from.")
+    await expect(address).to_have_value(harbour.upstream.url)
+    await expect(page.get_by_role("button", name="Save source")).to_be_visible()
+    await address.fill(server.url)
+    await expect(page.get_by_text("1 image held from maas.io stays.")).to_be_visible()
+    await expect(page.get_by_role("button", name="Save source")).to_be_hidden()
+    await page.get_by_label("Or the contents of the keyring").fill(base64.b64encode(mirror.keyring).decode())
+    await connect(page)
+    await page.get_by_role("button", name="Save source").click()
+    await expect(page.get_by_text(f"signed by {mirror.key_id}")).to_be_visible()
+    [source] = (await harbour.api("GET", "/sources"))["items"]
+    assert (source["name"], source["url"]) == ("maas.io", server.url)
+    await expect(status(page, "ubuntu:resolute:amd64")).to_have_text("Stored")
+
+
+async def test_of_several_sources_one_is_preferred_and_one_removed(
+    visitor: Visitor, harbour: Harbour, second: tuple[Mirror, Server]
+) -> None:
+    mirror, server = second
+    page = visitor.page
+    fields = {"name": "Second mirror", "url": server.url, "keyring_path": str(mirror.keyring_path)}
+    await harbour.api("POST", "/sources", json=fields)
+    await page.get_by_role("radio", name="maas.io").check()
+    await expect(page.get_by_text("Second mirror wins over it")).to_be_visible()
+    await page.get_by_role("button", name="Prefer").click()
+    await expect(page.get_by_text("wins over Second mirror")).to_be_visible()
+    await page.get_by_role("radio", name="Second mirror").check()
+    await page.get_by_role("button", name="Remove").click()
+    await expect(page.get_by_role("radio", name="Second mirror")).to_have_count(0)
+    assert [source["name"] for source in (await harbour.api("GET", "/sources"))["items"]] == ["maas.io"]

@@ -3,7 +3,7 @@ import { byName, month, newestFirst } from "./format.js";
 import { bySource, draft, imageId, isWanted, parseId, wish } from "./selection.js";
 import { boxes, toggleArch, toggleRelease } from "./ticks.js";
 import { fullTitle } from "./words.js";
-import { html, signal, useEffect, useRef } from "../vendor/preact.js";
+import { html, signal, useLayoutEffect, useRef } from "../vendor/preact.js";
 
 /** Ticks of Ubuntu's boxes that make no image yet. */
 export const loose = signal({ releases: new Set(), arches: new Set() });
@@ -48,7 +48,7 @@ export function wantedImages(saved, os) {
 
 function Tick({ id, label, note, checked, partly, disabled, onToggle }) {
   const box = useRef(null);
-  useEffect(() => {
+  useLayoutEffect(() => {
     box.current.indeterminate = Boolean(partly);
     // The signal may say what the box said before the click: then nothing would be drawn anew.
     box.current.checked = checked;

@@ -18,18 +18,19 @@ import { fullTitle, IMAGE } from "./words.js";
 import { html, useEffect, useMemo, useRef, useSignal } from "../vendor/preact.js";
 
 const NOTHING = [];
+const SHOWN = [
+  facts.images,
+  facts.selections,
+  facts.sources,
+  facts.sync,
+  facts.imports,
+  facts.racks,
+  facts.bootloaders,
+  facts.storage,
+];
 
 export function ImagesPage() {
-  facts.useFacts(
-    facts.images,
-    facts.selections,
-    facts.sources,
-    facts.sync,
-    facts.imports,
-    facts.racks,
-    facts.bootloaders,
-    facts.storage,
-  );
+  facts.useFacts(...SHOWN);
   const dialog = useSignal(null);
   const images = facts.images.value.value;
   const saved = facts.selections.value.value;
@@ -40,7 +41,13 @@ export function ImagesPage() {
   const close = () => {
     dialog.value = null;
   };
-  const ready = images && saved && sources;
+  const source = sources && shownSource(sources);
+  const offers = source ? facts.offersOf(source.id) : null;
+  useEffect(() => (offers ? offers.hold() : undefined), [offers]);
+  // All at once, and then for good: what comes in bit by bit makes the page jump.
+  const isComplete = useRef(false);
+  isComplete.current ||= [...SHOWN, ...(offers ? [offers] : [])].every(isSettled);
+  const ready = isComplete.current && images && saved && sources;
   return html`<header class="page-head">
       <div class="page-head-inner">
         <h1 tabindex="-1">Images</h1>
@@ -55,6 +62,8 @@ export function ImagesPage() {
               images=${images}
               saved=${saved.items}
               sources=${sources}
+              source=${source}
+              offers=${(offers && offers.value.value) || NOTHING}
               progress=${progress}
               open=${(name, row) => {
                 dialog.value = { name, row };
@@ -66,17 +75,21 @@ export function ImagesPage() {
     ${ready && dialog.value && html`<${OpenDialog} dialog=${dialog.value} images=${images} onClose=${close} />`}`;
 }
 
+function isSettled(fact) {
+  return fact.value.value !== null || fact.problem.value !== null;
+}
+
 function Waiting() {
   const problem = facts.images.problem.value || facts.selections.problem.value || facts.sources.problem.value;
   return html`<p class="waiting" role="status">${problem ? problem.message : "Reading what the region has…"}</p>`;
 }
 
 /** Everything that is chosen and listed: Ubuntu, then the other images. */
-function Sections({ images, saved, sources, progress, open }) {
-  const source = shownSource(sources);
-  const offersFact = source ? facts.offersOf(source.id) : null;
-  useEffect(() => (offersFact ? offersFact.hold() : undefined), [offersFact]);
-  const offers = (offersFact && offersFact.value.value) || NOTHING;
+function Sections({ images, saved, sources, source, offers, progress, open }) {
+  useEffect(() => {
+    // A source that somebody adds meanwhile does not change what is shown under one's hand.
+    if (chosen.value === null && source) chosen.value = source.id;
+  }, [source]);
   const rows = useMemo(() => rowsOf(images, saved, draft.value, offers), [images, saved, draft.value, offers]);
   const ubuntu = rows.filter((row) => row.os === "ubuntu");
   const others = rows.filter((row) => row.os !== "ubuntu");
