@@ -30,9 +30,15 @@ run: packages env ## start a database, a sample mirror, a region and a rack; Ctr
 publish: env ## publish a new daily version on the sample mirror
 	@exec $(BIN)/python -m tests.upstream publish --dir '$(RUN_DIR)/upstream'
 
+PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
+
 .PHONY: test
-test: browser env ## run every test
-	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadgroup $(ARGS)
+test: packages env ## run every test but the browser's
+	$(PYTEST) --ignore tests/browser $(ARGS)
+
+.PHONY: pagetest
+pagetest: browser env ## run the tests of the Images page, in a real browser
+	$(PYTEST) tests/browser $(ARGS)
 
 .PHONY: check
 check: env ## check format, lint, types and import contracts

@@ -187,6 +187,7 @@ def advance(
     if not draft.names and not draft.entire:
         return current, errors
     if current and draft.names == current.names and order == before and not _mendable(root, draft, current):
+        _point_again(root, current)
         return current, errors
     return _build(root, draft, manifest.order, order), errors
 
@@ -251,6 +252,13 @@ def _free_name(trees: Path, order: tuple[int, int]) -> str:
     stem = f"{order[0]}-{order[1]}"
     taken = {entry.name.removesuffix(".json") for entry in trees.iterdir()}
     return next(name for count in range(len(taken) + 1) if (name := f"{stem}-{count}") not in taken)
+
+
+def _point_again(root: Path, tree: Tree) -> None:
+    """Put `current` back where somebody has removed or moved it: machines that use TFTP go by it."""
+    link, target = root / "current", f"trees/{tree.name}"
+    if not link.is_symlink() or str(link.readlink()) != target:
+        _point(link, target)
 
 
 def _point(link: Path, target: str) -> None:

@@ -35,6 +35,7 @@ RETRY_S = 1.0
 IDLE_S = 10.0
 """How long the importer waits for word of a new import before it looks by itself."""
 
+DOUBTS_PAUSE_S = 10.0
 DEFAULT_SOURCE = "maas.io"
 
 log = logger(__name__)
@@ -54,6 +55,8 @@ class Region:
     clock: Clock
     now: Callable[[], datetime]
     ready: asyncio.Event = field(default_factory=asyncio.Event)
+    doubted: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when a stored file was found not to be as it was verified: an audit follows soon."""
     fatal: BootferryError | None = None
     stop: Callable[[], None] = lambda: None
 
@@ -137,6 +140,7 @@ async def _work(built: Region) -> None:
             tasks.create_task(built.memory.follow(built.changes))
             tasks.create_task(_import(built))
             tasks.create_task(_upkeep(built))
+            tasks.create_task(_settle_doubts(built))
     finally:
         scheduler.shutdown(wait=False)
 
@@ -145,6 +149,14 @@ async def _upkeep(built: Region) -> None:
     # A disk may have changed while nobody watched; and an interval's first tick is a whole interval away.
     await clock.patiently(built.clock.audit)()
     await clock.patiently(built.clock.tick)()
+
+
+async def _settle_doubts(built: Region) -> None:
+    while True:
+        await built.doubted.wait()
+        await clock.patiently(built.clock.audit)()
+        built.doubted.clear()
+        await asyncio.sleep(DOUBTS_PAUSE_S)
 
 
 async def _import(built: Region) -> None:

@@ -16,8 +16,8 @@ from shared.logs import logger
 from shared.store import SLICE_S, Store
 
 TICK_S = 60
-UPKEEP_LOCK = 0x626F6F75
-"""`pg_try_advisory_xact_lock` key of upkeep: one process at a time reads and prunes the store."""
+PRUNE_LOCK, AUDIT_LOCK = 0x626F6F75, 0x626F6F76
+"""`pg_try_advisory_xact_lock` keys: one process at a time prunes the store, and one audits it."""
 
 log = logger(__name__)
 
@@ -39,7 +39,7 @@ class Clock:
         if import_id is not None:
             log.info("The hourly sync is due.", action="sync", import_id=import_id)
         async with transaction(self.engine) as connection:
-            if await _alone(connection):
+            if await _alone(connection, PRUNE_LOCK):
                 gone = await files.prune(connection, self.store, self.prune_grace, self.now())
                 if gone:
                     log.info(f"{len(gone)} files nobody needs any more were deleted.", action="prune")
@@ -48,7 +48,7 @@ class Clock:
     async def audit(self) -> None:
         """Compare disk and catalogue; what was lost is asked for again at once."""
         async with transaction(self.engine) as connection:
-            lost = await files.audit(connection, self.store, self.now()) if await _alone(connection) else []
+            lost = await files.audit(connection, self.store, self.now()) if await _alone(connection, AUDIT_LOCK) else []
             if lost:
                 await imports.enqueue(connection, "healing", "the audit of the store", self.now())
         if lost:
@@ -57,8 +57,8 @@ class Clock:
             )
 
 
-async def _alone(connection: AsyncConnection) -> bool:
-    return bool(await connection.scalar(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": UPKEEP_LOCK}))
+async def _alone(connection: AsyncConnection, lock: int) -> bool:
+    return bool(await connection.scalar(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": lock}))
 
 
 def start(clock: Clock) -> AsyncIOScheduler:
@@ -79,6 +79,8 @@ def patiently(job: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None
         try:
             await job()
         except Unavailable as error:
-            log.warning(f"A tick did nothing. {error}", action="tick")
+            log.warning(f"The {job.__name__} did nothing. {error}", action=job.__name__)
+        except OSError as error:
+            log.error(f"The {job.__name__} did nothing: the disk says {error}.", action=job.__name__)
 
     return patient

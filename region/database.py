@@ -46,19 +46,35 @@ async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     Raises Unavailable when the database cannot be reached or went away; nothing of the block has happened then.
     """
     try:
-        async with engine.begin() as connection:
+        connection = await engine.connect()
+    except (OSError, TimeoutError, sqlalchemy.exc.SQLAlchemyError, asyncpg.PostgresError) as error:
+        if isinstance(error, sqlalchemy.exc.DBAPIError | asyncpg.PostgresError) and not _is_away(error):
+            raise
+        raise Unavailable("The database") from error
+    # From here on an OSError is somebody else's, a disk's for instance.
+    try:
+        async with connection.begin():
             yield connection
-    except (OSError, TimeoutError, sqlalchemy.exc.InterfaceError, sqlalchemy.exc.TimeoutError) as error:
+    except (sqlalchemy.exc.InterfaceError, sqlalchemy.exc.DBAPIError, asyncpg.PostgresError) as error:
+        if not _is_away(error):
+            raise
         raise Unavailable("The database") from error
-    except sqlalchemy.exc.DBAPIError as error:
-        if error.connection_invalidated or isinstance(
-            error.orig.__cause__ if error.orig else None,
-            asyncpg.PostgresConnectionError | asyncpg.CannotConnectNowError | asyncpg.InvalidCatalogNameError,
-        ):
-            raise Unavailable("The database") from error
-        raise
-    except (asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError, asyncpg.InvalidCatalogNameError) as error:
-        raise Unavailable("The database") from error
+    finally:
+        await connection.close()
+
+
+def _is_away(error: Exception) -> bool:
+    if isinstance(error, sqlalchemy.exc.InterfaceError):
+        return True
+    if isinstance(error, sqlalchemy.exc.DBAPIError):
+        if error.connection_invalidated:
+            return True
+        cause = error.orig.__cause__ if error.orig else None
+    else:
+        cause = error
+    return isinstance(
+        cause, asyncpg.PostgresConnectionError | asyncpg.CannotConnectNowError | asyncpg.InvalidCatalogNameError
+    )
 
 
 async def migrate(engine: AsyncEngine) -> None:

@@ -11,7 +11,10 @@ from region.pins import CANDIDATES
 from region.tables import files
 from shared.digest import Sha256
 from shared.errors import NotFound
-from shared.store import Store, slice_of_day
+from shared.logs import logger
+from shared.store import Store, disk_error, slice_of_day
+
+log = logger(__name__)
 
 NEEDED = f"""
     SELECT items.sha256 FROM items JOIN versions ON versions.id = items.version_id WHERE versions.held_at IS NOT NULL
@@ -92,9 +95,13 @@ def _lost(store: Store, rows: dict[Sha256, int], now: datetime) -> list[Sha256]:
     touched = {sha256 for sha256, size in rows.items() if not store.has(sha256, size)}
     lost = []
     for sha256 in touched | set(slice_of_day(rows, now)):
-        if store.digest_of(sha256) != sha256:
-            store.remove(sha256)
-            lost.append(sha256)
-        elif sha256 in touched:
-            store.reinstate(sha256)
+        try:
+            if store.digest_of(sha256) != sha256:
+                # Lost first: a file that cannot even be removed must not be served as stored.
+                lost.append(sha256)
+                store.remove(sha256)
+            elif sha256 in touched:
+                store.reinstate(sha256)
+        except OSError as error:
+            log.warning(f"{disk_error(error, store.root)}", action="audit", file=sha256)
     return lost

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import text, update
@@ -42,7 +43,7 @@ from shared.errors import (
     WrongSize,
 )
 from shared.logs import logger
-from shared.store import Store
+from shared.store import Store, disk_error
 
 PROGRESS_PERIOD_S = 1.0
 DEFAULT_ARCH = "amd64"
@@ -134,7 +135,7 @@ async def run_next(importer: Importer) -> bool:
                 await imports.release(connection, claim)
         raise
     except ExceptionGroup as group:
-        failures.append(_told(group))
+        failures.append(_told(group, importer.store.root))
     failures += [*run.source_errors, *run.errors.values()]
     match failures:
         case [] if run.waiting is not None:
@@ -160,7 +161,7 @@ async def run_next(importer: Importer) -> bool:
     return True
 
 
-def _told(group: ExceptionGroup[Exception]) -> BootferryError:
+def _told(group: ExceptionGroup[Exception], root: Path) -> BootferryError:
     """What an operator is told of the fault that ended an import.
 
     Raises Unavailable: the database went away, and whoever finds it back first carries on from what is stored.
@@ -172,6 +173,9 @@ def _told(group: ExceptionGroup[Exception]) -> BootferryError:
         raise first
     if isinstance(first, BootferryError):
         return first
+    if isinstance(first, OSError):
+        # Faults of the network are FetchErrors: what is left is the disk.
+        return disk_error(first, root)
     log.error("An import met a fault of ours.", action="import", exc_info=first)
     return BootferryError("The import met a fault of the region's own; its log says more.")
 
@@ -242,7 +246,7 @@ async def _read(importer: Importer, run: _Run, source: sources.Source) -> None:
                 await sources.get(connection, source.id, keep=True)
                 skipped += await catalogue.record(connection, source.id, found.reading)
                 await _select_default(connection, source, found.reading, importer.now())
-                await notify(connection, Topic.SOURCES, Topic.IMAGES)
+                await notify(connection, Topic.IMAGES)
         for error in found.failed.values():
             code, sentence = error.code, str(error)
             run.source_errors.append(error)
@@ -258,6 +262,7 @@ async def _read(importer: Importer, run: _Run, source: sources.Source) -> None:
         await sources.record_reading(
             connection, source.id, importer.now(), code=code, sentence=sentence, skipped=skipped[:1000]
         )
+        await notify(connection, Topic.SOURCES)
 
 
 async def _select_default(

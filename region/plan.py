@@ -31,9 +31,9 @@ class ImageKey(NamedTuple):
         return ":".join(self)
 
     @classmethod
-    def parse(cls, text: str) -> Self:
+    def parse(cls, text: object) -> Self:
         """`ubuntu:noble:amd64`. Raises InvalidValue."""
-        parts = text.split(":")
+        parts = text.split(":") if isinstance(text, str) else []
         if len(parts) != 3:
             raise InvalidValue("image", text, "it must be os:release:architecture, like ubuntu:noble:amd64")
         return cls(*map(Token, parts))

@@ -14,7 +14,7 @@ from region.changes import Topic, notify
 from region.tables import enrolment_tokens, rack_files, racks
 from shared.digest import Sha256
 from shared.enrolment import Enrolment, EnrolmentRequest, EnrolmentToken
-from shared.errors import Conflict, InvalidToken, NotFound, TokenExpired, TokenSpent, WrongRegion
+from shared.errors import Conflict, InvalidToken, InvalidValue, NotFound, TokenExpired, TokenSpent, WrongRegion
 from shared.manifest import Report
 from shared.signing import encode_bytes, fingerprint, parse_public_key, public_bytes
 
@@ -23,6 +23,7 @@ LIVE_FOR = 3 * POLL_PERIOD
 """A rack unseen for three polls is unreachable."""
 
 TOKEN_LIFETIME = timedelta(hours=24)
+REPORT_AHEAD = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,12 @@ async def seen(connection: AsyncConnection, moments: Mapping[str, datetime]) -> 
 
 
 async def record_report(connection: AsyncConnection, rack_id: str, report: Report, now: datetime) -> None:
-    """Take in what a rack says it holds; a report older than the last one changes nothing. Raises NotFound."""
+    """Take in what a rack says it holds; a report older than the last one changes nothing.
+
+    Raises NotFound; InvalidValue for a report from far ahead, after which none could be newer.
+    """
+    if report.sequence > (now + REPORT_AHEAD).timestamp() * 1000:
+        raise InvalidValue("report's sequence", report.sequence, "it lies in the future; check the rack's clock")
     known = await connection.scalar(select(racks.c.report_sequence).where(racks.c.id == rack_id).with_for_update())
     if known is None:
         raise NotFound("rack", rack_id)

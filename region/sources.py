@@ -91,8 +91,9 @@ def read_keyring(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             return parse_keyring(file.read(MAX_KEYRING_BYTES + 1))
-    except OSError as error:
-        raise InvalidKeyring(f"{path} cannot be read on the region ({error.strerror})") from error
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise InvalidKeyring(f"{path} cannot be read on the region ({why})") from error
 
 
 async def list_all(connection: AsyncConnection) -> list[Source]:

@@ -13,6 +13,7 @@ import errno
 import os
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -77,10 +78,10 @@ class Store:
         return [sha256 for sha256, size in expected if self.path(sha256).exists() and not self.has(sha256, size)]
 
     def digest_of(self, sha256: Sha256) -> Sha256 | None:
-        """What the bytes filed under `sha256` really hash to; None when there are none."""
+        """What the bytes filed under `sha256` really hash to; None when there are none, or none that can be read."""
         try:
             return hash_file(self.path(sha256)).digest()
-        except FileNotFoundError:
+        except OSError:
             return None
 
     def commit(self, sha256: Sha256) -> None:
@@ -90,7 +91,7 @@ class Store:
             os.fchmod(file.fileno(), 0o444)
             os.utime(file.fileno(), (VERIFIED_AT, VERIFIED_AT))
             os.fsync(file.fileno())
-        target.parent.mkdir(exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         source.replace(target)
         sync_directory(target.parent)
         sync_directory(self._files)
@@ -104,15 +105,22 @@ class Store:
     def remove(self, *digests: Sha256) -> None:
         """Forget the files and anything collected of them."""
         for sha256 in digests:
-            self.path(sha256).unlink(missing_ok=True)
-            self.incoming(sha256).unlink(missing_ok=True)
+            _clear(self.path(sha256))
+            _clear(self.incoming(sha256))
 
     def clear_incoming(self, keep: Iterable[Sha256]) -> None:
         """Drop partial files nobody waits for any more."""
         kept = set(keep)
-        for entry in os.scandir(self._incoming):
-            if entry.name not in kept:
-                Path(entry.path).unlink(missing_ok=True)
+        self._incoming.mkdir(parents=True, exist_ok=True)
+        for path in sorted(self._incoming.iterdir()):
+            if path.name not in kept or not stat.S_ISREG(path.lstat().st_mode):
+                _clear(path)
+
+    def require_writable(self) -> None:
+        """Returning says: a file can be made and removed here just now. Raises OSError."""
+        self._incoming.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=self._incoming, prefix="."):
+            pass
 
     def bytes_free(self) -> int:
         """Bytes this process may still write here, headroom deducted; never negative."""
@@ -146,6 +154,14 @@ def hash_file(path: Path) -> Hasher:
             hasher.update(buffer[:count])
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     return hasher
+
+
+def _clear(path: Path) -> None:
+    """Nothing is at `path` any more, whatever it was."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def disk_error(error: OSError, root: Path, needed: int = 0) -> NoRoom | DiskFailed:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, Response
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.staticfiles import StaticFiles
 from starlette.types import Lifespan
@@ -36,8 +36,8 @@ PAGE_POLICY = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-an
 DOCS_POLICY = f"{PAGE_POLICY}; img-src 'self' data:; style-src 'self' 'unsafe-inline'"
 """Swagger UI sets styles of elements by itself; nothing else on its page may be inline, and nothing leaves the host."""
 
-_OPERATED = (images, selections, sources, imports, preferences, events)
-"""The nouns every route of which takes an operator."""
+_OPERATED = (images, selections, sources, imports, racks, operators, preferences, events)
+"""The nouns that take an operator, or a rack where they say so."""
 
 _NOT_KEPT = {"Cache-Control": "no-cache"}
 _TAGS = [
@@ -52,6 +52,15 @@ _TAGS = [
     {"name": "events", "description": "Word that something changed."},
     {"name": "health", "description": "For those who watch over the process."},
 ]
+
+
+class _Static(StaticFiles):
+    """Files that a browser asks after each time: after an upgrade old modules must not meet new ones."""
+
+    def file_response(self, *arguments: Any, **given: Any) -> Response:
+        response = super().file_response(*arguments, **given)
+        response.headers.update(_NOT_KEPT)
+        return response
 
 
 def create(region: Region) -> FastAPI:
@@ -90,14 +99,14 @@ def _application(lifespan: Lifespan[FastAPI] | None) -> FastAPI:
         lifespan=lifespan,
         generate_unique_id_function=lambda route: route.name,
     )
-    versioned = APIRouter(prefix=VERSION_PREFIX, responses=problems.documented(422, 503))
+    versioned = APIRouter(prefix=VERSION_PREFIX, responses=problems.documented(413, 422, 503))
     for noun in _OPERATED:
         versioned.include_router(noun.router, responses=problems.documented(401, 403))
-    for noun in (racks, manifest, files, operators, health):
+    for noun in (manifest, files, health):
         versioned.include_router(noun.router)
     app.include_router(versioned)
     app.include_router(health.probes)
-    app.mount("/static", StaticFiles(directory=WEB / "static"), name="static")
+    app.mount("/static", _Static(directory=WEB / "static"), name="static")
 
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:

@@ -11,6 +11,7 @@ from region.api.problems import documented
 from region.content import file_response
 from region.database import transaction
 from shared.digest import Sha256
+from shared.errors import Unavailable
 
 router = APIRouter(tags=["files"])
 
@@ -51,4 +52,8 @@ async def get_file(
     region: TheRegion, request: Request, wanted: Annotated[tuple[Sha256, int], Depends(_allowed_size)]
 ) -> Response:
     sha256, size = wanted
-    return await file_response(request, region.store, sha256, size, accel_prefix=region.settings.accel_prefix)
+    try:
+        return await file_response(request, region.store, sha256, size, accel_prefix=region.settings.accel_prefix)
+    except Unavailable:
+        region.doubted.set()
+        raise

@@ -50,6 +50,10 @@ async def readyz(region: TheRegion) -> dict[str, str]:
     async with transaction(region.engine) as connection:
         if not await is_migrated(connection):
             raise Unavailable("The database's present schema (run bootferry-region migrate)")
+    try:
+        await asyncio.to_thread(region.store.require_writable)
+    except OSError as error:
+        raise Unavailable(f"The region's disk ({error.strerror})", retry_after=60) from error
     if await asyncio.to_thread(region.store.bytes_free) == 0:
         raise Unavailable("Room on the region's disk", retry_after=60)
     return {"status": "ready"}

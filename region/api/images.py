@@ -104,7 +104,9 @@ async def list_images(
     request: Request,
     response: Response,
     limit: Limit = 1000,
-    cursor: Annotated[str | None, Query(description="`next` of the page before.")] = None,
+    cursor: Annotated[
+        str | None, Query(pattern=r"^[A-Za-z0-9._+~:-]{1,400}$", description="`next` of the page before.")
+    ] = None,
 ) -> Page[ImageShown]:
     found = await images.list_all(connection, region.now(), limit=limit + 1, after=cursor)
     following = found[limit - 1].id if len(found) > limit else None
@@ -127,9 +129,13 @@ async def remove_image(change: Change, image_id: ImageId) -> PlanShown:
     return await change.to(wished)
 
 
-@router.get("/images/{image_id}/versions", summary="List an image's versions, newest first", responses=documented(422))
+@router.get(
+    "/images/{image_id}/versions", summary="List an image's versions, newest first", responses=documented(404, 422)
+)
 async def list_versions(_operator: Viewer, connection: Transaction, image_id: ImageId) -> Page[VersionShown]:
     found = await images.versions_of(connection, ImageKey.parse(image_id))
+    if not found:
+        raise NotFound("image called", image_id)
     return Page(items=[VersionShown.model_validate(version) for version in found])
 
 

@@ -34,23 +34,24 @@ class Surroundings:
         started, status, replaced = time.perf_counter(), 0, False
 
         async def sending(message: Message) -> None:
-            nonlocal status, replaced
+            nonlocal replaced
+            if message["type"] == "http.response.start" and _is_plain_413(message):
+                replaced = True
+                await problem(413, "body_too_large", "The body is larger than anything this address takes.")(
+                    scope, receive, answering
+                )
+            elif not replaced:
+                await answering(message)
+
+        async def answering(message: Message) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(raw=message["headers"])
-                if status == 413 and headers.get("content-type", "").startswith("text/plain"):
-                    replaced = True
-                    await problem(413, "body_too_large", "The body is larger than anything this address takes.")(
-                        scope, receive, sending
-                    )
-                    return
                 headers["X-Request-Id"] = request_id
                 headers.setdefault("X-Content-Type-Options", "nosniff")
                 headers.setdefault("Referrer-Policy", "no-referrer")
                 message["headers"] = headers.raw
-                replaced = False
-            elif replaced:
-                return
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
@@ -68,3 +69,7 @@ class Surroundings:
                     action="answer",
                     milliseconds=round((time.perf_counter() - started) * 1000, 1),
                 )
+
+
+def _is_plain_413(message: Message) -> bool:
+    return message["status"] == 413 and Headers(raw=message["headers"]).get("content-type", "").startswith("text/plain")

@@ -20,6 +20,7 @@ router = APIRouter(tags=["operators"])
 ATTEMPTS = 10
 ATTEMPTS_WINDOW_S = 60.0
 MAX_ADDRESSES = 10_000
+MAX_YEAR = 9000
 
 
 class Attempts:
@@ -148,7 +149,10 @@ async def create_operator_token(
     operator: Admin, region: TheRegion, connection: Transaction, fields: OperatorTokenFields
 ) -> OperatorTokenMade:
     expires_at = fields.expires_at
-    if expires_at is not None and (expires_at.tzinfo is None or expires_at <= region.now()):
+    # The year bounds what can be shown in every time zone.
+    if expires_at is not None and (
+        expires_at.tzinfo is None or expires_at.year > MAX_YEAR or expires_at <= region.now()
+    ):
         raise InvalidValue("time of expiry", expires_at.isoformat(), "it must lie ahead and carry its UTC offset")
     token = await operators.create_token(connection, fields.name, fields.role, region.now(), expires_at)
     await activity.record(

@@ -149,5 +149,8 @@ async def _invalid(_request: Request, error: Exception) -> JSONResponse:
 async def _framework(_request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, HTTPException):
         raise error
+    if error.status_code == HTTPStatus.BAD_REQUEST:
+        # What FastAPI says of a body that json cannot take at all: not UTF-8, too deep, a number too long.
+        return problem(422, "invalid_request", "The request's body is not JSON.")
     code, detail = _FRAMEWORK.get(error.status_code, ("refused", str(error.detail)))
     return problem(error.status_code, code, detail, error.headers)

@@ -113,7 +113,7 @@ class _Change:
             self.operator,
             self.region.now(),
             ACTION,
-            f"Selected {_counted(shown.add)} more and gave {_counted(shown.remove)} up.",
+            _sentence(shown),
             before={"images": sorted(_images(before))},
             after={"images": sorted(_images(wished))},
         )
@@ -136,8 +136,17 @@ class _Change:
         )
 
 
+def _sentence(shown: PlanShown) -> str:
+    """What a change did, for people."""
+    parts = [
+        f"{verb} {_counted(found)}" for verb, found in (("selected", shown.add), ("gave up", shown.remove)) if found
+    ]
+    told = " and ".join(parts) or "saved the selection as it was"
+    return f"{told[:1].upper()}{told[1:]}."
+
+
 def _counted(found: set[str]) -> str:
-    return ", ".join(sorted(found)) if len(found) in (1, 2, 3) else f"{len(found) or 'no'} images"
+    return ", ".join(sorted(found)) if len(found) <= 3 else f"{len(found)} images"
 
 
 def _etag(revision: int) -> str:

@@ -1,5 +1,6 @@
 """People in front of the page: the system's chromium, a real region, a real rack, a real sample mirror."""
 
+import os
 import re
 import shutil
 from collections.abc import AsyncIterator
@@ -119,6 +120,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 async def browser() -> AsyncIterator[Browser]:
     """A browser; each visitor has a profile that has seen nothing yet. Skips where the system has none."""
     if shutil.which(CHROMIUM) is None:
+        if os.environ.get("CI"):
+            pytest.fail(f"there is no {CHROMIUM}, and in CI these tests must run")
         pytest.skip(f"there is no {CHROMIUM}: install the package chromium")
     async with chromium() as launched:
         yield launched

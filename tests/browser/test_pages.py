@@ -81,14 +81,13 @@ async def test_the_first_paint_is_light_and_nothing_jumps(browser: Browser, harb
     async with visiting(browser, harbour.region.base) as visitor:
         await visitor.log_in(harbour.admin_token)
         await harbour.until_status("ubuntu:resolute:amd64", "stored")
-        weights: dict[str, int] = {}
+        asked: set[str] = set()
 
-        async def weigh(response: Response) -> None:
-            path = urlsplit(response.url).path
-            if path.endswith((".js", ".css")):
-                weights[path] = len(gzip.compress(await response.body()))
+        def note(response: Response) -> None:
+            if urlsplit(response.url).path.endswith((".js", ".css")):
+                asked.add(response.url)
 
-        visitor.page.on("response", weigh)
+        visitor.page.on("response", note)
         await visitor.page.add_init_script(
             """window.jumps = [];
             new PerformanceObserver((list) => {
@@ -98,6 +97,8 @@ async def test_the_first_paint_is_light_and_nothing_jumps(browser: Browser, harb
         await visitor.page.reload()
         await expect(status(visitor.page, "ubuntu:resolute:amd64")).to_have_text("Stored")
         await visitor.page.wait_for_load_state("load")
+        # What a browser has already it asks for with its ETag; what it weighs is what a first visitor gets.
+        weights = {url: len(gzip.compress(await (await visitor.page.request.get(url)).body())) for url in asked}
         assert len(weights) > 10
         assert sum(weights.values()) < FIRST_PAINT_BYTES, weights
         await visitor.page.wait_for_timeout(300)

@@ -458,9 +458,8 @@ def test_pipelined_requests_are_answered_in_order(served: Served, file: File) ->
 
 
 @pytest.mark.usefixtures("no_errors")
+@pytest.mark.parametrize("served", ["uvloop", "asyncio"], indirect=True)  # over TLS nothing is copied
 def test_a_file_waits_for_what_was_written_before_it(served: Served, file: File) -> None:
-    if served.trust:
-        pytest.skip("nothing is copied over TLS")
     with served.socket() as connection:
         connection.sendall(request(f"/text/{file.sha256}", "Connection: close"))
         body = read_all(connection).partition(b"\r\n\r\n")[2]

@@ -77,7 +77,9 @@ def test_a_level_is_a_floor(log_format: LogFormat) -> None:
 
 
 @pytest.mark.parametrize("name", CHATTY)
-def test_chatter_is_heard_from_warnings_on(name: str) -> None:
+def test_chatter_is_heard_from_warnings_on(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A uvicorn that ran in this process before may have silenced its own.
+    monkeypatch.setattr(logging.getLogger(name), "propagate", True)
     stream = written("json", "debug")
     logging.getLogger(name).info("chatter")
     logging.getLogger(name).warning("trouble")
