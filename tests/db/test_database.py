@@ -58,3 +58,9 @@ async def test_a_database_that_does_not_exist_yet_is_unavailable(database_server
         async with transaction(engine):
             pass
     await engine.dispose()
+
+
+async def test_a_fault_of_the_disk_is_not_blamed_on_the_database(engine: AsyncEngine) -> None:
+    with pytest.raises(IsADirectoryError):
+        async with transaction(engine):
+            raise IsADirectoryError

@@ -88,7 +88,6 @@ async def test_a_file_lost_on_the_region_is_healed_and_never_served_wrong(runnin
     path = running.region.store.path(Sha256(kernel.sha256))
     path.chmod(0o644)
     path.write_bytes(b"x" * kernel.size)
-    assert (await running.client("GET", f"/files/{kernel.sha256}")).status == 503
     await running.region.clock.audit()
     for _ in range(200):
         answer = await running.client("GET", f"/files/{kernel.sha256}")
@@ -117,6 +116,24 @@ REFUSALS: dict[str, tuple[str, str, dict[str, Any], int, str]] = {
     "not an enrolment": ("POST", "/racks/enrol", {"data": b"hello"}, 422, "invalid_document"),
     "too large": ("POST", "/sources", {"data": io.BytesIO(bytes(9_000_000))}, 413, "body_too_large"),
     "page of nothing": ("GET", "/imports?limit=0", {}, 422, "invalid_request"),
+    "cursor with a NUL": ("GET", "/images?cursor=%00", {}, 422, "invalid_request"),
+    "images that are no text": ("POST", "/imports", {"json": {"images": [None, 1]}}, 422, "invalid_request"),
+    "path with a NUL": (
+        "POST",
+        "/sources",
+        {"json": {"name": "x", "url": "http://x/", "keyring_path": "/etc/\x00"}},
+        422,
+        "keyring_invalid",
+    ),
+    "the end of time": (
+        "POST",
+        "/operator-tokens",
+        {"json": {"name": "x", "expires_at": "9999-12-31T23:59:59-23:59"}},
+        422,
+        "invalid_value",
+    ),
+    "not text at all": ("POST", "/selections", {"data": b"\xff\xfe"}, 422, "invalid_request"),
+    "versions of no image": ("GET", "/images/ubuntu:zzz:amd64/versions", {}, 404, "not_found"),
     "source in use": ("DELETE", "/sources/1", {}, 409, "conflict"),
 }
 
@@ -301,3 +318,17 @@ async def test_no_secret_is_answered(running: Running) -> None:
     assert str(running.client.token) not in everything
     assert json.dumps(running.mirror.keyring.hex()) not in everything
     assert "PRIVATE" not in everything
+
+
+async def test_a_touched_file_is_healed_as_soon_as_somebody_asks_for_it(running: Running) -> None:
+    kernel = running.mirror.expected("resolute", "amd64", "ga-26.04")["boot-kernel"]
+    path = running.region.store.path(Sha256(kernel.sha256))
+    path.chmod(0o644)
+    path.write_bytes(b"x" * kernel.size)
+    for _ in range(200):
+        answer = await running.client("GET", f"/files/{kernel.sha256}")
+        if answer.status == 200:
+            break
+        assert answer.status in (404, 503)
+        await asyncio.sleep(0.05)
+    assert Sha256.of(answer.body) == kernel.sha256

@@ -8,11 +8,12 @@ import pytest
 
 from rack.archive import Content
 from rack.pull import diff
-from rack.tree import Name, Tree, image_of, plan
+from rack.tree import Name, Tree, advance, image_of, plan
 from shared.digest import Sha256
 from shared.errors import InvalidDocument
 from shared.manifest import Entry, Kind, Manifest
 from shared.names import RelativePath
+from shared.store import Store
 
 ROOT = Path("/rack")
 NOW = datetime(2026, 7, 1, tzinfo=UTC)
@@ -175,3 +176,20 @@ DIFFS = [
 @pytest.mark.parametrize(("entries", "held", "missing"), DIFFS)
 def test_what_is_missing(entries: tuple[Entry, ...], held: set[str], missing: list[str]) -> None:
     assert diff(manifest(*entries), {sha(name) for name in held}) == [(sha(name), len(name)) for name in missing]
+
+
+def test_a_current_link_that_was_removed_is_put_back_though_nothing_changed(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for entry in NOBLE_2:
+        content = {sha(text): text for text in ("ga2", "hwe2", "root2")}[entry.sha256]
+        store.incoming(entry.sha256).write_text(content)
+        store.commit(entry.sha256)
+    wanted = manifest(*NOBLE_2)
+    first, errors = advance(tmp_path, store, wanted, None)
+    assert (first is not None, errors) == (True, [])
+    kernel = tmp_path / "current" / GA / "boot-kernel"
+    assert kernel.read_text() == "ga2"
+    (tmp_path / "current").unlink()
+    again, _ = advance(tmp_path, store, wanted, first)
+    assert again == first
+    assert kernel.read_text() == "ga2"

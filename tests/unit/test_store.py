@@ -354,3 +354,26 @@ def test_a_slice_is_the_same_all_through_its_five_minutes_and_every_day(turn: in
     began = datetime.fromtimestamp(turn // SLICE_S * SLICE_S, UTC)
     some = FILES[:50]
     assert slice_of_day(some, began) == slice_of_day(some, began + timedelta(seconds=seconds) + days * DAY)
+
+
+def test_rubbish_in_incoming_is_cleared_whatever_it_is(store: Store) -> None:
+    (store.root / "incoming" / "directory" / "deep").mkdir(parents=True)
+    store.incoming(A).mkdir()
+    store.clear_incoming(keep=[A])
+    assert list((store.root / "incoming").iterdir()) == []
+
+
+def test_a_directory_in_the_place_of_a_file_is_no_file_and_can_be_removed(store: Store) -> None:
+    store.path(A).mkdir(parents=True)
+    assert store.digest_of(A) is None
+    store.remove(A)
+    assert not store.path(A).exists()
+
+
+def test_directories_that_were_removed_come_back(store: Store) -> None:
+    shutil.rmtree(store.root / "incoming")
+    shutil.rmtree(store.root / "files")
+    store.clear_incoming(keep=[])
+    store.incoming(A).write_bytes(b"")
+    store.commit(A)
+    assert store.path(A).exists()
