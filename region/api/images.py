@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from region import activity, bootloaders, images, imports, offers, pins, selections, sources
 from region.api.deps import Changer, TheRegion, Transaction, Viewer
-from region.api.models import ImageId, ImageName, Limit, Name, OfferShown, Page, Shape, link_next
+from region.api.models import ImageId, ImageName, Limit, Name, OfferShown, Page, Shape, paged
 from region.api.problems import documented
 from region.api.selections import PLANNED, Change, PlanShown
 from region.app import Region
@@ -109,9 +109,7 @@ async def list_images(
     ] = None,
 ) -> Page[ImageShown]:
     found = await images.list_all(connection, region.now(), limit=limit + 1, after=cursor)
-    following = found[limit - 1].id if len(found) > limit else None
-    link_next(request, response, following)
-    return Page(items=[ImageShown.model_validate(image) for image in found[:limit]], next=following)
+    return paged(request, response, found, limit, ImageShown, lambda image: str(image.id))
 
 
 @router.get("/images/{image_id}", summary="Show an image", responses=documented(404, 422))

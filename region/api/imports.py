@@ -8,7 +8,7 @@ from pydantic import Field
 
 from region import activity, imports, sources
 from region.api.deps import Changer, TheRegion, Transaction, Viewer
-from region.api.models import ImageId, Limit, Page, Shape, link_next
+from region.api.models import ImageId, Limit, Page, Shape, paged
 from region.api.problems import documented
 from region.imports import SYNC_PERIOD
 from region.plan import ImageKey
@@ -100,9 +100,7 @@ async def list_imports(
     cursor: Annotated[int | None, Query(ge=1, le=2**63 - 1, description="`next` of the page before.")] = None,
 ) -> Page[ImportShown]:
     found = await imports.list_recent(connection, limit + 1, cursor)
-    following = str(found[limit - 1].id) if len(found) > limit else None
-    link_next(request, response, following)
-    return Page(items=[ImportShown.model_validate(entry) for entry in found[:limit]], next=following)
+    return paged(request, response, found, limit, ImportShown, lambda entry: str(entry.id))
 
 
 @router.get("/imports/{import_id}", summary="Show an import and its images", responses=documented(404))

@@ -1,6 +1,6 @@
 """Shapes that more than one router speaks: pages, images by their three names, and parsed values from outside."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -12,6 +12,7 @@ from shared.errors import InvalidValue
 from shared.names import Token
 
 ItemT = TypeVar("ItemT")
+ShapeT = TypeVar("ShapeT", bound=BaseModel)
 MAX_PAGE = 1000
 
 
@@ -75,7 +76,19 @@ class Page(BaseModel, Generic[ItemT]):
     next: str | None = None
 
 
-def link_next(request: Request, response: Response, cursor: str | None) -> None:
-    """Name the next page in a `Link` header too (RFC 8288)."""
-    if cursor is not None:
-        response.headers["Link"] = f'<{request.url.include_query_params(cursor=cursor)}>; rel="next"'
+def paged(
+    request: Request,
+    response: Response,
+    found: Sequence[Any],
+    limit: int,
+    shape: type[ShapeT],
+    cursor: Callable[[Any], str],
+) -> Page[ShapeT]:
+    """The page of `found`, of which one more than `limit` was read to know whether more follows.
+
+    The next page is named in a `Link` header too (RFC 8288).
+    """
+    following = cursor(found[limit - 1]) if len(found) > limit else None
+    if following is not None:
+        response.headers["Link"] = f'<{request.url.include_query_params(cursor=following)}>; rel="next"'
+    return Page(items=[shape.model_validate(entry) for entry in found[:limit]], next=following)

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from region import activity, operators
 from region.api.deps import SESSION_COOKIE, Admin, TheRegion, Transaction, Viewer, address_of
-from region.api.models import Limit, Page, Shape, link_next
+from region.api.models import Limit, Page, Shape, paged
 from region.api.problems import documented
 from region.operators import SESSION_IDLE, Role
 from shared.errors import InvalidValue, TooManyAttempts, Unauthenticated
@@ -192,6 +192,4 @@ async def list_activity(
     cursor: Annotated[int | None, Query(ge=1, le=2**63 - 1, description="`next` of the page before.")] = None,
 ) -> Page[ActivityShown]:
     found = await activity.list_recent(connection, limit + 1, cursor)
-    following = str(found[limit - 1].id) if len(found) > limit else None
-    link_next(request, response, following)
-    return Page(items=[ActivityShown.model_validate(entry) for entry in found[:limit]], next=following)
+    return paged(request, response, found, limit, ActivityShown, lambda entry: str(entry.id))

@@ -61,7 +61,7 @@ def test_a_person_reads_the_same() -> None:
 @pytest.mark.parametrize("log_format", ["text", "json"])
 def test_libraries_lines_look_alike(log_format: LogFormat) -> None:
     stream = written(log_format)
-    logging.getLogger("some.library").warning("%d of %s", 3, "four")
+    logging.getLogger("some.package").warning("%d of %s", 3, "four")
     [line] = stream.getvalue().splitlines()
     assert "3 of four" in line
     assert "warning" in line
@@ -71,7 +71,7 @@ def test_libraries_lines_look_alike(log_format: LogFormat) -> None:
 def test_a_level_is_a_floor(log_format: LogFormat) -> None:
     stream = written(log_format, "warning")
     logs.logger("x").info("unseen")
-    logging.getLogger("some.library").info("unseen")
+    logging.getLogger("some.package").info("unseen")
     logs.logger("x").error("seen")
     assert len(stream.getvalue().splitlines()) == 1
 
@@ -95,7 +95,7 @@ def test_an_exception_stays_on_its_line_for_machines(who: str) -> None:
         if who == "ours":
             logs.logger("x").exception("It failed.", action="pull")
         else:
-            logging.getLogger("some.library").exception("It failed.")
+            logging.getLogger("some.package").exception("It failed.")
     [line] = documents(stream)
     assert line["event"] == "It failed."
     assert "OSError: the disk is gone" in line["exception"]
@@ -116,14 +116,14 @@ def test_a_value_from_outside_cannot_forge_a_line(log_format: LogFormat) -> None
     forged = "x\n2026-07-01T00:00:00Z [info     ] All is well.\x1b[2J"
     logs.logger("x").info("Refused a name.", name=forged)
     logs.logger("x").info(f"There is no rack {forged}.")
-    logging.getLogger("some.library").info("asked for %s", forged)
+    logging.getLogger("some.package").info("asked for %s", forged)
     assert len(stream.getvalue().splitlines()) == 3
     assert "\x1b" not in stream.getvalue()
 
 
 def test_configuring_again_moves_every_line() -> None:
     first, second = written("json"), written("json")
-    logging.getLogger("some.library").warning("once")
+    logging.getLogger("some.package").warning("once")
     logs.logger("x").warning("once")
     assert first.getvalue() == ""
     assert len(documents(second)) == 2
@@ -133,5 +133,5 @@ def test_ids_bound_to_a_task_are_on_every_line() -> None:
     stream = written("json")
     with structlog.contextvars.bound_contextvars(request_id="r1"):
         logs.logger("x").info("ours")
-        logging.getLogger("some.library").info("theirs")
+        logging.getLogger("some.package").info("theirs")
     assert [line["request_id"] for line in documents(stream)] == ["r1", "r1"]
