@@ -1,6 +1,5 @@
 """The way to PostgreSQL: one engine a process, one transaction a change, and `Unavailable` when it is away."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -112,15 +111,3 @@ def _is_at_head(connection: Connection) -> bool:
 
     head = ScriptDirectory.from_config(_configuration()).get_current_head()
     return MigrationContext.configure(connection).get_current_revision() == head
-
-
-async def wait_until_reachable(engine: AsyncEngine, pause_s: float = 1.0) -> None:
-    """Returns once the database has answered, however long that takes."""
-    while True:
-        try:
-            async with transaction(engine) as connection:
-                await connection.execute(text("SELECT 1"))
-        except Unavailable:
-            await asyncio.sleep(pause_s)
-        else:
-            return
