@@ -5,8 +5,8 @@
 
 A file appears under `files/` by one rename, after its size and digest were found right and its bytes were flushed.
 Nothing writes there again. Its modification time is the mark of that check: whoever touches the bytes afterwards moves
-it, so `suspects` finds the file without reading it. Rot that moves no clock is found by `slice_of_day`, which reads
-everything once a day.
+it, so `Store.has` tells without reading. Rot that moves no clock is found by `slice_of_day`, which reads everything
+once a day.
 """
 
 import errno
@@ -72,10 +72,6 @@ class Store:
                         continue
                     if stat.S_ISREG(found.st_mode) and entry.path == str(self.path(sha256)):
                         yield sha256, found.st_size
-
-    def suspects(self, expected: Iterable[tuple[Sha256, int]]) -> list[Sha256]:
-        """Those of `expected` that lie here but were touched since they were verified, or have another size."""
-        return [sha256 for sha256, size in expected if self.path(sha256).exists() and not self.has(sha256, size)]
 
     def digest_of(self, sha256: Sha256) -> Sha256 | None:
         """What the bytes filed under `sha256` really hash to; None when there are none, or none that can be read."""
