@@ -61,7 +61,7 @@ PATH = "noble/amd64/20260701/squashfs"
 CONTENT = random.Random(1).randbytes(3_000_123)
 SIZE = len(CONTENT)
 SHA256 = Sha256.of(CONTENT)
-READ_TIMEOUT_S = 0.25
+READ_TIMEOUT_S = 1.5
 
 
 @dataclass(frozen=True)
