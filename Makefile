@@ -28,7 +28,7 @@ run: packages env ## start a database, a sample mirror, a region and a rack; Ctr
 
 .PHONY: publish
 publish: env ## publish a new daily version on the sample mirror
-	@exec $(BIN)/python -m tests.upstream publish --dir '$(RUN_DIR)/upstream'
+	@exec $(BIN)/python -m deploy.local.mirror publish --dir '$(RUN_DIR)/upstream'
 
 PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
 

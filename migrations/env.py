@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from region.tables import metadata
+from region.database.tables import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

@@ -17,11 +17,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from rack import audit, tree
+from rack.client import Published, Region
 from rack.disk import write_whole
 from rack.identity import Identity
-from rack.patience import Patience, is_regions, patiently
 from rack.pull import diff, pull
-from rack.region import Published, Region
 from rack.state import State, after_grace
 from rack.tree import Tree
 from shared import __version__
@@ -29,9 +28,12 @@ from shared.digest import Sha256
 from shared.download import Transfer
 from shared.errors import BootferryError, FetchError, SignatureError, TooOld
 from shared.logs import logger
-from shared.manifest import MANIFEST_TYPE, Manifest, Report
-from shared.signing import fingerprint, open_envelope
+from shared.patience import Patience, is_regions, patiently
+from shared.signing import fingerprint
 from shared.store import Store, disk_error
+from shared.wire.envelope import open_envelope
+from shared.wire.manifest import MANIFEST_TYPE, Manifest
+from shared.wire.report import OldReport
 
 PERIOD_S = 300.0
 """The product's promise: a rack asks its region every five minutes. No setting turns it off."""
@@ -322,7 +324,7 @@ class Agent:
         error = belief.last_error
         epoch, serial = belief.tree.order if belief.tree else (0, 0)
         await self._region.report(
-            Report(
+            OldReport(
                 sequence=state.sequence,
                 version=__version__,
                 epoch=epoch,

@@ -16,13 +16,13 @@ from yarl import URL
 
 from rack import serve
 from rack.agent import Agent, Habits
+from rack.client import Region
+from rack.configuration import RackConfiguration
 from rack.identity import Identity, load
 from rack.lock import hold
-from rack.region import Region
-from rack.settings import RackSettings
 from shared import __version__
 from shared.download import Transfer
-from shared.errors import Conflict, InvalidSettings
+from shared.errors import Conflict, InvalidConfiguration
 from shared.http import client_session
 from shared.logs import logger
 from shared.store import Store
@@ -31,31 +31,31 @@ from shared.systemd import notify, watchdog_interval_s
 _log = logger(__name__)
 
 
-def run(settings: RackSettings) -> None:
+def run(configuration: RackConfiguration) -> None:
     """Be a rack until SIGTERM or SIGINT. SIGHUP polls now.
 
-    Raises InvalidSettings when the settings or the missing enrolment forbid a start, Conflict when the port or the data
-    directory is another process's.
+    Raises InvalidConfiguration when the configuration or the missing enrolment forbid a start, Conflict when the port
+    or the data directory is another process's.
     """
     # Whoever finds the lock may ask for a poll; before there is an agent, that must not end the process.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    identity = load(settings.data_dir)
-    with hold(settings.data_dir / "lock"), _listen(settings.host, settings.port) as listener:
+    identity = load(configuration.data_dir)
+    with hold(configuration.data_dir / "lock"), _listen(configuration.host, configuration.port) as listener:
         _allow_many_connections()
-        asyncio.run(_serve(settings, identity, listener))
+        asyncio.run(_serve(configuration, identity, listener))
 
 
-async def _serve(settings: RackSettings, identity: Identity, listener: socket.socket) -> None:
+async def _serve(configuration: RackConfiguration, identity: Identity, listener: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
-        agent = await stack.enter_async_context(_agent(settings, identity))
+        agent = await stack.enter_async_context(_agent(configuration, identity))
         loop.add_signal_handler(signal.SIGHUP, agent.wake)
         await asyncio.to_thread(agent.recover)
 
-        server = serve.runner(serve.application(settings.data_dir, agent.belief, agent.doubt))
+        server = serve.runner(serve.application(configuration.data_dir, agent.belief, agent.doubt))
         stack.push_async_callback(server.cleanup)
         await server.setup()
         await web.SockSite(server, listener).start()
@@ -64,7 +64,7 @@ async def _serve(settings: RackSettings, identity: Identity, listener: socket.so
             action="start",
             rack=identity.name,
             region=str(identity.region_url),
-            address=f"{settings.host}:{settings.port}",
+            address=f"{configuration.host}:{configuration.port}",
             tree=agent.belief.tree.name if agent.belief.tree else "none yet",
             version=__version__,
         )
@@ -83,24 +83,26 @@ async def _serve(settings: RackSettings, identity: Identity, listener: socket.so
 
 
 @asynccontextmanager
-async def _agent(settings: RackSettings, identity: Identity) -> AsyncIterator[Agent]:
-    proxy = URL(settings.proxy) if settings.proxy else None
+async def _agent(configuration: RackConfiguration, identity: Identity) -> AsyncIterator[Agent]:
+    proxy = URL(configuration.proxy) if configuration.proxy else None
     rng = random.Random()  # noqa: S311 - jitter, not a secret
-    async with client_session(ca_bundle=settings.ca_bundle) as session:
+    async with client_session(ca_bundle=configuration.ca_bundle) as session:
         region = Region(session, identity, now=lambda: datetime.now(UTC), proxy=proxy)
-        with ThreadPoolExecutor(settings.parallel_downloads, "download") as executor:
+        with ThreadPoolExecutor(configuration.parallel_downloads, "download") as executor:
             transfer = Transfer(session, executor, proxy, region.sign)
-            store = Store(settings.data_dir)
+            store = Store(configuration.data_dir)
             yield Agent(
-                settings.data_dir,
+                configuration.data_dir,
                 store,
                 identity,
                 region,
                 transfer,
-                habits=Habits(at_once=settings.parallel_downloads, prune_grace_s=float(settings.prune_grace_seconds)),
+                habits=Habits(
+                    at_once=configuration.parallel_downloads, prune_grace_s=float(configuration.prune_grace_seconds)
+                ),
                 rng=rng,
-                host=settings.host,
-                port=settings.port,
+                host=configuration.host,
+                port=configuration.port,
                 told=lambda sentence: notify(f"STATUS={sentence}"),
             )
 
@@ -125,13 +127,13 @@ def _listen(host: str, port: int) -> socket.socket:
         both = family == socket.AF_INET6 and address[0] == "::" and socket.has_dualstack_ipv6()
         return socket.create_server(address, family=family, backlog=1024, dualstack_ipv6=both)
     except socket.gaierror as error:
-        raise InvalidSettings(f"RACK_HOST {host} is no address of this machine: {error.strerror}.") from error
+        raise InvalidConfiguration(f"RACK_HOST {host} is no address of this machine: {error.strerror}.") from error
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise Conflict(
                 f"Port {port} of {host} is in use by another process; stop it, or set RACK_PORT or RACK_HOST."
             ) from error
-        raise InvalidSettings(
+        raise InvalidConfiguration(
             f"The rack cannot listen at RACK_HOST {host}, RACK_PORT {port}: {error.strerror}."
         ) from error
 

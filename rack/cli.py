@@ -17,18 +17,20 @@ from yarl import URL
 
 from rack import identity as identities
 from rack import program
+from rack.configuration import RackConfiguration
 from rack.lock import holder
-from rack.settings import RackSettings
 from rack.state import State
 from rack.tree import load_current
 from shared import __version__
-from shared.enrolment import EnrolmentToken
-from shared.errors import BootferryError, Conflict, spoken_size
+from shared.errors import BootferryError, Conflict
 from shared.http import client_session
-from shared.manifest import MANIFEST_TYPE, Manifest
-from shared.names import Token
-from shared.signing import fingerprint, open_envelope
+from shared.names import Name
+from shared.signing import fingerprint
+from shared.sizes import spoken_size
 from shared.store import Store
+from shared.wire.enrolment import EnrolmentToken
+from shared.wire.envelope import open_envelope
+from shared.wire.manifest import MANIFEST_TYPE, Manifest
 
 STDIN = "-"
 _SECRET = re.compile(r"bfe_[A-Za-z0-9_-]+")
@@ -114,14 +116,16 @@ def enrol(
 
 
 async def _enrol(region: str, token: str, name: str, *, again: bool) -> None:
-    settings = RackSettings.load()
-    url, called = identities.parse_region_url(region), Token(name or socket.gethostname())
+    configuration = RackConfiguration.load()
+    url, called = identities.parse_region_url(region), Name(name or socket.gethostname())
     parsed = EnrolmentToken.parse(await asyncio.to_thread(sys.stdin.readline, 1024) if token == STDIN else token)
-    async with client_session(ca_bundle=settings.ca_bundle) as session:
-        proxy = URL(settings.proxy) if settings.proxy else None
-        identity = await identities.enrol(session, settings.data_dir, url, parsed, called, again=again, proxy=proxy)
+    async with client_session(ca_bundle=configuration.ca_bundle) as session:
+        proxy = URL(configuration.proxy) if configuration.proxy else None
+        identity = await identities.enrol(
+            session, configuration.data_dir, url, parsed, called, again=again, proxy=proxy
+        )
     typer.echo(f"This rack is enrolled as {identity.name} ({identity.rack_id}) at {identity.region_url}.")
-    if (process := holder(settings.data_dir / "lock")) is not None:
+    if (process := holder(configuration.data_dir / "lock")) is not None:
         typer.echo(f"Restart bootferry-rack (process {process}), which still runs with the earlier enrolment.")
 
 
@@ -132,10 +136,10 @@ def poll() -> None:
 
 
 def _poll() -> None:
-    settings = RackSettings.load()
-    process = holder(settings.data_dir / "lock")
+    configuration = RackConfiguration.load()
+    process = holder(configuration.data_dir / "lock")
     if process is None:
-        raise Conflict(f"No bootferry-rack runs in {settings.data_dir}; start it, then it polls by itself.")
+        raise Conflict(f"No bootferry-rack runs in {configuration.data_dir}; start it, then it polls by itself.")
     os.kill(process, signal.SIGHUP)
     typer.echo(f"bootferry-rack (process {process}) polls now.")
 
@@ -149,7 +153,7 @@ def status(
 
 
 def _status(output: Output) -> None:
-    facts = _facts(RackSettings.load())
+    facts = _facts(RackConfiguration.load())
     if output is Output.JSON:
         typer.echo(json.dumps(facts, indent=2))
         return
@@ -172,10 +176,10 @@ def _status(output: Output) -> None:
         typer.echo(f"  {image}")
 
 
-def _facts(settings: RackSettings) -> dict[str, Any]:
-    root = settings.data_dir
+def _facts(configuration: RackConfiguration) -> dict[str, Any]:
+    root = configuration.data_dir
     identity, state, tree = identities.load(root), State.load(root), load_current(root)
-    manifest = _manifest(settings, identity)
+    manifest = _manifest(configuration, identity)
     store = Store(root)
     files = manifest.files() if manifest else {}
     return {
@@ -196,8 +200,8 @@ def _facts(settings: RackSettings) -> dict[str, Any]:
     }
 
 
-def _manifest(settings: RackSettings, identity: identities.Identity) -> Manifest | None:
-    path = settings.data_dir / "manifest.json"
+def _manifest(configuration: RackConfiguration, identity: identities.Identity) -> Manifest | None:
+    path = configuration.data_dir / "manifest.json"
     try:
         return Manifest.parse(open_envelope(path.read_bytes(), MANIFEST_TYPE, [identity.region_key], origin=str(path)))
     except (FileNotFoundError, BootferryError):

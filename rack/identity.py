@@ -16,12 +16,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from yarl import URL
 
 from rack.disk import read_document, write_whole
-from shared.enrolment import ENVELOPE_MEDIA_TYPE, MAX_ENROLMENT_BYTES, Enrolment, EnrolmentRequest, EnrolmentToken
 from shared.errors import (
     Conflict,
     HttpStatus,
+    InvalidConfiguration,
     InvalidDocument,
-    InvalidSettings,
     InvalidToken,
     InvalidValue,
     TokenExpired,
@@ -29,8 +28,10 @@ from shared.errors import (
     WrongRegion,
 )
 from shared.http import parse_url, read_capped, request, require_ok
-from shared.names import Token
+from shared.names import Name
 from shared.signing import encode_bytes, fingerprint, load_or_create_key, parse_public_key, public_bytes
+from shared.wire.enrolment import MAX_ENROLMENT_BYTES, Enrolment, EnrolmentRequest, EnrolmentToken
+from shared.wire.envelope import MEDIA_TYPE
 
 MAX_REGION_BYTES = 64 * 1024
 
@@ -42,7 +43,7 @@ class Identity:
     region_url: URL
     region_key: Ed25519PublicKey
     rack_id: str
-    name: Token
+    name: Name
     key: Ed25519PrivateKey
 
 
@@ -53,12 +54,15 @@ def parse_region_url(text: object) -> URL:
 
 
 def load(data_dir: Path) -> Identity:
-    """The identity kept in `data_dir`. Raises InvalidSettings when there is none, InvalidDocument when it is spoilt."""
+    """The identity kept in `data_dir`.
+
+    Raises InvalidConfiguration when there is none, InvalidDocument when it is spoilt.
+    """
     directory = data_dir / "identity"
     try:
         document = read_document(directory / "region.json")
     except FileNotFoundError as error:
-        raise InvalidSettings(
+        raise InvalidConfiguration(
             "This rack is not enrolled; make a token on the region, then run"
             " 'bootferry-rack enrol --region URL --token -' and paste it."
         ) from error
@@ -67,7 +71,7 @@ def load(data_dir: Path) -> Identity:
             region_url=parse_region_url(document["region_url"]),
             region_key=parse_public_key(document["region_key"]),
             rack_id=str(document["rack_id"]),
-            name=Token(document["name"]),
+            name=Name(document["name"]),
             key=_key(directory, str(document["rack_key_fingerprint"])),
         )
     except (KeyError, InvalidValue) as error:
@@ -88,7 +92,7 @@ async def enrol(
     data_dir: Path,
     region_url: URL,
     token: EnrolmentToken,
-    name: Token,
+    name: Name,
     *,
     again: bool = False,
     proxy: URL | None = None,
@@ -137,7 +141,7 @@ async def _region_key(session: aiohttp.ClientSession, region_url: URL, proxy: UR
 
 async def _post(session: aiohttp.ClientSession, region_url: URL, body: bytes, proxy: URL | None) -> bytes:
     url = region_url.joinpath("api/v1/racks/enrol")
-    headers = {"Content-Type": ENVELOPE_MEDIA_TYPE}
+    headers = {"Content-Type": MEDIA_TYPE}
     try:
         async with request(session, "POST", url, headers=headers, body=body, proxy=proxy) as response:
             await require_ok(response, 201)

@@ -5,26 +5,26 @@ import signal
 import sys
 from collections.abc import Callable
 
-from shared.errors import BootferryError, InvalidSettings
-from shared.settings import EX_CONFIG
+from shared.configuration import EX_CONFIG
+from shared.errors import BootferryError, InvalidConfiguration
 
 
 def run() -> None:
     """Be a rack until told to stop."""
     from rack import app
-    from rack.settings import RackSettings
+    from rack.configuration import RackConfiguration
     from shared import logs
 
-    settings = RackSettings.load()
-    logs.configure(settings.log_level, settings.log_format)
-    app.run(settings)
+    configuration = RackConfiguration.load()
+    logs.configure(configuration.log_level, configuration.log_format)
+    app.run(configuration)
 
 
 def told(command: Callable[[], None]) -> int:
     """The exit status of `command`; what it raises on purpose is one sentence on stderr."""
     try:
         command()
-    except InvalidSettings as error:
+    except InvalidConfiguration as error:
         print(error, file=sys.stderr)  # noqa: T201
         return EX_CONFIG
     except BootferryError as error:

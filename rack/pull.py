@@ -6,13 +6,13 @@ from collections.abc import Callable, Collection, Iterator
 
 from yarl import URL
 
-from rack.patience import Patience, is_regions, patiently
 from rack.tree import image_of
 from shared.digest import Sha256
 from shared.download import Transfer, download
 from shared.errors import BootferryError, HttpStatus, InvalidRequestSignature, NoRoom
-from shared.manifest import Manifest
+from shared.patience import Patience, is_regions, patiently
 from shared.store import Store
+from shared.wire.manifest import Manifest
 
 
 def diff(manifest: Manifest, held: Collection[Sha256]) -> list[tuple[Sha256, int]]:

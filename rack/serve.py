@@ -21,7 +21,7 @@ from prometheus_client.registry import Collector
 
 from rack.agent import Belief
 from rack.disk import is_verified
-from rack.tree import Name, Tree, tree_path
+from rack.tree import Link, Tree, tree_path
 from shared.conditions import decide, representation_headers
 
 KEEPALIVE_S = 75.0
@@ -91,7 +91,7 @@ def _unavailable(sentence: str) -> web.Response:
     return web.Response(status=503, text=sentence + "\n", headers={"Retry-After": str(RETRY_AFTER_S)})
 
 
-def _open(root: Path, tree: Tree, path: str, name: Name) -> BinaryIO | None:
+def _open(root: Path, tree: Tree, path: str, name: Link) -> BinaryIO | None:
     """The file, open, or None when it is gone or was touched since it was verified. Blocks."""
     try:
         descriptor = os.open(tree_path(root, tree, path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -103,7 +103,7 @@ def _open(root: Path, tree: Tree, path: str, name: Name) -> BinaryIO | None:
     return os.fdopen(descriptor, "rb", buffering=0)
 
 
-async def _send(request: web.Request, file: BinaryIO, name: Name) -> web.StreamResponse:
+async def _send(request: web.Request, file: BinaryIO, name: Link) -> web.StreamResponse:
     status, part = decide(
         request.method, lambda header: request.headers.getall(header, []), f'"{name.sha256}"', name.size
     )

@@ -24,9 +24,9 @@ from rack.archive import Content, unpack
 from rack.disk import holds_verified, read_document, write_whole
 from shared.digest import Sha256
 from shared.errors import BootferryError, InvalidDocument, InvalidValue, Unavailable
-from shared.manifest import Entry, Kind, Manifest
-from shared.names import RelativePath, Token
+from shared.names import Name, RelativePath
 from shared.store import Store, sync_directory
+from shared.wire.manifest import Entry, Kind, Manifest
 
 TREE_FORMAT = "bootferry-tree:1"
 _IMAGE_DEPTH = 6
@@ -34,7 +34,7 @@ _IMAGE_DEPTH = 6
 
 
 @dataclass(frozen=True, slots=True)
-class Name:
+class Link:
     """One name in a tree: what its bytes are, the image it changes with, the archive it was unpacked from, if any."""
 
     sha256: Sha256
@@ -49,7 +49,7 @@ class Tree:
 
     name: str
     order: tuple[int, int]
-    names: Mapping[RelativePath, Name]
+    names: Mapping[RelativePath, Link]
 
     def archives(self) -> set[Sha256]:
         """The archives it shows members of."""
@@ -64,7 +64,7 @@ class Tree:
 class Draft:
     """A tree to be: where each name's bytes come from. `entire` says that it shows all of its manifest."""
 
-    names: dict[RelativePath, Name] = field(default_factory=dict)
+    names: dict[RelativePath, Link] = field(default_factory=dict)
     sources: dict[RelativePath, Path] = field(default_factory=dict)
     carried: set[str] = field(default_factory=set)
     errors: list[BootferryError] = field(default_factory=list)
@@ -136,22 +136,22 @@ def _names(
     entries: Iterable[Entry],
     unpacked: Mapping[Sha256, Mapping[RelativePath, Content]],
     stored: Callable[[Sha256], Path],
-) -> dict[RelativePath, tuple[Name, Path]]:
+) -> dict[RelativePath, tuple[Link, Path]]:
     """Every name of one image. Where two archives share a directory and bring the same name, the later one has it."""
-    names: dict[RelativePath, tuple[Name, Path]] = {}
+    names: dict[RelativePath, tuple[Link, Path]] = {}
     for entry in entries:
         if entry.kind is Kind.FILE:
-            names[entry.path] = Name(entry.sha256, entry.size, image), stored(entry.sha256)
+            names[entry.path] = Link(entry.sha256, entry.size, image), stored(entry.sha256)
             continue
         for member, content in unpacked[entry.sha256].items():
             path = RelativePath(f"{entry.path}/{member}")
             source = unpacked_path(root, entry.sha256) / member
-            names[path] = Name(content.sha256, content.size, image, entry.sha256), source
+            names[path] = Link(content.sha256, content.size, image, entry.sha256), source
     _refuse_nesting(names)
     return names
 
 
-def _carried(root: Path, image: str, current: Tree | None) -> dict[RelativePath, tuple[Name, Path]]:
+def _carried(root: Path, image: str, current: Tree | None) -> dict[RelativePath, tuple[Link, Path]]:
     if current is None:
         return {}
     return {path: (name, tree_path(root, current, path)) for path, name in current.names.items() if name.image == image}
@@ -281,7 +281,7 @@ def _encode(tree: Tree) -> bytes:
 def load_current(root: Path) -> Tree | None:
     """The tree `current` points at, or None when there is none that can be read. Blocks."""
     try:
-        name = Token((root / "current").readlink().name)
+        name = Name((root / "current").readlink().name)
         document = read_document(root / "trees" / f"{name}.json")
         if document["format"] != TREE_FORMAT or not (root / "trees" / name).is_dir():
             return None
@@ -292,8 +292,8 @@ def load_current(root: Path) -> Tree | None:
         return None
 
 
-def _name(sha256: str, size: int, image: str, archive: str | None = None) -> Name:
-    return Name(Sha256(sha256), int(size), str(image), Sha256(archive) if archive else None)
+def _name(sha256: str, size: int, image: str, archive: str | None = None) -> Link:
+    return Link(Sha256(sha256), int(size), str(image), Sha256(archive) if archive else None)
 
 
 def clear_unfinished(root: Path) -> None:

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from shared import __version__
-from shared.errors import BootferryError, InvalidSettings
+from shared.configuration import EX_CONFIG
+from shared.errors import BootferryError, InvalidConfiguration
 from shared.logs import configure, logger
-from shared.settings import EX_CONFIG
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-    from region.app import Region
+    from region.process import Region
 
 SHUTDOWN_GRACE_S = 10
 """How long transfers under way may take to end after SIGTERM."""
@@ -51,11 +51,13 @@ def common(
 def serve() -> None:
     """Run the region until it is told to stop."""
     from region import api
-    from region.server import build_server
+    from region.edge.server import build_server
 
     region = _build()
-    settings = region.settings
-    server = build_server(api.create(region), host=settings.host, port=settings.port, shutdown_grace_s=SHUTDOWN_GRACE_S)
+    configuration = region.configuration
+    server = build_server(
+        api.create(region), host=configuration.host, port=configuration.port, shutdown_grace_s=SHUTDOWN_GRACE_S
+    )
 
     def stop() -> None:
         server.should_exit = True
@@ -65,7 +67,9 @@ def serve() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     log = logger(__name__)
-    log.info(f"The region listens on http://{settings.host}:{settings.port}/.", action="start", version=__version__)
+    log.info(
+        f"The region listens on http://{configuration.host}:{configuration.port}/.", action="start", version=__version__
+    )
     server.run()
     if region.fatal is not None:
         raise region.fatal
@@ -74,7 +78,7 @@ def serve() -> None:
 @cli.command()
 def migrate() -> None:
     """Bring the database's schema up to date."""
-    from region.database import migrate as migrate_database
+    from region.database.connection import migrate as migrate_database
 
     _run(lambda region: migrate_database(region.engine))
 
@@ -85,7 +89,7 @@ def rack_token(
     uses: Annotated[int, typer.Option(min=1, max=1000, help="How many racks may use it.")] = 1,
 ) -> None:
     """Print a token that lets a rack enrol: bootferry-rack enrol --region URL --token TOKEN."""
-    from region import racks
+    from region.fleet import racks
 
     async def make(region: "Region", connection: "AsyncConnection") -> str:
         token, _ = await racks.create_token(
@@ -101,7 +105,7 @@ def admin_token(
     name: Annotated[str, typer.Option(help="Whose token it is.")] = "administrator",
 ) -> None:
     """Print a new administrator's token, for when the first one was lost."""
-    from region.operators import Role, create_token
+    from region.people.operators import Role, create_token
 
     async def make(region: "Region", connection: "AsyncConnection") -> str:
         return await create_token(connection, name, Role.ADMIN, region.now())
@@ -124,13 +128,13 @@ def new_epoch() -> None:
     """Make racks take this region's manifests again after its database was restored from a backup."""
     from sqlalchemy import update
 
-    from region import manifests
-    from region.tables import region as region_table
+    from region.database.tables import region as region_table
+    from region.publishing import manifest
 
     async def begin(region: "Region", connection: "AsyncConnection") -> str:
         epoch = int(datetime.now(UTC).timestamp())
         await connection.execute(update(region_table).values(epoch=epoch))
-        await manifests.publish(connection, region.key, region.now())
+        await manifest.publish(connection, region.key, region.now())
         return f"Epoch {epoch} has begun; racks take its manifest at their next poll."
 
     typer.echo(_in_transaction(begin))
@@ -138,11 +142,11 @@ def new_epoch() -> None:
 
 def _build() -> "Region":
     from region import app
-    from region.settings import RegionSettings
+    from region.configuration import RegionConfiguration
 
-    settings = RegionSettings.load()
-    configure(settings.log_level, settings.log_format)
-    return app.build(settings)
+    configuration = RegionConfiguration.load()
+    configure(configuration.log_level, configuration.log_format)
+    return app.build(configuration)
 
 
 def _run(job: Callable[["Region"], Awaitable[_Answer]]) -> _Answer:
@@ -159,11 +163,10 @@ def _run(job: Callable[["Region"], Awaitable[_Answer]]) -> _Answer:
 
 def _in_transaction(job: Callable[["Region", "AsyncConnection"], Awaitable[str]]) -> str:
     """`job` in one transaction of a database whose first rows are there."""
-    from region.app import prepare
-    from region.database import transaction
+    from region.database.connection import transaction
 
     async def run(region: "Region") -> str:
-        await prepare(region)
+        await region.prepare()
         async with transaction(region.engine) as connection:
             return await job(region, connection)
 
@@ -174,7 +177,7 @@ def main() -> None:
     """The console script. Errors are one sentence on stderr; it exits with 78 for unusable settings, 1 for others."""
     try:
         cli()
-    except InvalidSettings as error:
+    except InvalidConfiguration as error:
         typer.echo(f"bootferry-region: {error}", err=True)
         sys.exit(EX_CONFIG)
     except BootferryError as error:

@@ -24,24 +24,14 @@ the API answers it, the journal shows it, operators search for it.
     ├── NoRoom                      the disk cannot hold what was asked for
     ├── DiskFailed                  the disk refused to read or write
     ├── Unavailable                 a part we need is away; trying again later will do
-    └── InvalidSettings             the process cannot start as configured
+    └── InvalidConfiguration             the process cannot start as configured
 """
 
 from collections.abc import Iterable
 from datetime import datetime
 from typing import ClassVar
 
-
-def spoken_size(size: int) -> str:
-    """`size` bytes as people read them: decimal units, one decimal."""
-    if size < 1000:
-        return f"{size} bytes"
-    amount = size / 1000
-    for unit in ("kB", "MB", "GB"):
-        if amount < 999.95:
-            return f"{amount:.1f} {unit}"
-        amount /= 1000
-    return f"{amount:.1f} TB"
+from shared.sizes import spoken_size
 
 
 class BootferryError(Exception):
@@ -398,7 +388,7 @@ class Unavailable(BootferryError):
         super().__init__(f"{what} is not available at the moment; try again in {retry_after} seconds.")
 
 
-class InvalidSettings(BootferryError):
+class InvalidConfiguration(BootferryError):
     """The process cannot start as configured; the sentence names the setting."""
 
-    code = "invalid_settings"
+    code = "invalid_configuration"

@@ -28,7 +28,7 @@ from shared.errors import (
     ConnectionRefused,
     FetchError,
     HttpStatus,
-    InvalidSettings,
+    InvalidConfiguration,
     InvalidValue,
     NameNotFound,
     ProxyFailed,
@@ -76,7 +76,7 @@ async def client_session(
     connect_timeout_s: float = CONNECT_TIMEOUT_S,
     read_timeout_s: float = READ_TIMEOUT_S,
 ) -> AsyncIterator[aiohttp.ClientSession]:
-    """A session that trusts the system's certificates and those in `ca_bundle`. Raises InvalidSettings."""
+    """A session that trusts the system's certificates and those in `ca_bundle`. Raises InvalidConfiguration."""
     # Reading a machine's certificates takes long enough to be noticed on the loop.
     context = await asyncio.to_thread(_tls_context, ca_bundle)
     async with aiohttp.ClientSession(
@@ -103,7 +103,7 @@ def _tls_context(ca_bundle: Path | None) -> ssl.SSLContext:
         try:
             context.load_verify_locations(cafile=ca_bundle)
         except (OSError, ssl.SSLError) as error:
-            raise InvalidSettings(f"The CA bundle {ca_bundle} cannot be used: {error}.") from error
+            raise InvalidConfiguration(f"The CA bundle {ca_bundle} cannot be used: {error}.") from error
     return context
 
 

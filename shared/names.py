@@ -4,16 +4,16 @@ Both types are `str`, so they can be used as text everywhere; only their constru
 """
 
 import re
-from typing import Self
+from typing import NamedTuple, Self
 
 from shared.errors import InvalidValue
 
-_TOKEN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._+~-]{0,126}[A-Za-z0-9+~_-])?")
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._+~-]{0,126}[A-Za-z0-9+~_-])?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff]")
 MAX_PATH_BYTES = 1024
 
 
-class Token(str):
+class Name(str):
     """One name: an os, release, architecture, label, ftype, version … It is safe as a single directory name.
 
     Letters, digits and `._+~-`, at most 128, beginning with a letter or digit and not ending in a dot.
@@ -22,7 +22,7 @@ class Token(str):
     __slots__ = ()
 
     def __new__(cls, text: object) -> Self:
-        if not isinstance(text, str) or not _TOKEN.fullmatch(text):
+        if not isinstance(text, str) or not _NAME.fullmatch(text):
             raise InvalidValue(
                 "name", text, "it must be 1 to 128 letters, digits and ._+~- and begin with a letter or digit"
             )
@@ -45,3 +45,22 @@ class RelativePath(str):
         if any(segment in ("", ".", "..") or len(segment.encode()) > 255 for segment in segments):
             raise InvalidValue("relative path", text, "every part must be a plain name")
         return super().__new__(cls, text)
+
+
+class ImageKey(NamedTuple):
+    """One os/release/architecture: what an operator can talk about."""
+
+    os: Name
+    release: Name
+    arch: Name
+
+    def __str__(self) -> str:
+        return ":".join(self)
+
+    @classmethod
+    def parse(cls, text: object) -> Self:
+        """`ubuntu:noble:amd64`. Raises InvalidValue."""
+        parts = text.split(":") if isinstance(text, str) else []
+        if len(parts) != 3:
+            raise InvalidValue("image", text, "it must be os:release:architecture, like ubuntu:noble:amd64")
+        return cls(*map(Name, parts))

@@ -1,8 +1,6 @@
 """Ed25519 (RFC 8032): who said this?
 
-Two things are signed. A *message* (a manifest, the answer to an enrolment) travels in an envelope of the DSSE form
-(https://github.com/secure-systems-lab/dsse, protocol.md): the type is signed together with the bytes, so that one kind
-of message never passes for another. `open_envelope` gives the payload to nobody who has not verified it.
+Two things are signed: *messages* (a manifest, the answer to an enrolment), see `shared.wire.envelope`, and *requests*.
 
 A *request* of a rack is signed with HTTP message signatures (RFC 9421) over its method, path, query and, where it has a
 body, its Content-Digest (RFC 9530). `@authority` is left out: racks may reach the region through a proxy that renames
@@ -12,17 +10,16 @@ it, and a key is known to one region only.
 import base64
 import binascii
 import hashlib
-import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from http_message_signatures import (
@@ -34,7 +31,7 @@ from http_message_signatures import (
 from http_message_signatures import InvalidSignature as InvalidHttpSignature
 from http_message_signatures.resolvers import MappingKeyResolver
 
-from shared.errors import BadSignature, InvalidDocument, InvalidRequestSignature, InvalidValue
+from shared.errors import InvalidDocument, InvalidRequestSignature, InvalidValue
 
 REQUEST_LIFETIME_S = 300
 _REQUEST_TAG = "bootferry-rack"
@@ -105,58 +102,6 @@ def load_or_create_key(path: Path) -> Ed25519PrivateKey:
     if not isinstance(key, Ed25519PrivateKey):
         raise InvalidDocument(str(path), "it is not an Ed25519 key")
     return key
-
-
-def seal(key: Ed25519PrivateKey, payload_type: str, payload: bytes) -> bytes:
-    """An envelope that says the holder of `key` vouches for `payload` being a `payload_type`."""
-    return json.dumps(
-        {
-            "payloadType": payload_type,
-            "payload": base64.b64encode(payload).decode(),
-            "signatures": [
-                {
-                    "keyid": fingerprint(key),
-                    "sig": base64.b64encode(key.sign(_pre_authentication(payload_type, payload))).decode(),
-                }
-            ],
-        },
-        separators=(",", ":"),
-    ).encode()
-
-
-def open_envelope(envelope: bytes, payload_type: str, keys: Iterable[Ed25519PublicKey], *, origin: str) -> bytes:
-    """The payload, for which one of `keys` has vouched as a `payload_type`. `origin` names the envelope in errors.
-
-    Raises InvalidDocument when it is no envelope of that type, BadSignature when no key fits.
-    """
-    try:
-        document = json.loads(envelope)
-        found_type = document["payloadType"]
-        payload = base64.b64decode(document["payload"], validate=True)
-        signatures = [base64.b64decode(entry["sig"], validate=True) for entry in document["signatures"]]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InvalidDocument(origin, "it is not a signed envelope") from error
-    if found_type != payload_type:
-        raise InvalidDocument(origin, f"it holds {str(found_type)[:100]!r} where {payload_type!r} is expected")
-    signed = _pre_authentication(payload_type, payload)
-    trusted = list(keys)
-    for signature in signatures[:16]:
-        for key in trusted:
-            try:
-                key.verify(signature, signed)
-            except InvalidSignature:
-                continue
-            return payload
-    raise BadSignature(origin, f"none of its {len(signatures)} signatures is by {_named(trusted)}")
-
-
-def _pre_authentication(payload_type: str, payload: bytes) -> bytes:
-    kind = payload_type.encode()
-    return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
-
-
-def _named(keys: Iterable[Ed25519PublicKey]) -> str:
-    return " or ".join(f"key {fingerprint(key)[:16]}" for key in keys) or "a known key"
 
 
 @dataclass(slots=True)

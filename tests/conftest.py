@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from deploy.local import postgres
-from region.database import create_engine, migrate
+from region.database.connection import create_engine, migrate
 
 TEMPLATE = "template_bootferry"
 NOW = datetime(2026, 7, 23, 12, 0, tzinfo=UTC)

@@ -4,7 +4,7 @@ $RUN_DIR/
     lock          held while this runs
     admin-token   the region's administrator, mode 0600
     postgres/     see deploy.local.postgres
-    upstream/     the sample mirror, see tests.upstream
+    upstream/     the sample mirror, see deploy.local.mirror
     region/       the region's key and files
     rack/         the rack's key, files and tree
 """
@@ -194,7 +194,7 @@ async def start_all(supervisor: Supervisor, options: Options, server: postgres.S
         stop_steps=postgres.STOP_STEPS[:-1],
         guarded=False,
     )
-    mirror_argv = [sys.executable, "-m", "tests.upstream", "serve", "--dir", str(options.run_dir / "upstream")]
+    mirror_argv = [sys.executable, "-m", "deploy.local.mirror", "serve", "--dir", str(options.run_dir / "upstream")]
     mirror = service(
         "upstream",
         [*mirror_argv, "--host", HOST, "--port", str(options.upstream_port)],

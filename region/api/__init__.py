@@ -19,16 +19,16 @@ from region.api import (
     imports,
     manifest,
     operators,
-    preferences,
     problems,
     racks,
     selections,
+    settings,
     sources,
 )
-from region.api.middleware import Surroundings
-from region.app import Region, running
+from region.edge.surroundings import Surroundings
+from region.process import Region, running
 from shared import __version__
-from shared.manifest import MAX_REPORT_BYTES
+from shared.wire.report import MAX_REPORT_BYTES
 
 VERSION_PREFIX = "/api/v1"
 WEB = Path(__file__).parent.parent / "web"
@@ -36,7 +36,7 @@ PAGE_POLICY = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-an
 DOCS_POLICY = f"{PAGE_POLICY}; img-src 'self' data:; style-src 'self' 'unsafe-inline'"
 """Swagger UI sets styles of elements by itself; nothing else on its page may be inline, and nothing leaves the host."""
 
-_OPERATED = (images, selections, sources, imports, racks, operators, preferences, events)
+_OPERATED = (images, selections, sources, imports, racks, operators, settings, events)
 """The nouns that take an operator, or a rack where they say so."""
 
 _NOT_KEPT = {"Cache-Control": "no-cache"}

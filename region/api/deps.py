@@ -8,10 +8,10 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from region import operators
-from region.app import Region
-from region.database import transaction
-from region.operators import Operator, Role
+from region.database.connection import transaction
+from region.people import operators
+from region.people.operators import Operator, Role
+from region.process import Region
 from shared.errors import Forbidden, InvalidRequestSignature, Unauthenticated
 from shared.signing import claimed_key_id, verify_request
 

@@ -7,7 +7,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from region.api.deps import TheRegion, Viewer
 from region.api.problems import documented
-from region.changes import Topic
+from region.database.topics import Topic
 
 router = APIRouter(tags=["events"])
 
@@ -20,7 +20,7 @@ router = APIRouter(tags=["events"])
 )
 async def events(region: TheRegion, _operator: Viewer) -> AsyncIterator[ServerSentEvent]:
     watched = [topic for topic in Topic if topic != Topic.PUBLISHED]
-    with region.changes.subscribe(*watched) as subscription:
+    with region.topics.subscribe(*watched) as subscription:
         # Whoever connects has missed what came before: everything counts as changed.
         topics: Sequence[Topic] = watched
         while True:

@@ -5,11 +5,11 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Request, Response
 from fastapi.security import HTTPAuthorizationCredentials
 
-from region import files
 from region.api.deps import TheRegion, authenticate, authenticate_rack, bearer
 from region.api.problems import documented
-from region.content import file_response
-from region.database import transaction
+from region.catalogue import files
+from region.database.connection import transaction
+from region.edge.content import file_response
 from shared.digest import Sha256
 from shared.errors import Unavailable
 
@@ -53,7 +53,7 @@ async def get_file(
 ) -> Response:
     sha256, size = wanted
     try:
-        return await file_response(request, region.store, sha256, size, accel_prefix=region.settings.accel_prefix)
+        return await file_response(request, region.store, sha256, size, accel_prefix=region.configuration.accel_prefix)
     except Unavailable:
         region.doubted.set()
         raise

@@ -7,11 +7,12 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.core import GaugeMetricFamily
 from sqlalchemy import text
 
-from region import images, racks
 from region.api.deps import TheRegion
 from region.api.models import Shape
 from region.api.problems import documented
-from region.database import is_migrated, transaction
+from region.catalogue import images
+from region.database.connection import is_migrated, transaction
+from region.fleet import racks
 from shared import __version__
 from shared.errors import Unavailable
 from shared.signing import encode_bytes, public_bytes
@@ -32,7 +33,7 @@ class RegionShown(Shape):
 @router.get("/region", summary="Who this region is")
 async def get_region(region: TheRegion) -> RegionShown:
     return RegionShown(
-        name=region.settings.name,
+        name=region.configuration.name,
         version=__version__,
         public_key=encode_bytes(public_bytes(region.key)),
         fingerprint=region.fingerprint,

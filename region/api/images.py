@@ -8,15 +8,17 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from region import activity, bootloaders, images, imports, offers, pins, selections, sources
 from region.api.deps import Changer, TheRegion, Transaction, Viewer
-from region.api.models import ImageId, ImageName, Limit, Name, OfferShown, Page, Shape, paged
+from region.api.models import ImageId, ImageName, Limit, NameField, OfferShown, Page, Shape, paged
 from region.api.problems import documented
 from region.api.selections import PLANNED, Change, PlanShown
-from region.app import Region
-from region.operators import Operator
-from region.plan import ImageKey
+from region.catalogue import bootloaders, images, offers, pins, selections, sources
+from region.importing import imports
+from region.people import activity
+from region.people.operators import Operator
+from region.process import Region
 from shared.errors import NotFound
+from shared.names import ImageKey
 
 router = APIRouter(tags=["images"])
 
@@ -74,7 +76,7 @@ class OnRackShown(Shape):
 class PinFields(Shape):
     """Which version to stay at."""
 
-    version: Name = Field(examples=["20260705"])
+    version: NameField = Field(examples=["20260705"])
 
 
 class ImportStarted(Shape):

@@ -6,13 +6,15 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import Field
 
-from region import activity, imports, sources
 from region.api.deps import Changer, TheRegion, Transaction, Viewer
 from region.api.models import ImageId, Limit, Page, Shape, paged
 from region.api.problems import documented
-from region.imports import SYNC_PERIOD
-from region.plan import ImageKey
+from region.catalogue import sources
+from region.importing import imports
+from region.importing.imports import SYNC_PERIOD
+from region.people import activity
 from shared.errors import Conflict
+from shared.names import ImageKey
 
 router = APIRouter(tags=["imports"])
 ImportId = Annotated[int, Path(ge=1, le=2**63 - 1)]

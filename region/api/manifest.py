@@ -7,9 +7,9 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from region.api.deps import TheRack, TheRegion
 from region.api.problems import documented
-from region.changes import Topic
+from region.database.topics import Topic
 from shared.conditions import decide
-from shared.enrolment import ENVELOPE_MEDIA_TYPE
+from shared.wire.envelope import MEDIA_TYPE
 
 router = APIRouter()
 
@@ -19,7 +19,7 @@ router = APIRouter()
     tags=["racks"],
     summary="The signed manifest: for bootferry-rack",
     response_class=Response,
-    responses={200: {"content": {ENVELOPE_MEDIA_TYPE: {}}}, 304: {"description": "Unchanged"}, **documented(401, 503)},
+    responses={200: {"content": {MEDIA_TYPE: {}}}, 304: {"description": "Unchanged"}, **documented(401, 503)},
 )
 async def get_manifest(region: TheRegion, _rack: TheRack, request: Request) -> Response:
     published = region.memory.published
@@ -27,7 +27,7 @@ async def get_manifest(region: TheRegion, _rack: TheRack, request: Request) -> R
     status, _ = decide("GET", request.headers.getlist, published.etag, len(published.envelope))
     if status == 304:
         return Response(status_code=304, headers=headers)
-    return Response(published.envelope, headers=headers, media_type=ENVELOPE_MEDIA_TYPE)
+    return Response(published.envelope, headers=headers, media_type=MEDIA_TYPE)
 
 
 @router.get(
@@ -38,7 +38,7 @@ async def get_manifest(region: TheRegion, _rack: TheRack, request: Request) -> R
     responses=documented(401, 503),
 )
 async def manifest_events(region: TheRegion, _rack: TheRack) -> AsyncIterator[ServerSentEvent]:
-    with region.changes.subscribe(Topic.PUBLISHED) as subscription:
+    with region.topics.subscribe(Topic.PUBLISHED) as subscription:
         while True:
             epoch, serial = region.memory.published.manifest.order
             yield ServerSentEvent(event="manifest", data={"epoch": epoch, "serial": serial})

@@ -7,9 +7,8 @@ from typing import Annotated, Any, Generic, TypeVar
 from fastapi import Request, Response
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from region.plan import ImageKey
 from shared.errors import InvalidValue
-from shared.names import Token
+from shared.names import ImageKey, Name
 
 ItemT = TypeVar("ItemT")
 ShapeT = TypeVar("ShapeT", bound=BaseModel)
@@ -28,7 +27,7 @@ def parsed(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return parse_or_refuse
 
 
-Name = Annotated[str, AfterValidator(parsed(Token)), Field(examples=["ubuntu"])]
+NameField = Annotated[str, AfterValidator(parsed(Name)), Field(examples=["ubuntu"])]
 Limit = Annotated[int, Field(ge=1, le=MAX_PAGE, description="The most items one page holds.")]
 
 
@@ -41,13 +40,13 @@ class Shape(BaseModel):
 class ImageName(Shape):
     """An image by its three names."""
 
-    os: Name = Field(examples=["ubuntu"])
-    release: Name = Field(examples=["noble"])
-    arch: Name = Field(examples=["amd64"])
+    os: NameField = Field(examples=["ubuntu"])
+    release: NameField = Field(examples=["noble"])
+    arch: NameField = Field(examples=["amd64"])
 
     def key(self) -> ImageKey:
         """The image."""
-        return ImageKey(Token(self.os), Token(self.release), Token(self.arch))
+        return ImageKey(Name(self.os), Name(self.release), Name(self.arch))
 
 
 class OfferShown(ImageName):

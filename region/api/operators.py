@@ -8,11 +8,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import Field
 
-from region import activity, operators
 from region.api.deps import SESSION_COOKIE, Admin, TheRegion, Transaction, Viewer, address_of
 from region.api.models import Limit, Page, Shape, paged
 from region.api.problems import documented
-from region.operators import SESSION_IDLE, Role
+from region.people import activity, operators
+from region.people.operators import SESSION_IDLE, Role
 from shared.errors import InvalidValue, TooManyAttempts, Unauthenticated
 
 router = APIRouter(tags=["operators"])

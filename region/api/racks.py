@@ -6,15 +6,16 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Path, Request, Response
 from pydantic import Field
 
-from region import activity, racks
 from region.api.deps import Admin, TheRack, TheRegion, Transaction, Viewer
 from region.api.models import Page, Shape
 from region.api.problems import documented
-from region.app import Region
-from region.racks import Rack
-from shared.enrolment import ENVELOPE_MEDIA_TYPE
-from shared.errors import Forbidden
-from shared.manifest import Report
+from region.fleet import racks
+from region.fleet.racks import Rack
+from region.people import activity
+from region.process import Region
+from shared.errors import Forbidden, InvalidDocument
+from shared.wire.envelope import MEDIA_TYPE
+from shared.wire.report import OldReport, parse_report
 
 router = APIRouter(tags=["racks"])
 RackId = Annotated[str, Path(pattern="^[0-9a-f]{32}$")]
@@ -124,11 +125,11 @@ async def create_enrolment_token(
     status_code=201,
     summary="Enrol a rack: for bootferry-rack",
     response_class=Response,
-    responses={201: {"content": {ENVELOPE_MEDIA_TYPE: {}}}, **documented(401, 403, 409, 422)},
+    responses={201: {"content": {MEDIA_TYPE: {}}}, **documented(401, 403, 409, 422)},
 )
 async def enrol_rack(region: TheRegion, connection: Transaction, request: Request) -> Response:
     enrolment = await racks.enrol(connection, await request.body(), region.fingerprint, region.now())
-    return Response(enrolment.sealed(region.key), 201, media_type=ENVELOPE_MEDIA_TYPE)
+    return Response(enrolment.sealed(region.key), 201, media_type=MEDIA_TYPE)
 
 
 @router.put(
@@ -140,4 +141,7 @@ async def enrol_rack(region: TheRegion, connection: Transaction, request: Reques
 async def report(region: TheRegion, connection: Transaction, rack: TheRack, request: Request, rack_id: RackId) -> None:
     if rack.id != rack_id:
         raise Forbidden("A rack reports for itself only.")
-    await racks.record_report(connection, rack.id, Report.parse(await request.body()), region.now())
+    found = parse_report(await request.body())
+    if not isinstance(found, OldReport):
+        raise InvalidDocument("The report", "this region does not take reports of its version yet")
+    await racks.record_report(connection, rack.id, found, region.now())

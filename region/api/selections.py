@@ -9,15 +9,19 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Response
 from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from region import activity, catalogue, imports, racks, selections, sources
 from region.api.deps import Changer, TheRegion, Transaction, Viewer
 from region.api.models import ImageName, Page, Shape
 from region.api.problems import documented
-from region.app import Region
-from region.operators import Operator
-from region.plan import ImageKey, plan
-from region.selections import Wanted
+from region.catalogue import products, selections, sources
+from region.catalogue.selections import Wanted
+from region.fleet import racks
+from region.importing import imports
+from region.importing.plan import plan
+from region.people import activity
+from region.people.operators import Operator
+from region.process import Region
 from shared.errors import NotFound, PreconditionFailed
+from shared.names import ImageKey
 
 router = APIRouter(prefix="/selections", tags=["selections"])
 ACTION = "selection.changed"
@@ -86,8 +90,8 @@ class _Change:
         """
         await self._require_unchanged()
         before = await selections.wanted(self.connection)
-        stored = await catalogue.stored(self.connection)
-        decided = plan(wished, await catalogue.facts(self.connection, wished), stored)
+        stored = await products.stored(self.connection)
+        decided = plan(wished, await products.facts(self.connection, wished), stored)
         free = await asyncio.to_thread(self.region.store.bytes_free)
         room = await racks.tightest(self.connection, decided.needed, self.region.now())
         shown = PlanShown(
@@ -209,10 +213,10 @@ async def _resolve(connection: AsyncConnection, fields: SelectionFields) -> tupl
     image = fields.key()
     if fields.source_id is not None:
         source = await sources.get(connection, fields.source_id)
-        if not await catalogue.is_known(connection, source.id, image):
+        if not await products.is_known(connection, source.id, image):
             raise NotFound(f"image that {source.name} offers called", image)
         return source.id, image
     for source in await sources.list_all(connection):
-        if await catalogue.is_known(connection, source.id, image):
+        if await products.is_known(connection, source.id, image):
             return source.id, image
     raise NotFound("image that a source offers called", image)

@@ -8,13 +8,16 @@ from fastapi import APIRouter, Response
 from fastapi import Path as PathParameter
 from pydantic import Field, model_validator
 
-from region import activity, imports, manifests, offers, preferences, sources, upstream
 from region.api.deps import Admin, TheRegion, Transaction, Viewer
 from region.api.models import OfferShown, Page, Shape
 from region.api.problems import documented
-from region.changes import Topic, notify
-from region.database import transaction
-from region.sources import Source, SourceWish
+from region.catalogue import offers, sources
+from region.catalogue.sources import Source, SourceWish
+from region.database.connection import transaction
+from region.database.topics import Topic, notify
+from region.importing import imports, reading
+from region.people import activity, settings
+from region.publishing import manifest
 from region.stream import openpgp
 from shared.errors import InvalidKeyring
 from shared.http import parse_url, shown
@@ -155,13 +158,13 @@ async def add_source(
 )
 async def probe_source(_operator: Admin, region: TheRegion, fields: SourceFields) -> Probe:
     async with transaction(region.engine) as connection:
-        proxy = (await preferences.get(connection)).proxy
+        proxy = (await settings.get(connection)).proxy
     wished = fields.wish(default_priority=1)
     keyring = wished.keyring
     if wished.keyring_path is not None:
         keyring = sources.read_keyring(Path(wished.keyring_path))
-    async with upstream.connect(wished, keyring, proxy) as connected:
-        found = await upstream.read(connected, {})
+    async with reading.connect(wished, keyring, proxy) as connected:
+        found = await reading.read(connected, {})
     for error in found.failed.values():
         raise error
     products = [product for _, stream in found.reading.changed for product in stream.products] if found.reading else []
@@ -208,7 +211,7 @@ async def change_source(
 async def remove_source(operator: Admin, region: TheRegion, connection: Transaction, source_id: SourceId) -> None:
     source = await sources.get(connection, source_id)
     await sources.remove(connection, source_id)
-    await manifests.publish(connection, region.key, region.now())
+    await manifest.publish(connection, region.key, region.now())
     sentence = f"Removed the source {source.name}."
     await activity.record(connection, operator, region.now(), "source.removed", sentence, before=_recorded(source))
     await notify(connection, Topic.SOURCES)

@@ -117,7 +117,7 @@ class Api:
 
 @asynccontextmanager
 async def connected(profile: Profile, *, read_timeout_s: float = READ_TIMEOUT_S) -> AsyncIterator[Api]:
-    """The region of a profile. Raises InvalidValue, InvalidSettings."""
+    """The region of a profile. Raises InvalidValue, InvalidConfiguration."""
     base = parse_url(profile.url)
     bundle = Path(profile.ca_bundle) if profile.ca_bundle else None
     async with client_session(ca_bundle=bundle, read_timeout_s=read_timeout_s) as session:

@@ -7,8 +7,8 @@ from shared.errors import (
     BootferryError,
     FetchError,
     HttpStatus,
+    InvalidConfiguration,
     InvalidDocument,
-    InvalidSettings,
     InvalidValue,
     RedirectRefused,
     Unauthenticated,
@@ -76,7 +76,7 @@ def ending(error: BootferryError) -> Ending:
             return Ending(error.code, str(error), ExitCode.UNREACHABLE)
         case Unauthenticated():
             return Ending(error.code, str(error), ExitCode.UNAUTHENTICATED)
-        case Misused() | InvalidValue() | InvalidDocument() | InvalidSettings():
+        case Misused() | InvalidValue() | InvalidDocument() | InvalidConfiguration():
             return Ending(error.code, str(error), ExitCode.USAGE)
         case _:
             return Ending(error.code, str(error), ExitCode.REFUSED)

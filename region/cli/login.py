@@ -17,7 +17,7 @@ from region.cli.exits import Misused
 from region.cli.output import Cell, Column, Format
 from region.cli.profile import Profile
 from region.cli.session import Output, call, speak
-from shared.errors import InvalidSettings, InvalidValue, Unauthenticated
+from shared.errors import InvalidConfiguration, InvalidValue, Unauthenticated
 
 if TYPE_CHECKING:
     from region.cli.client import Api
@@ -129,7 +129,7 @@ def use_profile(name: Annotated[str, typer.Argument(metavar="PROFILE", help="Its
     """Make a profile the one that is meant when none is named."""
     known = profile.load(profile.file())
     if name not in known.named:
-        raise InvalidSettings(f"There is no profile {name}; make it with: bootferry login URL --profile {name}")
+        raise InvalidConfiguration(f"There is no profile {name}; make it with: bootferry login URL --profile {name}")
     profile.save(profile.Profiles(name, known.named), profile.file())
     output.say(f"From here on {name} is meant: {known.named[name].url}.")
 

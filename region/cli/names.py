@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from region.cli.exits import Failed, Misused
 from shared.errors import InvalidValue
-from shared.names import Token
+from shared.names import Name
 
 Item = Mapping[str, Any]
 
@@ -43,7 +43,7 @@ class Image(NamedTuple):
 
 def parse(text: str) -> Release | Image:
     """`ubuntu/noble` or `ubuntu/noble/amd64`; colons do as well. Raises InvalidValue."""
-    parts = [Token(part) for part in text.replace(":", "/").split("/") if part]
+    parts = [Name(part) for part in text.replace(":", "/").split("/") if part]
     match parts:
         case [os, release]:
             return Release(os, release)

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from shared.errors import InvalidSettings, Unauthenticated
+from shared.errors import InvalidConfiguration, Unauthenticated
 
 MAX_FILE_BYTES = 1_000_000
 
@@ -53,7 +53,7 @@ def file() -> Path:
 
 
 def load(path: Path) -> Profiles:
-    """The profiles in a file; none where there is no file. Raises InvalidSettings."""
+    """The profiles in a file; none where there is no file. Raises InvalidConfiguration."""
     try:
         with path.open("rb") as opened:
             document = json.loads(opened.read(MAX_FILE_BYTES))
@@ -62,13 +62,13 @@ def load(path: Path) -> Profiles:
     except FileNotFoundError:
         return Profiles("", {})
     except OSError as error:
-        raise InvalidSettings(f"{path} cannot be read: {error.strerror}.") from error
+        raise InvalidConfiguration(f"{path} cannot be read: {error.strerror}.") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InvalidSettings(f"{path} does not hold profiles; remove it and log in again.") from error
+        raise InvalidConfiguration(f"{path} does not hold profiles; remove it and log in again.") from error
 
 
 def save(profiles: Profiles, path: Path) -> None:
-    """Write the profiles, readable by nobody else, all or nothing. Raises InvalidSettings."""
+    """Write the profiles, readable by nobody else, all or nothing. Raises InvalidConfiguration."""
     document = {"current": profiles.current, "profiles": {name: asdict(one) for name, one in profiles.named.items()}}
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -82,7 +82,7 @@ def save(profiles: Profiles, path: Path) -> None:
             Path(staged).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise InvalidSettings(f"{path} cannot be written: {error.strerror}.") from error
+        raise InvalidConfiguration(f"{path} cannot be written: {error.strerror}.") from error
 
 
 def name_for(url: str) -> str:
@@ -91,15 +91,18 @@ def name_for(url: str) -> str:
 
 
 def chosen(environ: Mapping[str, str], known: Profiles) -> str:
-    """The name of the profile that is meant; empty for none. Raises InvalidSettings when there is no such profile."""
+    """The name of the profile that is meant; empty for none.
+
+    Raises InvalidConfiguration when there is no such profile.
+    """
     name = environ.get("BOOTFERRY_PROFILE") or known.current
     if name and name not in known.named:
-        raise InvalidSettings(f"There is no profile {name}; make it with: bootferry login URL --profile {name}")
+        raise InvalidConfiguration(f"There is no profile {name}; make it with: bootferry login URL --profile {name}")
     return name
 
 
 def active(environ: Mapping[str, str], known: Profiles) -> Profile:
-    """The region to speak to. Raises Unauthenticated when there is no token for it; InvalidSettings."""
+    """The region to speak to. Raises Unauthenticated when there is no token for it; InvalidConfiguration."""
     url = environ.get("BOOTFERRY_URL", "").rstrip("/")
     token = environ.get("BOOTFERRY_TOKEN", "").strip()
     bundle = environ.get("BOOTFERRY_CA_BUNDLE") or None

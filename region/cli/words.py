@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from shared.errors import spoken_size
+from shared.sizes import spoken_size
 
 _UNITS = (("second", 1, 60), ("minute", 60, 60), ("hour", 3600, 24), ("day", 86_400, 10**6))
 DATES_AFTER = timedelta(days=30)

@@ -24,8 +24,9 @@ from functools import cache
 from typing import Any, NoReturn
 
 from shared.digest import Sha256
-from shared.errors import InvalidDocument, InvalidValue, spoken_size
-from shared.names import RelativePath, Token
+from shared.errors import InvalidDocument, InvalidValue
+from shared.names import Name, RelativePath
+from shared.sizes import spoken_size
 
 MAX_DOCUMENT_BYTES = 64 * 1024 * 1024
 MAX_ITEM_BYTES = 64 * 1024**3
@@ -62,8 +63,8 @@ class ProductKind(StrEnum):
 class Item:
     """One file of a version. `path` is relative to the mirror's root; `size` is in bytes."""
 
-    key: Token
-    ftype: Token
+    key: Name
+    ftype: Name
     path: RelativePath
     sha256: Sha256
     size: int
@@ -73,7 +74,7 @@ class Item:
 class Version:
     """One publication of a product, whole: it has every file its kind needs, and no ftype twice but archives."""
 
-    name: Token
+    name: Name
     items: tuple[Item, ...]
 
 
@@ -87,16 +88,16 @@ class Product:
 
     name: str
     kind: ProductKind
-    os: Token
-    release: Token
-    arch: Token
-    subarch: Token
-    label: Token
+    os: Name
+    release: Name
+    arch: Name
+    subarch: Name
+    label: Name
     title: str
     version: str
     codename: str
     support_eol: date | None
-    bootloader_type: Token | None
+    bootloader_type: Name | None
     is_ga: bool
     """The kernel the release came with, which a rack's tree also has as `generic`."""
     versions: tuple[Version, ...]
@@ -191,7 +192,7 @@ def version_key(text: str) -> tuple[tuple[int, str], ...]:
     )
 
 
-def newest_lts(products: Iterable[Product], arch: str) -> Token | None:
+def newest_lts(products: Iterable[Product], arch: str) -> Name | None:
     """The Ubuntu release with long-term support and the highest version number that machines of `arch` can boot."""
     newest = max(
         (p for p in products if p.kind is ProductKind.BOOT and p.os == "ubuntu" and p.arch == arch and p.lts),
@@ -208,7 +209,7 @@ class _Reading:
     top: Mapping[str, str]
     skipped: list[Skipped] = field(default_factory=list)
     unknown_ftypes: Counter[str] = field(default_factory=Counter)
-    token: Callable[[str], Token] = field(default_factory=lambda: cache(Token))
+    named: Callable[[str], Name] = field(default_factory=lambda: cache(Name))
     path: Callable[[str], RelativePath] = field(default_factory=lambda: cache(RelativePath))
     sha256: Callable[[str], Sha256] = field(default_factory=lambda: cache(Sha256))
 
@@ -259,15 +260,15 @@ class _Reading:
 
     def _describe(self, name: str, kind: ProductKind, tags: Mapping[str, str]) -> Product:
         """The product without versions, as `tags` describe it."""
-        os, arch, label = (self.token(_text(tags, key)) for key in ("os", "arch", "label"))
+        os, arch, label = (self.named(_text(tags, key)) for key in ("os", "arch", "label"))
         version = _text(tags, "version", "")
         if kind is ProductKind.BOOTLOADER:
-            bootloader_type = self.token(_text(tags, "bootloader-type"))
+            bootloader_type = self.named(_text(tags, "bootloader-type"))
             release, subarch, title = os, bootloader_type, f"{os} ({bootloader_type})"
         else:
             bootloader_type = None
-            release = self.token(_text(tags, "release"))
-            subarch = self.token(_fold(_text(tags, "subarch", "generic"), _text(tags, "kflavor", "generic")))
+            release = self.named(_text(tags, "release"))
+            subarch = self.named(_fold(_text(tags, "subarch", "generic"), _text(tags, "kflavor", "generic")))
             title = _text(tags, "release_title", "") or version or release
         return Product(
             name=name,
@@ -289,14 +290,14 @@ class _Reading:
     def _version(
         self, name: str, fields: object, tags: Mapping[str, str], kind: ProductKind
     ) -> tuple[Version, dict[str, str]]:
-        token = self.token(name)
+        version_name = self.named(name)
         if not isinstance(fields, dict) or not isinstance(fields.get("items"), dict):
             raise _Unusable("It has no items.")
         own_tags = _tags(fields)
         inherited = {**tags, **own_tags} if own_tags else tags
         items = tuple(item for key, raw in fields["items"].items() if (item := self._item(key, raw, inherited)))
         _require_whole(kind, items)
-        return Version(token, items), own_tags
+        return Version(version_name, items), own_tags
 
     def _item(self, key: str, fields: object, tags: Mapping[str, str]) -> Item | None:
         """The item, or None when it is of an ftype no rack has a use for."""
@@ -312,8 +313,8 @@ class _Reading:
         if not path.isascii():
             _require_printable(path, "path")
         return Item(
-            self.token(key),
-            self.token(ftype),
+            self.named(key),
+            self.named(ftype),
             self.path(path),
             self.sha256(_inherited(key, fields, tags, "sha256")),
             _size(key, fields.get("size", tags.get("size"))),
@@ -323,7 +324,7 @@ class _Reading:
         """Those of `products`, less the versions and products that deny what another one says."""
         candidates = list(products)
         contradicted = _contradicted(candidates)
-        kept: dict[tuple[Token, ...], Product] = {}
+        kept: dict[tuple[Name, ...], Product] = {}
         for candidate in candidates:
             product = self._consistent(candidate, contradicted) if contradicted else candidate
             if not product.versions:
@@ -360,7 +361,7 @@ def _contradicted(products: Iterable[Product]) -> set[str]:
     return contradicted
 
 
-def _identity(product: Product) -> tuple[Token, ...]:
+def _identity(product: Product) -> tuple[Name, ...]:
     return (product.os, product.release, product.arch, product.subarch, product.label)
 
 

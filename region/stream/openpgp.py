@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from shared.errors import BadSignature, InvalidKeyring, TooLarge, Unavailable, UnknownSigner, Unsigned, spoken_size
+from shared.errors import BadSignature, InvalidKeyring, TooLarge, Unavailable, UnknownSigner, Unsigned
+from shared.sizes import spoken_size
 
 DEFAULT_KEYRING: Final = importlib.resources.files("region.stream") / "keyrings" / "ubuntu-cloudimage-keyring.gpg"
 """The keys of images.maas.io: `DEFAULT_KEYRING.read_bytes()`."""

@@ -15,14 +15,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from deploy.local import postgres
-from region import catalogue, sources
-from region.catalogue import INDEX, Document, Reading
-from region.database import create_engine, migrate, transaction
-from region.plan import ImageKey, plan
+from deploy.local.mirror.content import TINY
+from deploy.local.mirror.mirror import Mirror
+from region.catalogue import products, sources
+from region.catalogue.products import INDEX, Document, Reading
+from region.database.connection import create_engine, migrate, transaction
+from region.importing.plan import plan
 from region.stream.documents import Index, Products, parse_index, parse_products
-from shared.names import RelativePath
-from tests.upstream.content import TINY
-from tests.upstream.mirror import Mirror
+from shared.names import ImageKey, RelativePath
 
 
 def read(root: Path) -> tuple[Index, list[tuple[RelativePath, Products]]]:
@@ -56,23 +56,21 @@ async def measure(url: str, root: Path) -> None:
     for what in ("catalogue, first reading", "catalogue, nothing changed"):
         began = time.perf_counter()
         async with transaction(engine) as connection:
-            await catalogue.record(connection, source.id, reading)
+            await products.record(connection, source.id, reading)
         tell(what, began)
-    products = [product for _, stream in streams for product in stream.products]
+    offered = [product for _, stream in streams for product in stream.products]
     everything = {
         (source.id, ImageKey(product.os, product.release, product.arch))
-        for product in products
+        for product in offered
         if product.bootloader_type is None
     }
     began = time.perf_counter()
     async with transaction(engine) as connection:
-        facts = await catalogue.facts(connection, everything)
-        decided = plan(everything, facts, await catalogue.stored(connection))
+        facts = await products.facts(connection, everything)
+        decided = plan(everything, facts, await products.stored(connection))
     tell("facts and plan, all images selected", began)
-    items = sum(len(version.items) for product in products for version in product.versions)
-    print(
-        f"{len(products)} products, {items} items, {len(decided.imports)} imports, {decided.fetch_bytes / 1e9:.1f} GB"
-    )
+    items = sum(len(version.items) for product in offered for version in product.versions)
+    print(f"{len(offered)} products, {items} items, {len(decided.imports)} imports, {decided.fetch_bytes / 1e9:.1f} GB")
     print(f"peak memory of this process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
     await engine.dispose()
 

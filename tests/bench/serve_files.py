@@ -31,8 +31,8 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from region.content import file_response
-from region.server import build_server
+from region.edge.content import file_response
+from region.edge.server import build_server
 from shared.digest import Sha256
 from shared.store import Store, hash_file
 

@@ -16,11 +16,11 @@ import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, Request, async_playwright, expect
 from pytest_asyncio import is_async_test
 
+from deploy.local.mirror.content import TINY
+from deploy.local.mirror.mirror import Mirror
+from deploy.local.mirror.server import Server, serve
 from tests.conftest import NOW
 from tests.e2e.site import Service, Site
-from tests.upstream.content import TINY
-from tests.upstream.mirror import Mirror
-from tests.upstream.server import Server, serve
 
 CHROMIUM = "/usr/bin/chromium"
 ARGUMENTS = [

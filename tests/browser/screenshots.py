@@ -17,12 +17,12 @@ from typing import Any
 from playwright.async_api import Browser, Page, Route, expect
 
 from deploy.local import postgres
-from region.database import create_engine, migrate
+from deploy.local.mirror.content import SAMPLE
+from deploy.local.mirror.faults import Flip, Slow, Status
+from deploy.local.mirror.key import Key
+from region.database.connection import create_engine, migrate
 from tests.browser.conftest import Harbour, Visitor, chromium, harbour_in, visiting
 from tests.browser.test_images import JAMMY, NOBLE, RESOLUTE, status
-from tests.upstream.content import SAMPLE
-from tests.upstream.faults import Flip, Slow, Status
-from tests.upstream.key import Key
 
 IMAGES = Path(__file__).parent.parent.parent / "docs" / "images"
 WIDTHS = {"desktop": 1280, "phone": 390}

@@ -4,8 +4,8 @@ import re
 
 from playwright.async_api import Locator, Page, expect
 
+from deploy.local.mirror.faults import Slow
 from tests.browser.conftest import Harbour, Visitor
-from tests.upstream.faults import Slow
 
 RESOLUTE = "ubuntu:resolute:amd64"
 NOBLE = "ubuntu:noble:amd64"

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from playwright.async_api import expect
 
-from region.racks import LIVE_FOR
+from region.fleet.racks import LIVE_FOR
 from tests.browser.conftest import Harbour, Visitor
 from tests.browser.test_images import row, status
 

@@ -9,14 +9,14 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Page, expect
 
+from deploy.local.mirror.content import TINY
+from deploy.local.mirror.key import Key
+from deploy.local.mirror.mirror import Mirror
+from deploy.local.mirror.server import Server, serve
 from tests.browser.conftest import Harbour, Visitor
 from tests.browser.test_images import NOBLE, row, save, status
 from tests.browser.test_operators import REFUSED
 from tests.conftest import NOW
-from tests.upstream.content import TINY
-from tests.upstream.key import Key
-from tests.upstream.mirror import Mirror
-from tests.upstream.server import Server, serve
 
 
 @pytest_asyncio.fixture(loop_scope="session")

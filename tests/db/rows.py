@@ -11,13 +11,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import insert, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from region import catalogue, manifests, sources
-from region.catalogue import Document, Reading
-from region.plan import ImageKey
+from region.catalogue import products as catalogue
+from region.catalogue import sources
+from region.catalogue.products import INDEX, Document, Reading
+from region.database.tables import region, sync_schedule
+from region.publishing import manifest
 from region.stream.documents import Item, Product, ProductKind, Products, Version
-from region.tables import region, sync_schedule
 from shared.digest import Sha256
-from shared.names import RelativePath, Token
+from shared.names import ImageKey, Name, RelativePath
 from shared.signing import encode_bytes, fingerprint, public_bytes
 
 NOW = datetime(2026, 7, 23, 12, 0, tzinfo=UTC)
@@ -36,7 +37,7 @@ def item(path: str, ftype: str | None = None, *, key: str | None = None, size: i
     """The file at `path`, of the ftype its last part names."""
     ftype = ftype or path.rpartition("/")[2]
     return Item(
-        Token(key or ftype), Token(ftype), RelativePath(path), digest(path), SIZES[ftype] if size is None else size
+        Name(key or ftype), Name(ftype), RelativePath(path), digest(path), SIZES[ftype] if size is None else size
     )
 
 
@@ -47,11 +48,11 @@ def kernel(
     return Product(
         name=f"org.example:{release}:{arch}:{subarch}",
         kind=ProductKind.BOOT,
-        os=Token("ubuntu"),
-        release=Token(release),
-        arch=Token(arch),
-        subarch=Token(subarch),
-        label=Token("stable"),
+        os=Name("ubuntu"),
+        release=Name(release),
+        arch=Name(arch),
+        subarch=Name(subarch),
+        label=Name("stable"),
         title=f"{version} LTS",
         version=version,
         codename=release.title(),
@@ -60,7 +61,7 @@ def kernel(
         is_ga=subarch.startswith("ga-"),
         versions=tuple(
             Version(
-                Token(serial),
+                Name(serial),
                 (
                     item(f"{release}/{arch}/{serial}/{subarch}/boot-initrd"),
                     item(f"{release}/{arch}/{serial}/{subarch}/boot-kernel"),
@@ -77,20 +78,20 @@ def bootloader(*serials: str, os: str = "grub-efi-signed", kind: str = "uefi", a
     return Product(
         name=f"org.example:{os}:{kind}:{arch}",
         kind=ProductKind.BOOTLOADER,
-        os=Token(os),
-        release=Token(os),
-        arch=Token(arch),
-        subarch=Token(kind),
-        label=Token("stable"),
+        os=Name(os),
+        release=Name(os),
+        arch=Name(arch),
+        subarch=Name(kind),
+        label=Name("stable"),
         title=f"{os} ({kind})",
         version="",
         codename="",
         support_eol=None,
-        bootloader_type=Token(kind),
+        bootloader_type=Name(kind),
         is_ga=False,
         versions=tuple(
             Version(
-                Token(serial),
+                Name(serial),
                 tuple(
                     item(f"{os}/{arch}/{serial}/{package}.tar.xz", "archive.tar.xz", key=package)
                     for package in ("grub2-signed", "shim-signed")
@@ -101,11 +102,11 @@ def bootloader(*serials: str, os: str = "grub-efi-signed", kind: str = "uefi", a
     )
 
 
-def reading(*products: Product, updated: datetime = NOW, content_id: str = STREAM) -> Reading:
+def reading(*offered: Product, updated: datetime = NOW, content_id: str = STREAM) -> Reading:
     """One reading of a source with one product file, dated `updated` like its index."""
-    index = Document(catalogue.INDEX, RelativePath("streams/v1/index.sjson"), updated, "")
+    index = Document(INDEX, RelativePath("streams/v1/index.sjson"), updated, "")
     document = Document(content_id, RelativePath(f"streams/v1/{content_id}.sjson"), updated, "")
-    return Reading(index, frozenset({content_id}), [(document, Products(content_id, updated, products, ()))])
+    return Reading(index, frozenset({content_id}), [(document, Products(content_id, updated, offered, ()))])
 
 
 async def make_region(connection: AsyncConnection, key: Ed25519PrivateKey) -> None:
@@ -158,10 +159,10 @@ async def hold(
     assert held.rowcount
 
 
-async def publish(connection: AsyncConnection, key: Ed25519PrivateKey, now: datetime = NOW) -> manifests.Published:
+async def publish(connection: AsyncConnection, key: Ed25519PrivateKey, now: datetime = NOW) -> manifest.Published:
     """The current manifest, after what is held now was published."""
-    await manifests.publish(connection, key, now)
-    published = await manifests.current(connection, key)
+    await manifest.publish(connection, key, now)
+    published = await manifest.current(connection, key)
     assert published is not None
     return published
 

@@ -11,14 +11,14 @@ import pytest
 from sqlalchemy import literal_column, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from region import catalogue
-from region.catalogue import INDEX, Document, Reading
-from region.database import transaction
-from region.plan import ImageKey, plan
+from region.catalogue import products
+from region.catalogue.products import INDEX, Document, Reading
+from region.database import tables
+from region.database.connection import transaction
+from region.importing.plan import plan
 from region.stream.documents import Product, parse_index, parse_products
-from region.tables import items, products, versions
 from shared.errors import TooOld
-from shared.names import RelativePath, Token
+from shared.names import ImageKey, Name, RelativePath
 from tests.db.rows import (
     NOBLE,
     NOW,
@@ -46,7 +46,7 @@ async def rows(connection: AsyncConnection) -> dict[str, list[tuple[object, ...]
                 select(literal_column("xmin::text"), *table.c).order_by(*table.primary_key)
             )
         ]
-        for table in (products, versions, items)
+        for table in (tables.products, tables.versions, tables.items)
     }
 
 
@@ -73,14 +73,14 @@ async def test_a_reading_is_remembered(engine: AsyncEngine) -> None:
             (GA, "20260702", True, True, False),
             ("org.example:grub-efi-signed:uefi:amd64", "1", True, True, False),
         }
-        assert await catalogue.accepted(connection, source_id) == {
+        assert await products.accepted(connection, source_id) == {
             INDEX: Document(INDEX, RelativePath("streams/v1/index.sjson"), NOW, ""),
             STREAM: Document(STREAM, RelativePath(f"streams/v1/{STREAM}.sjson"), NOW, ""),
         }
-        assert await catalogue.is_known(connection, source_id, NOBLE)
-        assert not await catalogue.is_known(connection, source_id, ImageKey.parse("ubuntu:jammy:amd64"))
+        assert await products.is_known(connection, source_id, NOBLE)
+        assert not await products.is_known(connection, source_id, ImageKey.parse("ubuntu:jammy:amd64"))
         # A bootloader is no image that anybody could select.
-        assert not await catalogue.is_known(
+        assert not await products.is_known(
             connection, source_id, ImageKey.parse("grub-efi-signed:grub-efi-signed:amd64")
         )
 
@@ -94,7 +94,7 @@ async def test_reading_the_same_again_writes_nothing(engine: AsyncEngine) -> Non
         before = await rows(connection)
     for _ in range(2):
         async with transaction(engine) as connection:
-            assert await catalogue.record(connection, source_id, reading(*offered)) == []
+            assert await products.record(connection, source_id, reading(*offered)) == []
     async with transaction(engine) as connection:
         assert await rows(connection) == before
         assert len(before["items"]) == 11
@@ -115,10 +115,10 @@ async def test_what_is_accepted_never_gets_older(engine: AsyncEngine, index: int
     older = Reading(Document(INDEX, found.index.path, NOW + timedelta(seconds=index), ""), found.offered, found.changed)
     with pytest.raises(TooOld):
         async with transaction(engine) as connection:
-            await catalogue.record(connection, source_id, older)
+            await products.record(connection, source_id, older)
     async with transaction(engine) as connection:
         assert await known(connection) == before
-        assert {entry.updated for entry in (await catalogue.accepted(connection, source_id)).values()} == {NOW}
+        assert {entry.updated for entry in (await products.accepted(connection, source_id)).values()} == {NOW}
 
 
 async def test_sources_do_not_disturb_each_other(engine: AsyncEngine) -> None:
@@ -126,8 +126,8 @@ async def test_sources_do_not_disturb_each_other(engine: AsyncEngine) -> None:
         first = await make_source(connection, kernel("20260702"), name="first", priority=1)
         second = await make_source(connection, kernel("20260702"), name="second", priority=2)
         # What binds one source binds no other, and what one drops the other still offers.
-        await catalogue.record(connection, second, reading(updated=LATER))
-        await catalogue.record(connection, first, reading(kernel("20260702"), updated=NOW))
+        await products.record(connection, second, reading(updated=LATER))
+        await products.record(connection, first, reading(kernel("20260702"), updated=NOW))
         assert await known(connection) == {(GA, "20260702", True, True, False)}
 
 
@@ -164,15 +164,15 @@ async def test_what_vanishes_stays_only_while_it_is_held(
     async with transaction(engine) as connection:
         source_id = await make_source(connection, kernel("20260701", "20260702"))
     async with engine.connect() as connection:
-        await catalogue.record(connection, source_id, reading(*after, updated=LATER))
+        await products.record(connection, source_id, reading(*after, updated=LATER))
         assert await known(connection) == unheld
         await connection.rollback()
         await hold(connection, source_id, "20260701")
-        await catalogue.record(connection, source_id, reading(*after, updated=LATER))
+        await products.record(connection, source_id, reading(*after, updated=LATER))
         # The flag of a version is what was last said of it; the product's own counts first.
         assert {entry[:3] + entry[4:] for entry in await known(connection)} == {entry[:3] + entry[4:] for entry in held}
-        facts = await catalogue.facts(connection, [(source_id, NOBLE)])
-        assert plan([(source_id, NOBLE)], facts, await catalogue.stored(connection)).retire == frozenset()
+        facts = await products.facts(connection, [(source_id, NOBLE)])
+        assert plan([(source_id, NOBLE)], facts, await products.stored(connection)).retire == frozenset()
         await connection.rollback()
 
 
@@ -180,11 +180,11 @@ async def test_what_vanished_comes_back_as_it_was(engine: AsyncEngine) -> None:
     async with transaction(engine) as connection:
         source_id = await make_source(connection, kernel("20260701"))
         await hold(connection, source_id, "20260701")
-        before = await catalogue.facts(connection, [])
-        await catalogue.record(connection, source_id, reading(updated=LATER))
-        assert [product.target() for product in await catalogue.facts(connection, [])] == [None]
-        await catalogue.record(connection, source_id, reading(kernel("20260701"), updated=LATER))
-        assert await catalogue.facts(connection, []) == before
+        before = await products.facts(connection, [])
+        await products.record(connection, source_id, reading(updated=LATER))
+        assert [product.target() for product in await products.facts(connection, [])] == [None]
+        await products.record(connection, source_id, reading(kernel("20260701"), updated=LATER))
+        assert await products.facts(connection, []) == before
 
 
 async def test_a_product_file_that_the_index_names_no_more_takes_its_products_along(engine: AsyncEngine) -> None:
@@ -192,12 +192,12 @@ async def test_a_product_file_that_the_index_names_no_more_takes_its_products_al
         source_id = await make_source(connection, kernel("20260701"), kernel("20260701", subarch="hwe-24.04"))
         await hold(connection, source_id, "20260701", subarch="ga-24.04")
         other = reading(bootloader("1"), content_id="org.example:bootloaders", updated=LATER)
-        await catalogue.record(connection, source_id, other)
+        await products.record(connection, source_id, other)
         assert {entry[:3] + entry[4:] for entry in await known(connection)} == {
             (GA, "20260701", False, True),
             ("org.example:grub-efi-signed:uefi:amd64", "1", True, False),
         }
-        remembered = await catalogue.accepted(connection, source_id)
+        remembered = await products.accepted(connection, source_id)
         assert {content_id for content_id, entry in remembered.items() if entry.listed} == {
             INDEX,
             "org.example:bootloaders",
@@ -210,9 +210,9 @@ async def test_products_of_a_product_file_that_did_not_change_stay(engine: Async
         source_id = await make_source(connection, kernel("20260701"))
         other = reading(bootloader("1"), content_id="org.example:bootloaders", updated=LATER)
         both = Reading(other.index, other.offered | {STREAM}, other.changed)
-        await catalogue.record(connection, source_id, both)
+        await products.record(connection, source_id, both)
         assert (GA, "20260701", True, True, False) in await known(connection)
-        assert {k: d.updated for k, d in (await catalogue.accepted(connection, source_id)).items()} == {
+        assert {k: d.updated for k, d in (await products.accepted(connection, source_id)).items()} == {
             INDEX: LATER,
             STREAM: NOW,
             "org.example:bootloaders": LATER,
@@ -225,7 +225,7 @@ async def test_a_product_may_move_to_another_product_file(engine: AsyncEngine) -
         old = reading(updated=LATER)
         new = reading(kernel("20260701"), content_id="org.example:another", updated=LATER)
         for changed in ([*old.changed, *new.changed], [*new.changed, *old.changed]):
-            await catalogue.record(connection, source_id, Reading(new.index, old.offered | new.offered, changed))
+            await products.record(connection, source_id, Reading(new.index, old.offered | new.offered, changed))
             assert await known(connection) == {(GA, "20260701", True, True, False)}
 
 
@@ -248,15 +248,15 @@ def _replaced(value: T, **fields: object) -> T:
 async def test_a_version_that_changes_under_its_own_name_is_taken_as_it_is_now(engine: AsyncEngine) -> None:
     async with transaction(engine) as connection:
         source_id = await make_source(connection, kernel("20260701"))
-        assert await catalogue.record(connection, source_id, reading(changed_kernel(), updated=LATER)) == []
-        (product,) = await catalogue.facts(connection, [(source_id, NOBLE)])
+        assert await products.record(connection, source_id, reading(changed_kernel(), updated=LATER)) == []
+        (product,) = await products.facts(connection, [(source_id, NOBLE)])
         assert digest("rebuilt/boot-kernel") in {file.sha256 for file in product.versions[0].files}
         assert len(product.versions[0].files) == 3
         fewer = _replaced(kernel("20260701").versions[0], items=kernel("20260701").versions[0].items[:2])
-        await catalogue.record(
+        await products.record(
             connection, source_id, reading(_replaced(kernel("20260701"), versions=(fewer,)), updated=LATER)
         )
-        (product,) = await catalogue.facts(connection, [(source_id, NOBLE)])
+        (product,) = await products.facts(connection, [(source_id, NOBLE)])
         assert len(product.versions[0].files) == 2
 
 
@@ -267,7 +267,7 @@ async def test_a_held_version_never_changes(engine: AsyncEngine) -> None:
     async with transaction(engine) as connection:
         before = (await rows(connection))["items"]
     async with transaction(engine) as connection:
-        kept = await catalogue.record(connection, source_id, reading(changed_kernel(), updated=LATER))
+        kept = await products.record(connection, source_id, reading(changed_kernel(), updated=LATER))
         assert len(kept) == 1
         assert GA in kept[0]
         assert "20260701" in kept[0]
@@ -282,10 +282,10 @@ async def test_a_held_product_that_upstream_gives_another_identity_stays_what_it
     async with transaction(engine) as connection:
         source_id = await make_source(connection, kernel("20260701"))
         await hold(connection, source_id, "20260701")
-        renamed = _replaced(kernel("20260701"), **{field: Token("other")})
-        await catalogue.record(connection, source_id, reading(renamed, updated=LATER))
-        facts = await catalogue.facts(connection, [(source_id, NOBLE)])
-        decided = plan([(source_id, NOBLE)], facts, await catalogue.stored(connection))
+        renamed = _replaced(kernel("20260701"), **{field: Name("other")})
+        await products.record(connection, source_id, reading(renamed, updated=LATER))
+        facts = await products.facts(connection, [(source_id, NOBLE)])
+        decided = plan([(source_id, NOBLE)], facts, await products.stored(connection))
         held = [product for product in facts if any(version.held for version in product.versions)]
         assert [product.slot for product in held] == ["ubuntu/amd64/ga-24.04/noble/stable"]
         assert decided.retire == frozenset()
@@ -301,7 +301,7 @@ async def test_facts_are_those_of_wanted_images_bootloaders_and_what_is_held(eng
             bootloader("1"),
         )
         await hold(connection, source_id, "20260701", subarch="ga-20.04")
-        facts = {product.slot: product for product in await catalogue.facts(connection, [(source_id, NOBLE)])}
+        facts = {product.slot: product for product in await products.facts(connection, [(source_id, NOBLE)])}
         assert set(facts) == {
             "ubuntu/amd64/ga-24.04/noble/stable",
             "ubuntu/amd64/ga-20.04/focal/stable",
@@ -317,7 +317,7 @@ async def test_facts_are_those_of_wanted_images_bootloaders_and_what_is_held(eng
         ]
         assert facts["bootloader/uefi/amd64"].bootloader
         await store_files(connection, [digest("noble/amd64/20260701/squashfs")])
-        assert len(await catalogue.stored(connection)) == 4
+        assert len(await products.stored(connection)) == 4
 
 
 @pytest.mark.skipif(
@@ -343,9 +343,9 @@ async def test_the_stable_stream_at_its_true_size(engine: AsyncEngine) -> None:
     selected = {(source_id, ImageKey(p.os, p.release, p.arch)) for _, stream in changed for p in stream.products}
     selected = {(source, image) for source, image in selected if image.os in ("ubuntu", "centos")}
     async with transaction(engine) as connection:
-        assert await catalogue.record(connection, source_id, whole) == []
-        facts = await catalogue.facts(connection, selected)
-        decided = plan(selected, facts, await catalogue.stored(connection))
+        assert await products.record(connection, source_id, whole) == []
+        facts = await products.facts(connection, selected)
+        decided = plan(selected, facts, await products.stored(connection))
     elapsed_s = time.perf_counter() - began
     grown_mb = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak_before) / 1024
 
@@ -374,6 +374,6 @@ async def test_the_stable_stream_at_its_true_size(engine: AsyncEngine) -> None:
     async with transaction(engine) as connection:
         before = await rows(connection)
     async with transaction(engine) as connection:
-        await catalogue.record(connection, source_id, whole)
+        await products.record(connection, source_id, whole)
     async with transaction(engine) as connection:
         assert await rows(connection) == before

@@ -9,8 +9,8 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from deploy.local import postgres
-from region.database import create_engine, is_migrated, migrate, transaction
-from region.tables import metadata
+from region.database.connection import create_engine, is_migrated, migrate, transaction
+from region.database.tables import metadata
 from shared.errors import Unavailable
 
 

@@ -9,9 +9,9 @@ import pytest
 from sqlalchemy import text, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from region import catalogue, files, selections
-from region.database import transaction
-from region.tables import versions
+from region.catalogue import files, products, selections
+from region.database.connection import transaction
+from region.database.tables import versions
 from shared.digest import Sha256
 from shared.errors import NotFound
 from shared.store import SLICE_S, Store, slice_of_day
@@ -43,7 +43,7 @@ async def kept(engine: AsyncEngine, store: Store, content: bytes = b"bytes") -> 
 
 async def rows(engine: AsyncEngine) -> set[str]:
     async with transaction(engine) as connection:
-        return set(await catalogue.stored(connection))
+        return set(await products.stored(connection))
 
 
 async def pruned(engine: AsyncEngine, store: Store, after: timedelta) -> list[Sha256]:

@@ -8,15 +8,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from region import catalogue, images, imports, selections, sources
-from region.database import transaction
-from region.images import Image
-from region.imports import ImageProgress
-from region.plan import ImageKey
-from region.racks import LIVE_FOR
+from region.catalogue import images, products, selections, sources
+from region.catalogue.images import Image
+from region.database.connection import transaction
+from region.fleet.racks import LIVE_FOR
+from region.importing import imports
+from region.importing.imports import ImageProgress
 from region.stream.documents import Product
 from shared.digest import Sha256
 from shared.errors import NotFound
+from shared.names import ImageKey
 from tests.db.rows import (
     EPOCH,
     NOBLE,
@@ -111,7 +112,7 @@ async def running_after_a_failure(connection: AsyncConnection) -> None:
 async def running_for_a_new_version(connection: AsyncConnection) -> None:
     source_id = await held(connection)
     newer = (kernel("1", "2"), kernel("1", "2", subarch="hwe-24.04"))
-    await catalogue.record(connection, source_id, reading(*newer, updated=LATER))
+    await products.record(connection, source_id, reading(*newer, updated=LATER))
     await imported(connection, "running", ImageProgress(1600, 800))
 
 
@@ -174,7 +175,7 @@ async def nothing_offers_it(connection: AsyncConnection) -> None:
 
 
 async def vanished(connection: AsyncConnection) -> None:
-    await catalogue.record(connection, await held(connection), reading(updated=LATER))
+    await products.record(connection, await held(connection), reading(updated=LATER))
 
 
 async def versions_vanished(connection: AsyncConnection) -> None:
@@ -361,7 +362,7 @@ async def test_a_kernel_that_vanished_holds_up_nothing(engine: AsyncEngine) -> N
     async with transaction(engine) as connection:
         await make_region(connection, KEY)
         source_id = await held(connection)
-        await catalogue.record(connection, source_id, reading(kernel("1"), updated=LATER))
+        await products.record(connection, source_id, reading(kernel("1"), updated=LATER))
         image = await images.get(connection, NOBLE, NOW)
         assert (image.status, image.size_bytes) == ("stored", 1300)
 

@@ -16,26 +16,29 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from region import app, catalogue, images, importer, imports, manifests, selections, sources
-from region.app import Region
-from region.database import transaction
-from region.images import Image
-from region.importer import run_next
-from region.imports import Claim, Import
-from region.plan import ImageKey
-from region.settings import RegionSettings
-from region.sources import Source
+from deploy.local.mirror.content import TINY
+from deploy.local.mirror.faults import Cut, Flip, Hang, Status
+from deploy.local.mirror.key import Key
+from deploy.local.mirror.mirror import File, Mirror
+from deploy.local.mirror.products import CENTOS, UBUNTU
+from deploy.local.mirror.server import Server, serve
+from region import app
+from region.catalogue import images, products, selections, sources
+from region.catalogue.images import Image
+from region.catalogue.sources import Source
+from region.configuration import RegionConfiguration
+from region.database.connection import transaction
+from region.importing import importer, imports
+from region.importing.importer import run_next
+from region.importing.imports import Claim, Import
+from region.process import Region
+from region.publishing import manifest
 from shared.digest import Sha256
 from shared.errors import NoRoom
-from shared.manifest import Manifest
+from shared.names import ImageKey
 from shared.store import Store
+from shared.wire.manifest import Manifest
 from tests.conftest import NOW, Clock
-from tests.upstream.content import TINY
-from tests.upstream.faults import Cut, Flip, Hang, Status
-from tests.upstream.key import Key
-from tests.upstream.mirror import File, Mirror
-from tests.upstream.products import CENTOS, UBUNTU
-from tests.upstream.server import Server, serve
 
 RESOLUTE = ImageKey.parse("ubuntu:resolute:amd64")
 NOBLE = ImageKey.parse("ubuntu:noble:amd64")
@@ -108,7 +111,7 @@ class Bench:
 
     async def manifest(self) -> Manifest:
         async with transaction(self.region.engine) as connection:
-            published = await manifests.current(connection, self.region.key)
+            published = await manifest.current(connection, self.region.key)
         assert published is not None
         return published.manifest
 
@@ -172,7 +175,7 @@ def paths_asked(server: Server, pattern: str = "*") -> list[str]:
 
 
 def build(directory: Path, database_url: str, server: Server, mirror: Mirror, clock: Clock) -> Region:
-    settings = RegionSettings(
+    settings = RegionConfiguration(
         database_url=database_url,
         data_dir=directory,
         default_source_url=server.url,
@@ -197,7 +200,7 @@ async def bench(
     """A region on its first start: it knows the mirror as its default source and has imported nothing."""
     monkeypatch.setattr(importer, "PROGRESS_PERIOD_S", 0.05)
     built = build(tmp_path / "region", database_url, server, mirror, clock)
-    await app.prepare(built)
+    await built.prepare()
     yield Bench(built)
     await built.engine.dispose()
 
@@ -216,7 +219,7 @@ async def test_the_first_import_brings_the_newest_lts_and_the_bootloaders(
         assert await selections.wanted(connection) == {(1, RESOLUTE)}
         assert (await imports.schedule(connection)).last_run_at == bench.region.now()
         for release, version in (("resolute", "26.04"), ("noble", "24.04"), ("jammy", "22.04")):
-            assert await catalogue.is_known(connection, 1, ImageKey.parse(f"ubuntu:{release}:arm64")), version
+            assert await products.is_known(connection, 1, ImageKey.parse(f"ubuntu:{release}:arm64")), version
     image = await bench.image()
     assert (image.status, image.progress, image.version) == ("stored", 100, "20260701")
     for kernel in KERNELS:
@@ -293,8 +296,8 @@ async def test_a_new_version_replaces_the_old_one_and_no_manifest_lacks_the_imag
     between = await bench.manifests_since(old.serial)
     names = {(entry.path, entry.kind) for entry in old.entries}
     assert between
-    for manifest in between:
-        assert {(entry.path, entry.kind) for entry in manifest.entries} == names
+    for each in between:
+        assert {(entry.path, entry.kind) for entry in each.entries} == names
     new = {file.sha256 for file in published.files}
     assert new <= set(between[-1].files())
     # Every name went from its old bytes to its new ones, once.
@@ -419,7 +422,7 @@ async def test_a_stream_that_lost_its_signature_is_refused(bench: Bench, mirror:
     failed = await bench.import_now()
     assert (failed.state, failed.error_code) == ("failed", "unsigned")
     async with transaction(bench.region.engine) as connection:
-        assert not await catalogue.is_known(connection, 1, RESOLUTE)
+        assert not await products.is_known(connection, 1, RESOLUTE)
         assert await selections.default_is_due(connection)
 
 
@@ -548,8 +551,8 @@ async def test_the_source_with_the_higher_priority_takes_an_image_over_without_a
     image = await bench.image()
     assert (image.status, image.source_id) == ("stored", second)
     names = {entry.path for entry in old.entries}
-    for manifest in await bench.manifests_since(old.serial):
-        assert {entry.path for entry in manifest.entries} == names
+    for each in await bench.manifests_since(old.serial):
+        assert {entry.path for entry in each.entries} == names
 
 
 async def test_a_mirror_of_the_very_same_files_takes_an_image_over_and_racks_stay_synced(
@@ -645,7 +648,7 @@ async def test_a_ca_bundle_that_went_away_costs_its_own_source_only(
         bundle.unlink()
         published = mirror.publish(release="noble", arch="amd64")
         failed = await bench.import_now("schedule")
-    assert (failed.state, failed.error_code) == ("failed", "invalid_settings")
+    assert (failed.state, failed.error_code) == ("failed", "invalid_configuration")
     assert (await bench.image(NOBLE)).held_version == published.version
 
 
@@ -788,7 +791,7 @@ async def test_two_processes_do_the_work_once_and_either_answers(
     bench: Bench, tmp_path: Path, database_url: str, server: Server, mirror: Mirror, clock: Clock
 ) -> None:
     second = build(tmp_path / "region", database_url, server, mirror, clock)
-    await app.prepare(second)
+    await second.prepare()
     await bench.ask()
     assert sorted(await asyncio.gather(run_next(bench.region.importer), run_next(second.importer))) == [False, True]
     asked = paths_asked(server)

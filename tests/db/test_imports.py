@@ -10,11 +10,11 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from region import imports
-from region.database import transaction
-from region.imports import SYNC_PERIOD, Claim, ImageProgress, LeaseLost
-from region.plan import ImageKey
+from region.database.connection import transaction
+from region.importing import imports
+from region.importing.imports import SYNC_PERIOD, Claim, ImageProgress, LeaseLost
 from shared.errors import Conflict, NotFound
+from shared.names import ImageKey
 from tests.db.rows import NOBLE, NOW, make_region, until_somebody_waits
 
 JAMMY = ImageKey.parse("ubuntu:jammy:amd64")

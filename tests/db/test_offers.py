@@ -5,16 +5,16 @@ from pathlib import Path
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from region import catalogue, offers
-from region.catalogue import INDEX, Document, Reading
-from region.database import transaction
-from region.offers import Offer
+from deploy.local.mirror.content import TINY
+from deploy.local.mirror.mirror import Mirror
+from region.catalogue import offers, products
+from region.catalogue.offers import Offer
+from region.catalogue.products import INDEX, Document, Reading
+from region.database.connection import transaction
 from region.stream.documents import Product, parse_index, parse_products
 from shared.names import RelativePath
 from tests.conftest import NOW
 from tests.db.rows import bootloader, kernel, make_source, reading
-from tests.upstream.content import TINY
-from tests.upstream.mirror import Mirror
 
 STABLE = Path(__file__).parents[3] / "shared" / "data" / "stable-stream"
 
@@ -63,9 +63,9 @@ async def test_the_offers_of_the_stable_stream(engine: AsyncEngine) -> None:
 async def test_what_is_offered_no_more_is_no_offer(engine: AsyncEngine) -> None:
     async with transaction(engine) as connection:
         source_id = await make_source(connection, kernel("1"))
-        await catalogue.record(connection, source_id, reading(kernel("1", release="jammy")))
+        await products.record(connection, source_id, reading(kernel("1", release="jammy")))
         assert [offer.release for offer in await offers.list_all(connection, source_id)] == ["jammy"]
-        await catalogue.record(connection, source_id, reading())
+        await products.record(connection, source_id, reading())
         assert await offers.list_all(connection, source_id) == []
 
 
@@ -73,17 +73,17 @@ async def _both(engine: AsyncEngine, root: Path) -> list[Offer]:
     """The offers of the unsigned stream below `root`, as read and as catalogued, which must be the same."""
     index = parse_index((root / "streams/v1/index.json").read_bytes(), "index.json")
     changed = []
-    products: list[Product] = []
+    found: list[Product] = []
     for entry in index.entries:
         stream = parse_products((root / entry.path).read_bytes(), entry.path)
         changed.append((Document(entry.content_id, entry.path, stream.updated, ""), stream))
-        products += stream.products
+        found += stream.products
     head = Document(INDEX, RelativePath("streams/v1/index.json"), index.updated, "")
     async with transaction(engine) as connection:
         source_id = await make_source(connection)
-        await catalogue.record(
+        await products.record(
             connection, source_id, Reading(head, frozenset(entry.content_id for entry in index.entries), changed)
         )
         catalogued = await offers.list_all(connection, source_id)
-    assert catalogued == offers.of_products(products)
+    assert catalogued == offers.of_products(found)
     return catalogued

@@ -6,8 +6,8 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from region.database import transaction
-from region.operators import Operator, Role, authenticate, create_token
+from region.database.connection import transaction
+from region.people.operators import Operator, Role, authenticate, create_token
 from shared.errors import InvalidToken, TokenExpired
 from tests.db.rows import NOW
 

@@ -9,11 +9,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from region import racks
-from region.database import transaction
-from region.racks import LIVE_FOR, TOKEN_LIFETIME
+from region.database.connection import transaction
+from region.fleet import racks
+from region.fleet.racks import LIVE_FOR, TOKEN_LIFETIME
 from shared.digest import Sha256
-from shared.enrolment import REQUEST_TYPE, Enrolment, EnrolmentRequest, EnrolmentToken
 from shared.errors import (
     BadSignature,
     BootferryError,
@@ -26,9 +25,11 @@ from shared.errors import (
     TokenSpent,
     WrongRegion,
 )
-from shared.manifest import Report
-from shared.names import Token
-from shared.signing import encode_bytes, fingerprint, public_bytes, seal
+from shared.names import Name
+from shared.signing import encode_bytes, fingerprint, public_bytes
+from shared.wire.enrolment import REQUEST_TYPE, Enrolment, EnrolmentRequest, EnrolmentToken
+from shared.wire.envelope import seal
+from shared.wire.report import OldReport, parse_report
 from tests.db.rows import NOW, make_rack
 
 REGION = "ab" * 32
@@ -43,7 +44,7 @@ async def make_token(engine: AsyncEngine, *, uses: int = 1, lifetime: timedelta 
 
 def asking(name: str = "rack-1", key: Ed25519PrivateKey | None = None, region: str = REGION) -> EnrolmentRequest:
     key = key or Ed25519PrivateKey.generate()
-    return EnrolmentRequest(Token(name), encode_bytes(public_bytes(key)), region)
+    return EnrolmentRequest(Name(name), encode_bytes(public_bytes(key)), region)
 
 
 async def enrolled(
@@ -134,7 +135,7 @@ def _keyid(keyid: object) -> bytes:
     """An envelope that says to be signed by a key of this id."""
     document = json.loads(_unknown_to_the_region())
     document["signatures"][0]["keyid"] = keyid
-    return json.dumps(document).encode()
+    return json.dumps(document, separators=(",", ":")).encode()
 
 
 @pytest.mark.parametrize(
@@ -177,7 +178,7 @@ async def test_a_request_that_does_not_hold(
     document["signatures"][0]["keyid"] = fingerprint(token.key())
     with pytest.raises(error):
         async with transaction(engine) as connection:
-            await racks.enrol(connection, json.dumps(document).encode(), REGION, NOW)
+            await racks.enrol(connection, json.dumps(document, separators=(",", ":")).encode(), REGION, NOW)
     assert await names(engine) == []
     assert await enrolled(engine, token), "the token is not spent by that"
 
@@ -187,8 +188,8 @@ async def test_a_request_that_does_not_hold(
 A, B, C = (Sha256.of(name) for name in (b"a", b"b", b"c"))
 
 
-def report(sequence: int, *held: Sha256, error: str = "") -> Report:
-    return Report(
+def report(sequence: int, *held: Sha256, error: str = "") -> OldReport:
+    return OldReport(
         sequence=sequence,
         version="1",
         epoch=7,
@@ -239,9 +240,10 @@ async def test_a_report_of_half_a_character_is_refused_or_stored(engine: AsyncEn
         rack_id = await make_rack(connection, "one")
     body = json.dumps({**json.loads(report(1).encode()), "error": "\ud800"}).encode()
     try:
-        parsed = Report.parse(body)
+        parsed = parse_report(body)
     except Refused:
         return
+    assert isinstance(parsed, OldReport)
     async with transaction(engine) as connection:
         await racks.record_report(connection, rack_id, parsed, NOW)
 

@@ -5,10 +5,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from region import selections
-from region.database import transaction
-from region.plan import ImageKey
+from region.catalogue import selections
+from region.database.connection import transaction
 from shared.errors import NotFound
+from shared.names import ImageKey
 from tests.db.rows import NOBLE, NOW, make_region, make_source
 
 JAMMY = ImageKey.parse("ubuntu:jammy:amd64")

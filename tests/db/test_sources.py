@@ -8,10 +8,11 @@ from sqlalchemy import insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from region import catalogue, selections, sources, tables
-from region.catalogue import INDEX
-from region.database import transaction
-from region.sources import SourceWish, wish
+from region.catalogue import products, selections, sources
+from region.catalogue.products import INDEX
+from region.catalogue.sources import SourceWish, wish
+from region.database import tables
+from region.database.connection import transaction
 from region.stream.openpgp import DEFAULT_KEYRING
 from shared.errors import BootferryError, Conflict, InvalidKeyring, InvalidValue, NotFound
 from tests.db.rows import NOBLE, NOW, STREAM, hold, kernel, make_source
@@ -136,10 +137,10 @@ async def test_what_was_accepted_binds_the_same_origin_only(
 ) -> None:
     async with transaction(engine) as connection:
         source_id = await make_source(connection, kernel("20260701"))
-        assert set(await catalogue.accepted(connection, source_id)) == {INDEX, STREAM}
+        assert set(await products.accepted(connection, source_id)) == {INDEX, STREAM}
         changed = await sources.change(connection, source_id, wished)
         assert (changed.name, changed.url, changed.priority) == (wished.name, wished.url, wished.priority)
-        assert bool(await catalogue.accepted(connection, source_id)) is not forgotten
+        assert bool(await products.accepted(connection, source_id)) is not forgotten
 
 
 async def test_changing_a_source_that_is_not_there(engine: AsyncEngine) -> None:
@@ -177,5 +178,5 @@ async def test_a_source_in_use_cannot_be_forgotten(engine: AsyncEngine) -> None:
         await sources.remove(connection, idle)
         with pytest.raises(NotFound):
             await sources.remove(connection, idle)
-        assert not await catalogue.is_known(connection, idle, NOBLE)
-        assert await catalogue.is_known(connection, held, NOBLE)
+        assert not await products.is_known(connection, idle, NOBLE)
+        assert await products.is_known(connection, held, NOBLE)

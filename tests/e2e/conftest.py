@@ -7,11 +7,11 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from deploy.local.mirror.content import TINY
+from deploy.local.mirror.mirror import Mirror
+from deploy.local.mirror.server import Server, serve
 from tests.conftest import NOW
 from tests.e2e.site import Service, Site
-from tests.upstream.content import TINY
-from tests.upstream.mirror import Mirror
-from tests.upstream.server import Server, serve
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from deploy.local import postgres
+from deploy.local.mirror.content import TINY
+from deploy.local.mirror.mirror import Mirror
+from deploy.local.mirror.server import serve
 from tests.conftest import NOW
 from tests.e2e.site import Site
-from tests.upstream.content import TINY
-from tests.upstream.mirror import Mirror
-from tests.upstream.server import serve
 
 pytestmark = [pytest.mark.e2e]
 

@@ -30,7 +30,7 @@ import rack
 import region
 import shared
 from rack import cli as rack_program
-from rack.settings import RackSettings
+from rack.configuration import RackConfiguration
 from region import __main__ as region_program
 from region.api import images, problems, racks
 from region.api.imports import ImportShown
@@ -38,9 +38,9 @@ from region.cli import images as cli_images
 from region.cli import imports as cli_imports
 from region.cli import main as operators_program
 from region.cli import racks as cli_racks
-from region.settings import RegionSettings
+from region.configuration import RegionConfiguration
+from shared.configuration import ServiceConfiguration
 from shared.errors import BootferryError
-from shared.settings import ServiceSettings
 from tests.e2e.conftest import Ferry
 
 CHECKOUT = Path(__file__).parents[2]
@@ -413,8 +413,8 @@ def test_every_status_is_explained_by_the_word_it_is_shown_as(
     assert rows == {status: cell.text for status, cell in words.items()}
 
 
-@pytest.mark.parametrize("settings", [RegionSettings, RackSettings], ids=lambda settings: settings.service)
-def test_every_setting_is_there_with_its_default(settings: type[ServiceSettings]) -> None:
+@pytest.mark.parametrize("settings", [RegionConfiguration, RackConfiguration], ids=lambda settings: settings.service)
+def test_every_setting_is_there_with_its_default(settings: type[ServiceConfiguration]) -> None:
     heading = {"region": "setting of the region", "rack": "setting of a rack"}[settings.service]
     prefix = settings.model_config["env_prefix"]
     defaults = {

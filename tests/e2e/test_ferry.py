@@ -7,9 +7,9 @@ import signal
 import aiohttp
 import pytest
 
+from deploy.local.mirror.faults import Slow
 from shared.digest import Sha256
 from tests.e2e.conftest import Ferry
-from tests.upstream.faults import Slow
 
 pytestmark = [pytest.mark.e2e]
 

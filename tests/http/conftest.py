@@ -11,14 +11,14 @@ from typing import Any
 import aiohttp
 import pytest
 
+from deploy.local.mirror.content import TINY
+from deploy.local.mirror.mirror import Mirror
+from deploy.local.mirror.server import Server, serve
 from region import api, app
-from region.app import Region
-from region.server import build_server
-from region.settings import RegionSettings
+from region.configuration import RegionConfiguration
+from region.edge.server import build_server
+from region.process import Region
 from tests.conftest import NOW
-from tests.upstream.content import TINY
-from tests.upstream.mirror import Mirror
-from tests.upstream.server import Server, serve
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ async def running(tmp_path: Path, database_url: str, upstream: tuple[Mirror, Ser
     """A region that has imported the newest LTS already."""
     mirror, upstream_server = upstream
     port = free_port()
-    settings = RegionSettings(
+    settings = RegionConfiguration(
         database_url=database_url,
         data_dir=tmp_path / "region",
         port=port,

@@ -19,19 +19,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from yarl import URL
 
 from shared.digest import Sha256
-from shared.enrolment import Enrolment, EnrolmentRequest, EnrolmentToken
 from shared.errors import InvalidRequestSignature
-from shared.manifest import MANIFEST_TYPE, Entry, Kind, Manifest, Report
 from shared.names import RelativePath
-from shared.signing import (
-    claimed_key_id,
-    encode_bytes,
-    fingerprint,
-    parse_public_key,
-    public_bytes,
-    seal,
-    verify_request,
-)
+from shared.signing import claimed_key_id, encode_bytes, fingerprint, parse_public_key, public_bytes, verify_request
+from shared.wire.enrolment import Enrolment, EnrolmentRequest, EnrolmentToken
+from shared.wire.envelope import seal
+from shared.wire.manifest import MANIFEST_TYPE, Entry, Kind, Manifest
+from shared.wire.report import OldReport, parse_report
 
 EPOCH = 1_789_000_000
 CREATED_AT = datetime(2026, 7, 1, tzinfo=UTC)
@@ -80,7 +74,7 @@ class FakeRegion:
         self.files: dict[Sha256, bytes] = {}
         self.requests: list[web.BaseRequest] = []
         self.bodies: list[bytes] = []
-        self.reports: list[Report] = []
+        self.reports: list[OldReport] = []
         self.refused: list[str] = []
         self.streams: set[asyncio.Queue[tuple[int, int]]] = set()
 
@@ -245,7 +239,9 @@ class FakeRegion:
         return response
 
     async def _report(self, request: web.Request) -> web.StreamResponse:
-        self.reports.append(Report.parse(await request.read()))
+        report = parse_report(await request.read())
+        assert isinstance(report, OldReport)
+        self.reports.append(report)
         return web.Response(status=204)
 
 

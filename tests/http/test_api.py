@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from region.database import transaction
-from region.operators import Role, create_token
+from deploy.local.mirror.faults import Status
+from region.database.connection import transaction
+from region.people.operators import Role, create_token
 from shared.digest import Sha256
 from tests.conftest import NOW
 from tests.http.conftest import Client, Running, imported
-from tests.upstream.faults import Status
 
 NOBLE = {"os": "ubuntu", "release": "noble", "arch": "amd64"}
 RESOLUTE = {"os": "ubuntu", "release": "resolute", "arch": "amd64"}

@@ -28,20 +28,20 @@ import pytest
 import yaml
 
 from deploy.local import postgres
+from deploy.local.mirror.content import TINY
+from deploy.local.mirror.faults import Slow, Status
+from deploy.local.mirror.mirror import Mirror
+from deploy.local.mirror.server import Server, serve
 from region import api, app
 from region.cli import plan, profile
 from region.cli.exits import ExitCode
 from region.cli.main import main
 from region.cli.words import ago, counted, listed, printable, size, span
-from region.server import build_server
-from region.settings import RegionSettings
+from region.configuration import RegionConfiguration
+from region.edge.server import build_server
 from shared import __version__
-from shared.errors import InvalidSettings, Unauthenticated
+from shared.errors import InvalidConfiguration, Unauthenticated
 from tests.conftest import TEMPLATE
-from tests.upstream.content import TINY
-from tests.upstream.faults import Slow, Status
-from tests.upstream.mirror import Mirror
-from tests.upstream.server import Server, serve
 
 CHECKOUT = Path(__file__).parents[2]
 PROGRAM = (sys.executable, "-m", "region.cli.main")
@@ -169,7 +169,7 @@ def region(database_server: postgres.Server, tmp_path_factory: pytest.TempPathFa
         await database_server.clone(TEMPLATE, "cli")
         mirror = Mirror.create(root / "upstream", now=datetime.now(UTC), sizes=TINY)
         async with serve(mirror, host="127.0.0.1") as upstream:
-            settings = RegionSettings(
+            settings = RegionConfiguration(
                 database_url=database_server.url("cli"),
                 data_dir=root / "region",
                 default_source_url=upstream.url,
@@ -829,7 +829,7 @@ CHOSEN = [
     pytest.param({"BOOTFERRY_URL": "http://a/"}, ("http://a", "bf_a", None), id="its-own-url"),
     pytest.param({"BOOTFERRY_URL": "http://c", "BOOTFERRY_TOKEN": "bf_x"}, ("http://c", "bf_x", None), id="no-profile"),
     pytest.param({"BOOTFERRY_URL": "http://c"}, Unauthenticated, id="never-a-token-for-another-region"),
-    pytest.param({"BOOTFERRY_PROFILE": "c"}, InvalidSettings, id="unknown"),
+    pytest.param({"BOOTFERRY_PROFILE": "c"}, InvalidConfiguration, id="unknown"),
 ]
 
 
@@ -848,7 +848,7 @@ def test_a_damaged_profile_file_is_told_apart(tmp_path: Path) -> None:
     path = tmp_path / "profiles.json"
     for text in ("{", "[]", '{"current": 1}', '{"current": "a", "profiles": {"a": {"host": 1}}}'):
         path.write_text(text)
-        with pytest.raises(InvalidSettings, match="log in again"):
+        with pytest.raises(InvalidConfiguration, match="log in again"):
             profile.load(path)
     with suppress(FileNotFoundError):
         path.unlink()

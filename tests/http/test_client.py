@@ -21,6 +21,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 from yarl import URL
 
+from deploy.local.mirror.faults import Cut, Endless, Hang, HugeHeader, Redirect, Status
+from deploy.local.mirror.key import Key
+from deploy.local.mirror.mirror import Mirror
+from deploy.local.mirror.server import Server, serve
 from shared.errors import (
     AddressForbidden,
     BootferryError,
@@ -28,7 +32,7 @@ from shared.errors import (
     ConnectionRefused,
     FetchError,
     HttpStatus,
-    InvalidSettings,
+    InvalidConfiguration,
     InvalidValue,
     NameNotFound,
     ProxyFailed,
@@ -39,10 +43,6 @@ from shared.errors import (
 )
 from shared.http import MAX_REDIRECTS, USER_AGENT, client_session, parse_url, read_capped, request, require_ok, shown
 from tests.http.test_download import raw_server, response
-from tests.upstream.faults import Cut, Endless, Hang, HugeHeader, Redirect, Status
-from tests.upstream.key import Key
-from tests.upstream.mirror import Mirror
-from tests.upstream.server import Server, serve
 
 SECRET = "hunter2"
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 0.2, 0.3
@@ -504,7 +504,7 @@ async def test_an_unusable_bundle_is_named(tmp_path: Path, kind: str) -> None:
         bundle.mkdir()
     elif kind != "missing":
         bundle.write_bytes(b"no certificate" if kind == "no-pem" else b"")
-    with pytest.raises(InvalidSettings, match=rf"^The CA bundle {bundle} cannot be used: .*\.$"):
+    with pytest.raises(InvalidConfiguration, match=rf"^The CA bundle {bundle} cannot be used: .*\.$"):
         async with client_session(ca_bundle=bundle):
             pass
 

@@ -31,9 +31,9 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-import region.server
-from region.content import file_response
-from region.server import FileProtocol, build_server
+import region.edge.server
+from region.edge.content import file_response
+from region.edge.server import FileProtocol, build_server
 from shared.digest import Sha256
 from shared.errors import Unavailable
 from shared.store import Store
@@ -391,7 +391,7 @@ def test_a_file_that_is_not_as_verified_is_unavailable(
 @pytest.mark.usefixtures("no_errors")
 def test_a_cold_file_is_read_off_the_loop(served: Served, file: File, monkeypatch: pytest.MonkeyPatch) -> None:
     reads = []
-    read_ahead = region.server._read_ahead
+    read_ahead = region.edge.server._read_ahead
 
     def noted(*arguments: int) -> None:
         with pytest.raises(RuntimeError, match="no running event loop"):
@@ -399,9 +399,9 @@ def test_a_cold_file_is_read_off_the_loop(served: Served, file: File, monkeypatc
         reads.append(arguments)
         read_ahead(*arguments)
 
-    monkeypatch.setattr(region.server, "_read_ahead", noted)
+    monkeypatch.setattr(region.edge.server, "_read_ahead", noted)
     # A cold file may become warm between two system calls; so this one stays cold by decree.
-    monkeypatch.setattr(region.server, "_in_memory", lambda *arguments: False)
+    monkeypatch.setattr(region.edge.server, "_in_memory", lambda *arguments: False)
     _, body = served.get(file.url)
     assert body == file.content
     assert bool(reads) == (served.trust is None)
@@ -587,7 +587,7 @@ def test_a_head_without_end_is_refused(served: Served) -> None:
 def test_a_client_that_does_not_ask_loses_its_connection(
     store: Store, monkeypatch: pytest.MonkeyPatch, started: bytes
 ) -> None:
-    monkeypatch.setattr(region.server, "HEAD_S", 0.2)
+    monkeypatch.setattr(region.edge.server, "HEAD_S", 0.2)
     with serving(store) as served, served.socket() as connection:
         connection.sendall(started)
         assert read_all(connection) == b""

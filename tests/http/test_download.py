@@ -19,6 +19,23 @@ import aiohttp
 import pytest
 from yarl import URL
 
+from deploy.local.mirror.faults import (
+    Cut,
+    Endless,
+    Fault,
+    Flip,
+    Gzip,
+    Hang,
+    HugeHeader,
+    IgnoreRange,
+    Redirect,
+    Slow,
+    Status,
+    WrongLength,
+)
+from deploy.local.mirror.key import Key
+from deploy.local.mirror.mirror import Mirror
+from deploy.local.mirror.server import Server, serve
 from shared.digest import Hasher, Sha256
 from shared.download import CHUNK_SIZE, Pace, Transfer, download
 from shared.errors import (
@@ -36,23 +53,6 @@ from shared.errors import (
 )
 from shared.http import client_session
 from shared.store import Store
-from tests.upstream.faults import (
-    Cut,
-    Endless,
-    Fault,
-    Flip,
-    Gzip,
-    Hang,
-    HugeHeader,
-    IgnoreRange,
-    Redirect,
-    Slow,
-    Status,
-    WrongLength,
-)
-from tests.upstream.key import Key
-from tests.upstream.mirror import Mirror
-from tests.upstream.server import Server, serve
 
 P = ParamSpec("P")
 T = TypeVar("T")

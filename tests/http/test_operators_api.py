@@ -5,8 +5,8 @@ from datetime import timedelta
 import aiohttp
 import pytest
 
-from region.database import transaction
-from region.operators import SESSION_IDLE, Role, create_token
+from region.database.connection import transaction
+from region.people.operators import SESSION_IDLE, Role, create_token
 from tests.http.conftest import Client, Running, imported
 
 NOBLE = {"os": "ubuntu", "release": "noble", "arch": "amd64"}

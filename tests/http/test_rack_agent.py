@@ -20,8 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from rack import identity as identities
 from rack import serve
 from rack.agent import Agent, Habits
-from rack.patience import Patience
-from rack.region import Region
+from rack.client import Region
 from rack.tree import tree_path
 from shared.digest import Sha256
 from shared.download import Transfer
@@ -38,7 +37,8 @@ from shared.errors import (
     WrongDigest,
 )
 from shared.http import client_session
-from shared.names import Token
+from shared.names import Name
+from shared.patience import Patience
 from shared.store import Store
 from tests.http.fake_region import FakeRegion, noise, tar_xz, tree_bytes, ubuntu
 
@@ -84,7 +84,7 @@ async def running_rack(
 ) -> AsyncIterator[Rack]:
     async with client_session(connect_timeout_s=2.0, read_timeout_s=2.0) as session:
         if again or not (root / "identity").exists():
-            await identities.enrol(session, root, region.url, region.token, Token("rack-a"), again=again)
+            await identities.enrol(session, root, region.url, region.token, Name("rack-a"), again=again)
         identity = identities.load(root)
         clock = Clock()
         # The region checks that requests are signed now; only the rack's own reckoning follows the test's clock.

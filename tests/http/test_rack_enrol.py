@@ -8,24 +8,24 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from rack import identity as identities
-from shared.enrolment import EnrolmentToken
 from shared.errors import (
     BadSignature,
     BootferryError,
     Conflict,
+    InvalidConfiguration,
     InvalidDocument,
-    InvalidSettings,
     InvalidToken,
     TokenExpired,
     TokenSpent,
     WrongRegion,
 )
 from shared.http import client_session
-from shared.names import Token
+from shared.names import Name
 from shared.signing import fingerprint
+from shared.wire.enrolment import EnrolmentToken
 from tests.http.fake_region import FakeRegion
 
-NAME = Token("rack-a")
+NAME = Name("rack-a")
 
 
 @pytest.fixture
@@ -109,12 +109,12 @@ async def test_an_answer_by_somebody_else_is_refused(
     monkeypatch.setattr(identities, "_region_key", another_key)
     with pytest.raises(BadSignature):
         await enrol(region, tmp_path)
-    with pytest.raises(InvalidSettings):
+    with pytest.raises(InvalidConfiguration):
         identities.load(tmp_path)
 
 
 SPOILS: list[object] = [
-    pytest.param(lambda directory: (directory / "region.json").unlink(), InvalidSettings, id="not-enrolled"),
+    pytest.param(lambda directory: (directory / "region.json").unlink(), InvalidConfiguration, id="not-enrolled"),
     pytest.param(lambda directory: (directory / "region.json").write_text("{"), InvalidDocument, id="no-json"),
     pytest.param(lambda directory: (directory / "region.json").write_text("{}"), InvalidDocument, id="fields-missing"),
     pytest.param(lambda directory: (directory / "rack.key").unlink(), InvalidDocument, id="key-missing"),

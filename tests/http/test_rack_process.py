@@ -21,7 +21,7 @@ from shared import __version__
 from shared.digest import Sha256
 from shared.errors import TokenSpent
 from shared.http import client_session
-from shared.names import Token
+from shared.names import Name
 from tests.http.fake_region import FakeRegion, tree_bytes, ubuntu
 
 CHECKOUT = Path(__file__).parents[2]
@@ -62,7 +62,7 @@ class Machine:
 
     async def enrol(self, region: FakeRegion) -> None:
         async with client_session() as session:
-            await identities.enrol(session, self.root, region.url, region.token, Token("rack-a"))
+            await identities.enrol(session, self.root, region.url, region.token, Name("rack-a"))
 
 
 @pytest.fixture

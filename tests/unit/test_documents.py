@@ -28,7 +28,7 @@ from region.stream.documents import (
 )
 from shared.digest import Sha256
 from shared.errors import InvalidDocument
-from shared.names import RelativePath, Token
+from shared.names import Name, RelativePath
 
 URL = "http://mirror.example/streams/v1/products.sjson"
 UPDATED = "Thu, 23 Jul 2026 10:07:14 +0000"
@@ -130,11 +130,11 @@ def test_a_kernel_with_its_root_image_is_a_boot_product() -> None:
     assert product == Product(
         name="p",
         kind=ProductKind.BOOT,
-        os=Token("ubuntu"),
-        release=Token("noble"),
-        arch=Token("amd64"),
-        subarch=Token("ga-24.04"),
-        label=Token("stable"),
+        os=Name("ubuntu"),
+        release=Name("noble"),
+        arch=Name("amd64"),
+        subarch=Name("ga-24.04"),
+        label=Name("stable"),
         title="24.04 LTS",
         version="24.04",
         codename="Noble Numbat",
@@ -143,14 +143,12 @@ def test_a_kernel_with_its_root_image_is_a_boot_product() -> None:
         is_ga=True,
         versions=(
             Version(
-                Token("20260701"),
+                Name("20260701"),
                 (
+                    Item(Name("boot-kernel"), Name("boot-kernel"), RelativePath(path), Sha256.of(path.encode()), 1032),
                     Item(
-                        Token("boot-kernel"), Token("boot-kernel"), RelativePath(path), Sha256.of(path.encode()), 1032
-                    ),
-                    Item(
-                        Token("boot-initrd"),
-                        Token("boot-initrd"),
+                        Name("boot-initrd"),
+                        Name("boot-initrd"),
                         RelativePath("noble/amd64/20260701/boot-initrd"),
                         Sha256.of(b"noble/amd64/20260701/boot-initrd"),
                         1032,

@@ -8,18 +8,19 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.enrolment import ANSWER_TYPE, REQUEST_TYPE, Enrolment, EnrolmentRequest, EnrolmentToken
 from shared.errors import BadSignature, InvalidDocument, InvalidValue
-from shared.names import Token
-from shared.signing import encode_bytes, fingerprint, public_bytes, seal
+from shared.names import Name
+from shared.signing import encode_bytes, fingerprint, public_bytes
+from shared.wire.enrolment import ANSWER_TYPE, REQUEST_TYPE, Enrolment, EnrolmentRequest, EnrolmentToken
+from shared.wire.envelope import seal
 
 REGION = Ed25519PrivateKey.from_private_bytes(b"r" * 32)
 RACK = Ed25519PrivateKey.from_private_bytes(b"k" * 32)
 STRANGER = Ed25519PrivateKey.from_private_bytes(b"s" * 32)
 TOKEN = EnrolmentToken(fingerprint(REGION), b"t" * 32)
 RACK_KEY = encode_bytes(public_bytes(RACK))
-REQUEST = EnrolmentRequest(Token("rack-1"), RACK_KEY, fingerprint(REGION))
-ANSWER = Enrolment("7", Token("rack-1"), RACK_KEY)
+REQUEST = EnrolmentRequest(Name("rack-1"), RACK_KEY, fingerprint(REGION))
+ANSWER = Enrolment("7", Name("rack-1"), RACK_KEY)
 # 0xff bytes are underscores in base64url: parts that hold their own separator.
 UNDERSCORES = EnrolmentToken("ff" * 32, b"\xff" * 32)
 
@@ -159,7 +160,7 @@ def answer(**changes: Any) -> bytes:
 NO_ANSWERS = [
     pytest.param(ANSWER.sealed(STRANGER), BadSignature, "none of its 1 signatures", id="by-a-stranger"),
     pytest.param(
-        Enrolment("7", Token("rack-1"), encode_bytes(public_bytes(STRANGER))).sealed(REGION),
+        Enrolment("7", Name("rack-1"), encode_bytes(public_bytes(STRANGER))).sealed(REGION),
         BadSignature,
         "another rack's key",
         id="for-another-rack",

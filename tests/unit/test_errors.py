@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 import pytest
 
 from shared import errors
-from shared.errors import BootferryError, spoken_size
+from shared.errors import BootferryError
+from shared.sizes import spoken_size
 
 URL = "https://mirror.example/streams/v1/index.sjson"
 NOON = datetime(2026, 7, 1, 12, tzinfo=UTC)

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shared.errors import InvalidValue
-from shared.names import MAX_PATH_BYTES, RelativePath, Token
+from shared.names import MAX_PATH_BYTES, Name, RelativePath
 
 TOKENS = [
     "a",
@@ -90,13 +90,13 @@ NO_PATHS = [
 
 @pytest.mark.parametrize("text", TOKENS)
 def test_a_token_is_its_text(text: str) -> None:
-    assert Token(text) == text
+    assert Name(text) == text
 
 
 @pytest.mark.parametrize("text", NO_TOKENS)
 def test_no_token(text: object) -> None:
     with pytest.raises(InvalidValue, match=r"is not a name: it must be"):
-        Token(text)
+        Name(text)
 
 
 @pytest.mark.parametrize("text", PATHS)
@@ -110,7 +110,7 @@ def test_no_path(text: object) -> None:
         RelativePath(text)
 
 
-@pytest.mark.parametrize("parse", [Token, RelativePath])
+@pytest.mark.parametrize("parse", [Name, RelativePath])
 def test_a_refusal_shows_a_long_name_in_part(parse: Callable[[object], str]) -> None:
     with pytest.raises(InvalidValue) as caught:
         parse("/" * 5000)
@@ -141,7 +141,7 @@ def test_whatever_is_accepted_names_something_strictly_below_the_root(text: str)
 @given(anything)
 def test_every_token_is_a_path_of_one_part(text: str) -> None:
     try:
-        token = Token(text)
+        token = Name(text)
     except InvalidValue:
         return
     assert str(RelativePath(token)) == text

@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from region.plan import File, ImageKey, Plan, Product, Version, plan
+from region.catalogue.versions import File, Product, Version
+from region.importing.plan import Plan, plan
 from shared.digest import Sha256
 from shared.errors import InvalidValue
-from shared.names import RelativePath
+from shared.names import ImageKey, RelativePath
 
 NOBLE = ImageKey.parse("ubuntu:noble:amd64")
 JAMMY = ImageKey.parse("ubuntu:jammy:amd64")

@@ -8,9 +8,8 @@ import pytest
 
 from rack.agent import JITTER_S, PERIOD_S, next_beat
 from rack.audit import due_today
+from rack.configuration import RackConfiguration
 from rack.lock import hold, holder
-from rack.patience import Patience, is_regions, is_transient
-from rack.settings import RackSettings
 from rack.state import State, after_grace
 from shared.digest import Sha256
 from shared.errors import (
@@ -19,14 +18,15 @@ from shared.errors import (
     ConnectionLost,
     ConnectionRefused,
     HttpStatus,
+    InvalidConfiguration,
     InvalidRequestSignature,
-    InvalidSettings,
     NoRoom,
     RedirectRefused,
     TooSlow,
     WrongDigest,
     WrongSize,
 )
+from shared.patience import Patience, is_regions, is_transient
 
 NOW = datetime(2026, 7, 1, 12, 0, tzinfo=UTC)
 
@@ -143,13 +143,13 @@ def test_one_process_works_in_a_data_directory(tmp_path: Path) -> None:
 
 def test_settings_come_from_the_environment_and_then_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BOOTFERRY_CONFIG_DIR", str(tmp_path))
-    assert RackSettings.load() == RackSettings.model_construct(
-        **{name: field.default for name, field in RackSettings.model_fields.items()}
+    assert RackConfiguration.load() == RackConfiguration.model_construct(
+        **{name: field.default for name, field in RackConfiguration.model_fields.items()}
     )
     (tmp_path / "rack.toml").write_text('port = 1234\nproxy = "http://proxy:3128"\nparallel_downloads = 2\n')
     monkeypatch.setenv("RACK_PORT", "4321")
-    settings = RackSettings.load()
+    settings = RackConfiguration.load()
     assert (settings.port, settings.proxy, settings.parallel_downloads) == (4321, "http://proxy:3128", 2)
     (tmp_path / "rack.toml").write_text("period_seconds = 60\n")
-    with pytest.raises(InvalidSettings, match="period_seconds"):
-        RackSettings.load()
+    with pytest.raises(InvalidConfiguration, match="period_seconds"):
+        RackConfiguration.load()

@@ -8,12 +8,12 @@ import pytest
 
 from rack.archive import Content
 from rack.pull import diff
-from rack.tree import Name, Tree, advance, image_of, plan
+from rack.tree import Link, Tree, advance, image_of, plan
 from shared.digest import Sha256
 from shared.errors import InvalidDocument
-from shared.manifest import Entry, Kind, Manifest
 from shared.names import RelativePath
 from shared.store import Store
+from shared.wire.manifest import Entry, Kind, Manifest
 
 ROOT = Path("/rack")
 NOW = datetime(2026, 7, 1, tzinfo=UTC)
@@ -39,7 +39,7 @@ def tree(names: Mapping[str, tuple[str, str]]) -> Tree:
     return Tree(
         "1-1-0",
         (1, 1),
-        {RelativePath(path): Name(sha(content), len(content), image) for path, (content, image) in names.items()},
+        {RelativePath(path): Link(sha(content), len(content), image) for path, (content, image) in names.items()},
     )
 
 

@@ -10,11 +10,11 @@ import pytest
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from shared.errors import InvalidSettings
-from shared.settings import EX_CONFIG, ServiceSettings
+from shared.configuration import EX_CONFIG, ServiceConfiguration
+from shared.errors import InvalidConfiguration
 
 
-class ExampleSettings(ServiceSettings):
+class ExampleSettings(ServiceConfiguration):
     """A service with a setting of each kind."""
 
     service: ClassVar[str] = "example"
@@ -134,7 +134,7 @@ def test_a_bad_variable_is_named(
     config: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, sentence: str
 ) -> None:
     monkeypatch.setenv(variable, value)
-    with pytest.raises(InvalidSettings) as caught:
+    with pytest.raises(InvalidConfiguration) as caught:
         ExampleSettings.load()
     assert str(caught.value).startswith(sentence)
     assert str(caught.value).endswith(".")
@@ -155,7 +155,7 @@ def test_a_bad_variable_is_named(
 )
 def test_a_bad_file_is_named(config: Path, content: bytes, why: str) -> None:
     config.write_bytes(content)
-    with pytest.raises(InvalidSettings) as caught:
+    with pytest.raises(InvalidConfiguration) as caught:
         ExampleSettings.load()
     assert why.format(config=config) in str(caught.value)
     assert str(caught.value).endswith(".")
@@ -165,7 +165,10 @@ def test_a_file_that_cannot_be_read_is_named(config: Path) -> None:
     config.touch()
     config.parent.chmod(0)
     try:
-        with unprivileged(), pytest.raises(InvalidSettings, match=rf"^{config} cannot be read: Permission denied\.$"):
+        with (
+            unprivileged(),
+            pytest.raises(InvalidConfiguration, match=rf"^{config} cannot be read: Permission denied\.$"),
+        ):
             ExampleSettings.load()
     finally:
         config.parent.chmod(0o700)
@@ -184,7 +187,7 @@ def unprivileged() -> Iterator[None]:
 
 def test_an_unknown_credential_is_named(credentials: Path) -> None:
     (credentials / "EXAMPLE_NMAE").write_text("x")
-    with pytest.raises(InvalidSettings, match="EXAMPLE_NMAE"):
+    with pytest.raises(InvalidConfiguration, match="EXAMPLE_NMAE"):
         ExampleSettings.load()
 
 
@@ -200,7 +203,7 @@ def test_a_credentials_directory_that_is_none_is_named(
     directory = tmp_path / "nowhere"
     make(directory)
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(directory))
-    with pytest.raises(InvalidSettings, match=f"{directory}"):
+    with pytest.raises(InvalidConfiguration, match=f"{directory}"):
         ExampleSettings.load()
 
 
@@ -214,7 +217,7 @@ def test_a_refusal_does_not_show_the_value(
         (credentials / "EXAMPLE_PORT").write_text("hunter2")
     else:
         config.write_text("port = 'hunter2'")
-    with pytest.raises(InvalidSettings, match="EXAMPLE_PORT") as caught:
+    with pytest.raises(InvalidConfiguration, match="EXAMPLE_PORT") as caught:
         ExampleSettings.load()
     assert "hunter2" not in str(caught.value)
 

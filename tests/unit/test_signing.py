@@ -29,13 +29,12 @@ from shared.signing import (
     encode_bytes,
     fingerprint,
     load_or_create_key,
-    open_envelope,
     parse_public_key,
     public_bytes,
-    seal,
     sign_request,
     verify_request,
 )
+from shared.wire.envelope import open_envelope, seal
 
 # RFC 8032, section 7.1, test 1.
 SECRET = bytes.fromhex("9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60")
@@ -48,7 +47,7 @@ NOW = datetime(2026, 7, 1, 12, 0, tzinfo=UTC)
 
 
 def opened(envelope: bytes | dict[str, Any], *keys: Ed25519PrivateKey) -> bytes:
-    raw = envelope if isinstance(envelope, bytes) else json.dumps(envelope).encode()
+    raw = envelope if isinstance(envelope, bytes) else json.dumps(envelope, separators=(",", ":")).encode()
     return open_envelope(raw, TYPE, [key.public_key() for key in keys or (KEY,)], origin="The manifest")
 
 
@@ -196,19 +195,13 @@ OPENS = [
     pytest.param(sealed(), [KEY], id="by-its-key"),
     pytest.param(sealed(), [STRANGER, KEY], id="by-the-second-key-trusted"),
     pytest.param(with_signatures(THEIRS, OURS), [KEY], id="by-the-second-signature"),
-    pytest.param(with_signatures(*[THEIRS] * 15, OURS), [KEY], id="by-the-sixteenth-signature"),
-    pytest.param(with_signatures({"sig": OURS["sig"]}), [KEY], id="without-a-key-id"),
+    pytest.param(with_signatures(*[THEIRS] * 3, OURS), [KEY], id="by-the-fourth-signature"),
     pytest.param(with_signatures(OURS | {"keyid": THEIRS["keyid"]}), [KEY], id="a-key-id-is-a-hint-only"),
-    pytest.param(sealed() | {"more": 1}, [KEY], id="with-fields-of-a-later-version"),
 ]
 
 BAD = [
     pytest.param(sealed(key=STRANGER), id="by-a-stranger"),
-    pytest.param(with_signatures(), id="by-nobody"),
     pytest.param(with_signatures(THEIRS | {"keyid": OURS["keyid"]}), id="stranger-under-our-key-id"),
-    pytest.param(with_signatures(*[THEIRS] * 16, OURS), id="beyond-the-sixteenth"),
-    pytest.param(with_signatures({"sig": ""}), id="empty-signature"),
-    pytest.param(with_signatures({"sig": "AAAA"}), id="short-signature"),
     pytest.param(sealed() | {"payload": base64.b64encode(PAYLOAD + b" ").decode()}, id="payload-longer"),
     pytest.param(sealed() | {"payload": base64.b64encode(PAYLOAD[:-1]).decode()}, id="payload-shorter"),
     pytest.param(sealed() | {"payload": ""}, id="payload-gone"),
@@ -218,6 +211,12 @@ BAD = [
 ]
 
 NO_ENVELOPES = [
+    pytest.param(with_signatures({"sig": OURS["sig"]}), "not a signed envelope", id="without-a-key-id"),
+    pytest.param(sealed() | {"more": 1}, "not a signed envelope", id="with-fields-of-a-later-version"),
+    pytest.param(with_signatures(), "not a signed envelope", id="by-nobody"),
+    pytest.param(with_signatures(*[THEIRS] * 4, OURS), "not a signed envelope", id="beyond-the-fourth"),
+    pytest.param(with_signatures({"sig": ""}), "not a signed envelope", id="empty-signature"),
+    pytest.param(with_signatures({"sig": "AAAA"}), "not a signed envelope", id="short-signature"),
     pytest.param(b"", "not a signed envelope", id="empty"),
     pytest.param(PAYLOAD, "not a signed envelope", id="bare-payload"),
     pytest.param(b"[]", "not a signed envelope", id="list"),
@@ -232,7 +231,7 @@ NO_ENVELOPES = [
     pytest.param(with_signatures({"keyid": "a"}), "not a signed envelope", id="signature-missing"),
     pytest.param(with_signatures({"sig": None}), "not a signed envelope", id="signature-null"),
     pytest.param(sealed(kind="application/other"), "'application/other' where", id="another-kind"),
-    pytest.param(sealed() | {"payloadType": [TYPE]}, "where", id="kind-as-list"),
+    pytest.param(sealed() | {"payloadType": [TYPE]}, "not a signed envelope", id="kind-as-list"),
     pytest.param(sealed() | {"payloadType": TYPE.upper()}, "where", id="kind-in-capitals"),
 ]
 

@@ -25,9 +25,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from yarl import URL
 
-from tests.upstream.__main__ import main
-from tests.upstream.content import TINY
-from tests.upstream.faults import (
+from deploy.local.mirror.__main__ import main
+from deploy.local.mirror.content import TINY
+from deploy.local.mirror.faults import (
     Cut,
     Endless,
     Fault,
@@ -41,9 +41,9 @@ from tests.upstream.faults import (
     Status,
     WrongLength,
 )
-from tests.upstream.key import Key
-from tests.upstream.mirror import File, Mirror, next_serial
-from tests.upstream.server import Server, serve
+from deploy.local.mirror.key import Key
+from deploy.local.mirror.mirror import File, Mirror, next_serial
+from deploy.local.mirror.server import Server, serve
 
 NOW = datetime(2026, 7, 2, 10, 7, 14, tzinfo=UTC)
 CHECKOUT = Path(__file__).parents[2]
@@ -681,7 +681,18 @@ class TestCommandLine:
         self, tmp_path: Path, end: signal.Signals
     ) -> None:
         serving = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.upstream", "serve", "--dir", tmp_path, "--port", "0", "--sizes", "tiny"),
+            *(
+                sys.executable,
+                "-m",
+                "deploy.local.mirror",
+                "serve",
+                "--dir",
+                tmp_path,
+                "--port",
+                "0",
+                "--sizes",
+                "tiny",
+            ),
             stdout=asyncio.subprocess.PIPE,
             cwd=CHECKOUT,
         )
@@ -693,7 +704,7 @@ class TestCommandLine:
             assert found[2] == str(tmp_path / "keyring.gpg")
 
             publishing = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "tests.upstream", "publish", "--dir", tmp_path, "--release", "noble"),
+                *(sys.executable, "-m", "deploy.local.mirror", "publish", "--dir", tmp_path, "--release", "noble"),
                 stdout=asyncio.subprocess.PIPE,
                 cwd=CHECKOUT,
             )

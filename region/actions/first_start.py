@@ -1,0 +1,80 @@
+"""The first start of a region: its row, the hourly sync, the default source, the first administrator's token."""
+
+import os
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import insert, select
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from region.catalogue import sources
+from region.configuration import RegionConfiguration
+from region.database.connection import migrate, transaction
+from region.database.tables import operator_tokens, region, sync_schedule
+from region.people.operators import Role, create_token
+from region.publishing import manifest
+from region.stream.openpgp import DEFAULT_KEYRING
+from shared.errors import InvalidConfiguration
+from shared.logs import logger
+from shared.signing import fingerprint
+
+DEFAULT_SOURCE = "maas.io"
+
+log = logger(__name__)
+
+
+async def prepare(
+    engine: AsyncEngine, key: Ed25519PrivateKey, configuration: RegionConfiguration, clock: Callable[[], datetime]
+) -> None:
+    """Schema and first rows are there when this returns; of processes that start together, one has made them.
+
+    Raises Unavailable; InvalidConfiguration when the data directory holds another region's key than the database knows.
+    """
+    own = fingerprint(key)
+    if configuration.migrate_on_start:
+        await migrate(engine)
+    async with transaction(engine) as connection:
+        now = clock()
+        await connection.execute(
+            upsert(region)
+            .values(id=1, fingerprint=own, epoch=int(now.timestamp()), created_at=now)
+            .on_conflict_do_nothing()
+        )
+        row = (await connection.execute(select(region).with_for_update())).one()
+        if row.fingerprint != own:
+            raise InvalidConfiguration(
+                f"The key in {configuration.data_dir} is not the one of this database; racks know the key"
+                f" {row.fingerprint[:16]}…: point REGION_DATA_DIR to the directory that holds it."
+            )
+        fresh = await connection.scalar(select(sync_schedule.c.id)) is None
+        if fresh:
+            await connection.execute(insert(sync_schedule).values(id=1, next_run_at=now))
+            await _create_default_source(connection, configuration, now)
+        await manifest.publish(connection, key, now)
+        if await connection.scalar(select(operator_tokens.c.id).limit(1)) is None:
+            # Written before the commit: a token that is only in the database could never be had again.
+            _leave_token(
+                configuration.admin_token_file or configuration.data_dir / "admin-token",
+                await create_token(connection, "first administrator", Role.ADMIN, now),
+            )
+
+
+async def _create_default_source(
+    connection: AsyncConnection, configuration: RegionConfiguration, now: datetime
+) -> None:
+    path = configuration.default_source_keyring
+    keyring = DEFAULT_KEYRING.read_bytes() if path is None else sources.read_keyring(path)
+    wished = sources.wish(name=DEFAULT_SOURCE, url=configuration.default_source_url, keyring=keyring, priority=10)
+    await sources.create(connection, wished, now)
+
+
+def _leave_token(path: Path, token: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = path.with_name(f".{path.name}.{os.getpid()}")
+    with os.fdopen(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(f"{token}\n")
+    staged.replace(path)
+    log.info("The first administrator's token was left in a file.", action="start", path=str(path))

@@ -1,0 +1,56 @@
+"""Bootloaders: they come with every import without being selected, and stay until something takes their place."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from region.catalogue.pins import CANDIDATES
+from region.fleet.racks import LIVE_FOR
+
+
+@dataclass(frozen=True, slots=True)
+class Bootloader:
+    """A bootloader as it comes with every import. `version` is the held one, or the one that will be."""
+
+    os: str
+    type: str
+    arch: str
+    version: str
+    held: bool
+    size_bytes: int
+    racks_synced: int
+    racks_total: int
+
+
+async def list_all(connection: AsyncConnection, now: datetime) -> list[Bootloader]:
+    """The bootloaders that are offered or held, by type and architecture."""
+    rows = await connection.execute(
+        text(f"""
+            WITH newest AS (
+                SELECT DISTINCT ON (products.bootloader_type, products.arch)
+                       products.os, products.bootloader_type AS type, products.arch, versions.id, versions.name,
+                       versions.held_at IS NOT NULL AS held, versions.held_serial
+                FROM products
+                JOIN sources ON sources.id = products.source_id
+                JOIN versions ON versions.product_id = products.id
+                LEFT JOIN ({CANDIDATES}) AS candidates ON candidates.id = versions.id
+                WHERE products.kind = 'bootloader' AND (versions.held_at IS NOT NULL OR candidates.id IS NOT NULL)
+                ORDER BY products.bootloader_type, products.arch, versions.held_at IS NULL, sources.priority DESC,
+                         versions.name DESC
+            )
+            SELECT os, type, arch, name AS version, held,
+                   (SELECT sum(size) FROM items WHERE version_id = newest.id)::bigint AS size_bytes,
+                   (SELECT count(*) FROM racks JOIN region ON region.epoch = racks.epoch
+                    WHERE racks.last_seen_at > :live_after AND racks.serial >= newest.held_serial
+                      AND NOT EXISTS (
+                        SELECT FROM items WHERE version_id = newest.id AND NOT EXISTS (
+                            SELECT FROM rack_files WHERE rack_id = racks.id AND rack_files.sha256 = items.sha256))
+                   ) AS racks_synced,
+                   (SELECT count(*) FROM racks) AS racks_total
+            FROM newest ORDER BY type, arch
+        """),
+        {"live_after": now - LIVE_FOR},
+    )
+    return [Bootloader(**row) for row in rows.mappings()]

@@ -1,0 +1,107 @@
+"""Stored files: a row says that the store holds exactly that file (I1)."""
+
+import asyncio
+from datetime import datetime, timedelta
+
+from sqlalchemy import delete, select, text
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from region.catalogue.pins import CANDIDATES
+from region.database.tables import files
+from shared.digest import Sha256
+from shared.errors import NotFound
+from shared.logs import logger
+from shared.store import Store, disk_error, slice_of_day
+
+log = logger(__name__)
+
+NEEDED = f"""
+    SELECT items.sha256 FROM items JOIN versions ON versions.id = items.version_id WHERE versions.held_at IS NOT NULL
+    UNION
+    SELECT items.sha256 FROM items JOIN (
+        SELECT DISTINCT ON (candidates.product_id) candidates.id FROM ({CANDIDATES}) AS candidates
+        JOIN products ON products.id = candidates.product_id
+        WHERE products.kind = 'bootloader' OR EXISTS (
+            SELECT FROM selections WHERE selections.source_id = products.source_id AND selections.os = products.os
+                AND selections.release = products.release AND selections.arch = products.arch)
+        ORDER BY candidates.product_id, candidates.name DESC
+    ) AS targets ON targets.id = items.version_id
+"""
+"""The digests that a held version names or a selected image's newest version will."""
+
+
+async def size_of(connection: AsyncConnection, sha256: Sha256) -> int:
+    """The size of a stored file in bytes. Raises NotFound."""
+    size: int | None = await connection.scalar(select(files.c.size).where(files.c.sha256 == sha256))
+    if size is None:
+        raise NotFound("file", sha256)
+    return size
+
+
+async def record(connection: AsyncConnection, store: Store, sha256: Sha256, size: int, now: datetime) -> bool:
+    """Write the row of a file the store holds. False says: it does not hold it any more; roll back and fetch again.
+
+    The row is written first and the disk is asked afterwards: whoever prunes holds the row's lock while it unlinks.
+    """
+    await connection.execute(
+        insert(files)
+        .values(sha256=sha256, size=size, stored_at=now)
+        .on_conflict_do_update(index_elements=[files.c.sha256], set_={"unneeded_since": None})
+    )
+    return await asyncio.to_thread(store.has, sha256, size)
+
+
+async def mark_unneeded(connection: AsyncConnection, now: datetime) -> None:
+    """Start the grace of every file nobody needs any more, and end that of those that are needed again."""
+    await connection.execute(
+        text(f"""
+            WITH needed AS ({NEEDED})
+            UPDATE files SET unneeded_since = CASE WHEN files.sha256 IN (SELECT sha256 FROM needed) THEN NULL
+                                                   ELSE CAST(:now AS timestamptz) END
+            WHERE (files.unneeded_since IS NULL) <> (files.sha256 IN (SELECT sha256 FROM needed))
+        """),
+        {"now": now},
+    )
+
+
+async def prune(connection: AsyncConnection, store: Store, grace: timedelta, now: datetime) -> list[Sha256]:
+    """Delete, row and bytes, the files that were unneeded for `grace`; answers their digests.
+
+    The bytes go while the rows are locked, so that `record` cannot vouch for them in between.
+    """
+    await mark_unneeded(connection, now)
+    gone = (
+        await connection.scalars(delete(files).where(files.c.unneeded_since <= now - grace).returning(files.c.sha256))
+    ).all()
+    digests = [Sha256(sha256) for sha256 in gone]
+    await asyncio.to_thread(store.remove, *digests)
+    return digests
+
+
+async def audit(connection: AsyncConnection, store: Store, now: datetime) -> list[Sha256]:
+    """Compare rows and disk; answers the digests of files that were lost or spoiled, whose rows are gone now.
+
+    Every file is looked at; those touched since they were verified, and today's share of all, are read.
+    """
+    rows = {Sha256(row.sha256): row.size for row in await connection.execute(select(files.c.sha256, files.c.size))}
+    lost = await asyncio.to_thread(_lost, store, rows, now)
+    if lost:
+        await connection.execute(delete(files).where(files.c.sha256.in_(lost)))
+    return lost
+
+
+def _lost(store: Store, rows: dict[Sha256, int], now: datetime) -> list[Sha256]:
+    touched = {sha256 for sha256, size in rows.items() if not store.has(sha256, size)}
+    lost = []
+    for sha256 in touched | set(slice_of_day(rows, now)):
+        try:
+            if store.digest_of(sha256) != sha256:
+                # Lost first: a file that cannot even be removed must not be served as stored.
+                lost.append(sha256)
+                store.remove(sha256)
+            elif sha256 in touched:
+                store.reinstate(sha256)
+        except OSError as error:
+            log.warning(f"{disk_error(error, store.root)}", action="audit", file=sha256)
+    return lost

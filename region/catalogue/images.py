@@ -1,0 +1,288 @@
+"""Images and their status, derived from selections, catalogue, files, imports and reports in one query.
+
+An image is described by its *current* versions: the newest offered ones of the source that wins it, or what is held
+where no source offers it any more.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from region.catalogue.pins import CANDIDATES
+from region.fleet.racks import LIVE_FOR
+from shared.errors import NotFound
+from shared.names import ImageKey
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One image as operators see it. Sizes in bytes; `progress` in whole percent of what the region has to fetch.
+
+    `racks_synced` counts live racks that serve all of the newest version, `racks_total` all enrolled racks. `error` is
+    the sentence of what went wrong last, empty when nothing did; `error_code` its code.
+    """
+
+    os: str
+    release: str
+    arch: str
+    title: str
+    source_id: int | None
+    selected: bool
+    status: str
+    progress: int
+    version: str
+    held_version: str
+    pinned_version: str | None
+    size_bytes: int
+    bytes_done: int
+    racks_synced: int
+    racks_live: int
+    racks_total: int
+    support_eol: str | None
+    updated_at: datetime | None
+    error_code: str
+    error: str
+
+    @property
+    def id(self) -> str:
+        """`ubuntu:noble:amd64`."""
+        return f"{self.os}:{self.release}:{self.arch}"
+
+
+_CURRENT = f"""
+WITH shown AS (
+    SELECT os, release, arch FROM selections
+    UNION
+    SELECT os, release, arch FROM products
+    WHERE kind <> 'bootloader'
+      AND EXISTS (SELECT FROM versions WHERE product_id = products.id AND held_at IS NOT NULL)
+),
+wanted AS (
+    SELECT os, release, arch, array_agg(source_id ORDER BY sources.priority DESC) AS source_ids
+    FROM selections JOIN sources ON sources.id = selections.source_id GROUP BY os, release, arch
+),
+offered AS (
+    SELECT DISTINCT ON (products.id) products.id AS product_id, products.os, products.release, products.arch,
+           products.source_id, products.title, products.support_eol, versions.id AS version_id, versions.name,
+           versions.held_at, versions.held_serial,
+           dense_rank() OVER (PARTITION BY products.os, products.release, products.arch
+                              ORDER BY sources.priority DESC) AS rank
+    FROM products
+    JOIN sources ON sources.id = products.source_id
+    JOIN selections USING (source_id, os, release, arch)
+    JOIN ({CANDIDATES}) AS candidates ON candidates.product_id = products.id
+    JOIN versions ON versions.id = candidates.id
+    WHERE products.kind <> 'bootloader'
+    ORDER BY products.id, versions.name DESC
+),
+held AS (
+    SELECT products.os, products.release, products.arch, products.source_id, products.title, products.support_eol,
+           versions.id AS version_id, versions.name, versions.held_at, versions.held_serial
+    FROM products JOIN versions ON versions.product_id = products.id
+    WHERE versions.held_at IS NOT NULL AND products.kind <> 'bootloader'
+),
+current AS (
+    SELECT true AS offered, os, release, arch, source_id, title, support_eol, version_id, name, held_at, held_serial
+    FROM offered WHERE rank = 1
+    UNION ALL
+    SELECT false, held.* FROM held
+    WHERE NOT EXISTS (SELECT FROM offered WHERE (offered.os, offered.release, offered.arch)
+                                              = (held.os, held.release, held.arch))
+),
+described AS (
+    SELECT os, release, arch, bool_or(offered) AS offered, bool_and(held_at IS NOT NULL) AS held,
+           min(source_id) AS source_id, min(title) AS title, min(support_eol) AS support_eol,
+           max(name) AS version, max(held_serial) AS held_serial
+    FROM current GROUP BY os, release, arch
+),
+held_described AS (
+    SELECT os, release, arch, max(name) AS held_version, max(held_at) AS updated_at, min(title) AS title
+    FROM held GROUP BY os, release, arch
+),
+needed AS (
+    SELECT DISTINCT current.os, current.release, current.arch, items.sha256, items.size
+    FROM current JOIN items ON items.version_id = current.version_id
+),
+sizes AS (
+    SELECT needed.os, needed.release, needed.arch, count(*) AS files, sum(needed.size) AS size_bytes,
+           coalesce(sum(needed.size) FILTER (WHERE files.sha256 IS NOT NULL), 0) AS stored_bytes
+    FROM needed LEFT JOIN files USING (sha256) GROUP BY needed.os, needed.release, needed.arch
+)
+"""
+"""What each image consists of now; the queries below begin with it."""
+
+_STATUS = text(f"""{_CURRENT},
+live_racks AS (
+    SELECT racks.* FROM racks WHERE racks.last_seen_at > :live_after
+),
+serving AS (
+    SELECT os, release, arch, count(*) AS racks FROM (
+        SELECT needed.os, needed.release, needed.arch, live_racks.id
+        FROM needed
+        JOIN rack_files USING (sha256)
+        JOIN live_racks ON live_racks.id = rack_files.rack_id
+        JOIN sizes ON (sizes.os, sizes.release, sizes.arch) = (needed.os, needed.release, needed.arch)
+        JOIN described ON (described.os, described.release, described.arch)
+                        = (needed.os, needed.release, needed.arch)
+        JOIN region ON region.epoch = live_racks.epoch
+        WHERE live_racks.serial >= described.held_serial
+        GROUP BY needed.os, needed.release, needed.arch, live_racks.id, sizes.files
+        HAVING count(*) = sizes.files
+    ) AS whole GROUP BY os, release, arch
+),
+latest AS (
+    SELECT DISTINCT ON (os, release, arch) os, release, arch, imports.state, import_images.bytes_total,
+           import_images.bytes_done, import_images.error_code, import_images.error
+    FROM import_images JOIN imports ON imports.id = import_images.import_id
+    ORDER BY os, release, arch, imports.id DESC
+),
+counts AS (
+    SELECT (SELECT count(*) FROM racks) AS racks_total, (SELECT count(*) FROM live_racks) AS racks_live
+),
+facts AS (
+    SELECT shown.os, shown.release, shown.arch,
+           coalesce(described.title, held_described.title, shown.release) AS title,
+           coalesce(described.source_id, wanted.source_ids[1]) AS source_id,
+           wanted.os IS NOT NULL AS selected,
+           coalesce(described.offered, false) AS offered,
+           coalesce(described.held AND sizes.stored_bytes = sizes.size_bytes, false) AS whole,
+           described.version, held_described.held_version, described.support_eol, held_described.updated_at,
+           coalesce(sizes.size_bytes, 0) AS size_bytes, coalesce(sizes.stored_bytes, 0) AS stored_bytes,
+           coalesce(serving.racks, 0) AS racks_synced, counts.racks_live, counts.racks_total,
+           latest.state AS import_state, latest.bytes_total AS import_total, latest.bytes_done AS import_done,
+           coalesce(latest.error_code, '') AS import_error_code, coalesce(latest.error, '') AS import_error,
+           pins.version AS pinned_version, sources.last_read_at, coalesce(sources.error_code, '') AS source_error_code,
+           coalesce(sources.error, '') AS source_error
+    FROM shown
+    CROSS JOIN counts
+    LEFT JOIN wanted USING (os, release, arch)
+    LEFT JOIN described USING (os, release, arch)
+    LEFT JOIN held_described USING (os, release, arch)
+    LEFT JOIN sizes USING (os, release, arch)
+    LEFT JOIN serving USING (os, release, arch)
+    LEFT JOIN latest USING (os, release, arch)
+    LEFT JOIN pins USING (os, release, arch)
+    LEFT JOIN sources ON sources.id = coalesce(described.source_id, wanted.source_ids[1])
+),
+judged AS (
+    SELECT facts.*,
+        CASE
+            WHEN NOT selected THEN 'retiring'
+            WHEN whole AND offered AND racks_total = 0 THEN 'stored'
+            WHEN whole AND offered AND racks_live > 0 AND racks_synced = racks_live THEN 'synced'
+            WHEN whole AND offered THEN 'waiting_for_racks'
+            WHEN import_state = 'running' AND import_error = '' THEN 'downloading'
+            WHEN NOT offered AND (held_version IS NOT NULL OR (last_read_at IS NOT NULL AND source_error = ''))
+                THEN 'unavailable'
+            WHEN import_error <> '' OR source_error <> '' THEN 'failed'
+            ELSE 'queued'
+        END AS status
+    FROM facts
+)
+SELECT os, release, arch, title, source_id, selected, status,
+    CASE
+        WHEN status = 'downloading' THEN
+            CASE WHEN import_total > 0 THEN floor(100.0 * import_done / import_total) ELSE 0 END
+        WHEN size_bytes > 0 THEN floor(100.0 * stored_bytes / size_bytes)
+        ELSE 0
+    END::integer AS progress,
+    pinned_version, coalesce(version, '') AS version, coalesce(held_version, '') AS held_version,
+    size_bytes::bigint AS size_bytes,
+    CASE WHEN status = 'downloading' THEN import_done ELSE stored_bytes END::bigint AS bytes_done,
+    racks_synced, racks_live, racks_total, support_eol::text AS support_eol, updated_at,
+    CASE WHEN status = 'failed' THEN coalesce(nullif(import_error_code, ''), source_error_code)
+         ELSE source_error_code
+    END AS error_code,
+    CASE WHEN status = 'failed' THEN coalesce(nullif(import_error, ''), source_error) ELSE source_error END AS error
+FROM judged
+WHERE CAST(:after AS text) IS NULL OR (os || ':' || release || ':' || arch) COLLATE "C" > :after
+ORDER BY (os || ':' || release || ':' || arch) COLLATE "C"
+LIMIT :limit
+""")
+
+
+async def list_all(
+    connection: AsyncConnection, now: datetime, *, limit: int = 10_000, after: str | None = None
+) -> Sequence[Image]:
+    """Images that are selected or held, by id, those after the id `after`."""
+    rows = await connection.execute(_STATUS, {"live_after": now - LIVE_FOR, "after": after, "limit": limit})
+    return [Image(**row) for row in rows.mappings()]
+
+
+async def get(connection: AsyncConnection, key: ImageKey, now: datetime) -> Image:
+    """The image. Raises NotFound when it is neither selected nor held."""
+    for image in await list_all(connection, now):
+        if image.id == str(key):
+            return image
+    raise NotFound("selected or held image", key)
+
+
+@dataclass(frozen=True, slots=True)
+class VersionShown:
+    """One version of an image, over all its kernels. `size_bytes` counts shared files once."""
+
+    name: str
+    offered: bool
+    held: bool
+    size_bytes: int
+
+
+async def versions_of(connection: AsyncConnection, key: ImageKey) -> list[VersionShown]:
+    """The versions of an image that are offered or held, newest first."""
+    rows = await connection.execute(
+        text("""
+            WITH known AS (
+                SELECT versions.* FROM versions JOIN products ON products.id = versions.product_id
+                WHERE (os, release, arch) = (:os, :release, :arch) AND kind <> 'bootloader'
+            ),
+            sizes AS (
+                SELECT name, sum(size)::bigint AS size_bytes FROM (
+                    SELECT DISTINCT known.name, items.sha256, items.size
+                    FROM known JOIN items ON items.version_id = known.id
+                ) AS files GROUP BY name
+            )
+            SELECT name, bool_or(offered) AS offered, bool_and(held_at IS NOT NULL) AS held,
+                   min(size_bytes) AS size_bytes
+            FROM known JOIN sizes USING (name)
+            GROUP BY name ORDER BY name DESC
+        """),
+        key._asdict(),
+    )
+    return [VersionShown(**row) for row in rows.mappings()]
+
+
+@dataclass(frozen=True, slots=True)
+class OnRack:
+    """How much of an image a rack holds, in files. `serving`: all of it, under its names."""
+
+    rack_id: str
+    name: str
+    live: bool
+    files_held: int
+    files_total: int
+    bytes_left: int
+    serving: bool
+
+
+async def on_racks(connection: AsyncConnection, key: ImageKey, now: datetime) -> list[OnRack]:
+    """Where an image is, rack by rack, by name."""
+    rows = await connection.execute(
+        text(f"""{_CURRENT}
+            SELECT racks.id AS rack_id, racks.name,
+                   coalesce(racks.last_seen_at > :live_after, false) AS live,
+                   count(rack_files.sha256) AS files_held, count(needed.sha256) AS files_total,
+                   coalesce(sum(needed.size) FILTER (WHERE rack_files.sha256 IS NULL), 0)::bigint AS bytes_left,
+                   count(needed.sha256) > 0 AND bool_and(rack_files.sha256 IS NOT NULL)
+                       AND bool_or(racks.epoch = region.epoch AND racks.serial >= described.held_serial) AS serving
+            FROM racks CROSS JOIN region
+            LEFT JOIN described ON (described.os, described.release, described.arch) = (:os, :release, :arch)
+            LEFT JOIN needed ON (needed.os, needed.release, needed.arch) = (:os, :release, :arch)
+            LEFT JOIN rack_files ON rack_files.rack_id = racks.id AND rack_files.sha256 = needed.sha256
+            GROUP BY racks.id ORDER BY racks.name
+        """),
+        {"live_after": now - LIVE_FOR, **key._asdict()},
+    )
+    return [OnRack(**(dict(row) | {"serving": bool(row["serving"])})) for row in rows.mappings()]

@@ -1,0 +1,51 @@
+"""The region's configuration; see `shared.configuration` for where they are looked for."""
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import SettingsConfigDict
+
+from shared.configuration import ServiceConfiguration
+
+DEFAULT_SOURCE_URL = "https://images.maas.io/ephemeral-v3/stable/"
+
+
+class RegionConfiguration(ServiceConfiguration):
+    """Everything an administrator can set about one region process."""
+
+    service: ClassVar[str] = "region"
+    model_config = SettingsConfigDict(env_prefix="REGION_", extra="forbid", frozen=True, env_ignore_empty=True)
+
+    database_url: str = Field(
+        "postgresql+asyncpg:///bootferry?host=/var/run/postgresql", description="The PostgreSQL database, 15 or later."
+    )
+    data_dir: Path = Field(
+        Path("/var/lib/bootferry/region"), description="The key and the files; shared by all processes."
+    )
+    host: str = Field("127.0.0.1", description="The address to listen on.")
+    port: int = Field(5240, ge=0, le=65535, description="The port to listen on.")
+    name: str = Field("region", max_length=64, description="How this region calls itself to racks and people.")
+    default_source_url: str = Field(DEFAULT_SOURCE_URL, description="The source a new region begins with.")
+    default_source_keyring: Path | None = Field(None, description="Its keyring, when it is not the shipped one.")
+    admin_token_file: Path | None = Field(
+        None, description="Where the first start leaves an administrator's token; <data_dir>/admin-token when unset."
+    )
+    migrate_on_start: bool = Field(True, description="Bring the database's schema up to date at every start.")
+    parallel_downloads: int = Field(4, ge=1, le=32, description="Files fetched from upstream at once.")
+    prune_grace_seconds: int = Field(
+        86_400, ge=0, description="How long a file nobody needs any more stays for racks that are still pulling it."
+    )
+    accel_prefix: str | None = Field(
+        None, pattern="^/[a-z0-9/_-]*$", description="Let nginx send files: the internal location of X-Accel-Redirect."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least severe line logged.")
+    log_format: Literal["text", "json"] = Field("text", description="Lines for people, or for machines.")
+
+    @field_validator("database_url")
+    @classmethod
+    def _asyncpg(cls, url: str) -> str:
+        scheme, separator, rest = url.partition("://")
+        if not separator or scheme not in ("postgres", "postgresql", "postgresql+asyncpg"):
+            raise ValueError("it must begin with postgresql://")
+        return f"postgresql+asyncpg://{rest}"

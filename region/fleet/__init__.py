@@ -1,0 +1,1 @@
+"""The fleet: the racks a region knows, and what they report."""

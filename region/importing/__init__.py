@@ -1,0 +1,5 @@
+"""Importing: the hourly sync and every other run that brings bytes in.
+
+`clock` says when, `reading` reads a mirror's documents, `plan` decides (pure), `importer` carries it out, and `imports`
+is the leased row that says how far it is and which process may write.
+"""

@@ -1,0 +1,87 @@
+"""The clock: every process ticks once a minute, PostgreSQL decides what is due and who does it."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from region.catalogue import files
+from region.database.connection import transaction
+from region.importing import imports
+from region.publishing.memory import Memory
+from shared.errors import Unavailable
+from shared.logs import logger
+from shared.store import SLICE_S, Store
+
+TICK_S = 60
+PRUNE_LOCK, AUDIT_LOCK = 0x626F6F75, 0x626F6F76
+"""`pg_try_advisory_xact_lock` keys: one process at a time prunes the store, and one audits it."""
+
+log = logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """What the ticks take."""
+
+    engine: AsyncEngine
+    store: Store
+    memory: Memory
+    prune_grace: timedelta
+    now: Callable[[], datetime]
+
+    async def tick(self) -> None:
+        """Start the sync if it is due, prune what has been unneeded for long enough, write sightings down."""
+        async with transaction(self.engine) as connection:
+            import_id = await imports.enqueue_due(connection, self.now())
+        if import_id is not None:
+            log.info("The hourly sync is due.", action="sync", import_id=import_id)
+        async with transaction(self.engine) as connection:
+            if await _alone(connection, PRUNE_LOCK):
+                gone = await files.prune(connection, self.store, self.prune_grace, self.now())
+                if gone:
+                    log.info(f"{len(gone)} files nobody needs any more were deleted.", action="prune")
+        await self.memory.flush()
+
+    async def audit(self) -> None:
+        """Compare disk and catalogue; what was lost is asked for again at once."""
+        async with transaction(self.engine) as connection:
+            lost = await files.audit(connection, self.store, self.now()) if await _alone(connection, AUDIT_LOCK) else []
+            if lost:
+                await imports.enqueue(connection, "healing", "the audit of the store", self.now())
+        if lost:
+            log.warning(
+                f"{len(lost)} stored files were lost or spoiled and are fetched again.", action="audit", files=lost[:10]
+            )
+
+
+async def _alone(connection: AsyncConnection, lock: int) -> bool:
+    return bool(await connection.scalar(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": lock}))
+
+
+def start(clock: Clock) -> AsyncIOScheduler:
+    """A running scheduler. An interval job first fires after a whole interval: call `tick` once yourself."""
+    scheduler = AsyncIOScheduler(
+        timezone=UTC, job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
+    )
+    scheduler.add_job(patiently(clock.tick), "interval", seconds=TICK_S, id="tick")
+    scheduler.add_job(patiently(clock.audit), "interval", seconds=SLICE_S, id="audit")
+    scheduler.start()
+    return scheduler
+
+
+def patiently(job: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+    """`job`, which leaves it at that when the database is away: the next tick will do."""
+
+    async def patient() -> None:
+        try:
+            await job()
+        except Unavailable as error:
+            log.warning(f"The {job.__name__} did nothing. {error}", action=job.__name__)
+        except OSError as error:
+            log.error(f"The {job.__name__} did nothing: the disk says {error}.", action=job.__name__)
+
+    return patient

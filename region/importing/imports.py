@@ -1,0 +1,309 @@
+"""Imports: the runs that bring versions in. At most one waits and at most one runs, whichever process runs it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import select, text, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from region.database.tables import import_images, imports, sync_schedule
+from region.database.topics import Topic, notify
+from shared.errors import BootferryError, Conflict, NotFound
+from shared.names import ImageKey
+
+SYNC_PERIOD = timedelta(hours=1)
+LEASE_S = 10.0
+"""A runner says once a second that it is alive; after so many seconds of silence another takes over."""
+
+
+class LeaseLost(BootferryError):
+    """Another process took this import over, or it was ended: whoever hears this must stop writing."""
+
+    code = "lease_lost"
+
+    def __init__(self, import_id: int) -> None:
+        super().__init__(f"The import {import_id} is carried on by another process.")
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to carry an import out; every write shows it. `scope` None means everything selected."""
+
+    import_id: int
+    fence: int
+    trigger: str
+    scope: frozenset[str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageProgress:
+    """How far an import is with one image, in bytes. `code` and `error` are empty while nothing went wrong."""
+
+    bytes_total: int
+    bytes_done: int
+    code: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """A run as operators see it."""
+
+    id: int
+    trigger: str
+    requested_by: str
+    requested_at: datetime
+    scope: list[str] | None
+    state: str
+    started_at: datetime | None
+    finished_at: datetime | None
+    cancel_requested: bool
+    bytes_total: int
+    bytes_done: int
+    error_code: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """The hourly sync."""
+
+    enabled: bool
+    last_run_at: datetime | None
+    next_run_at: datetime
+
+
+_ENQUEUE = text("""
+    INSERT INTO imports (trigger, requested_by, requested_at, scope)
+    VALUES (:trigger, :requested_by, :now, CAST(:scope AS text[]))
+    ON CONFLICT (state) WHERE state = 'queued' DO UPDATE
+    SET trigger = CASE WHEN excluded.trigger IN ('operator', 'selection') OR imports.trigger = 'healing'
+                       THEN excluded.trigger ELSE imports.trigger END,
+        requested_by = CASE WHEN excluded.trigger IN ('operator', 'selection') OR imports.trigger = 'healing'
+                            THEN excluded.requested_by ELSE imports.requested_by END,
+        scope = CASE WHEN imports.scope IS NULL OR excluded.scope IS NULL THEN NULL
+                     ELSE ARRAY(SELECT DISTINCT unnest(imports.scope || excluded.scope)) END,
+        cancel_requested = false
+    RETURNING id
+""")
+
+
+async def enqueue(
+    connection: AsyncConnection,
+    trigger: str,
+    requested_by: str,
+    now: datetime,
+    scope: frozenset[ImageKey] | None = None,
+) -> int:
+    """The id of the import that will do this. One that waits already takes the wish in: asking twice is one run."""
+    import_id: int = (
+        await connection.execute(
+            _ENQUEUE,
+            {
+                "trigger": trigger,
+                "requested_by": requested_by,
+                "now": now,
+                "scope": None if scope is None else sorted(map(str, scope)),
+            },
+        )
+    ).scalar_one()
+    await notify(connection, Topic.IMPORTS, Topic.IMAGES)
+    return import_id
+
+
+async def enqueue_due(connection: AsyncConnection, now: datetime) -> int | None:
+    """Enqueue the hourly sync when it is due; of processes that ask at once, one gets its id and the others None."""
+    due = await connection.execute(
+        update(sync_schedule)
+        .where(sync_schedule.c.enabled, sync_schedule.c.next_run_at <= now)
+        .values(next_run_at=now + SYNC_PERIOD)
+    )
+    if due.rowcount == 0:
+        return None
+    await notify(connection, Topic.SYNC)
+    return await enqueue(connection, "schedule", "the hourly sync", now)
+
+
+_CLAIM = text("""
+    UPDATE imports
+    SET state = 'running', fence = fence + 1, lease_owner = :owner,
+        lease_until = clock_timestamp() + make_interval(secs => :lease_s),
+        started_at = coalesce(started_at, clock_timestamp())
+    WHERE id = (
+        SELECT id FROM imports
+        WHERE (state = 'running' AND lease_until < clock_timestamp())
+           OR (state = 'queued' AND NOT EXISTS (SELECT FROM imports WHERE state = 'running'))
+        ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED)
+    RETURNING id, fence, trigger, scope
+""")
+
+
+async def claim(connection: AsyncConnection, owner: str, lease_s: float = LEASE_S) -> Claim | None:
+    """An import nobody carries out: one that waits, or one whose runner let its lease run out. None when there is none.
+
+    Leases are measured by PostgreSQL's clock, which all processes share.
+    """
+    try:
+        row = (await connection.execute(_CLAIM, {"owner": owner, "lease_s": lease_s})).one_or_none()
+    except IntegrityError:
+        # Another process began to run one between our look and our write.
+        return None
+    if row is None:
+        return None
+    await notify(connection, Topic.IMPORTS, Topic.IMAGES)
+    return Claim(row.id, row.fence, row.trigger, None if row.scope is None else frozenset(row.scope))
+
+
+async def require_lease(connection: AsyncConnection, held: Claim) -> None:
+    """Returning says: until this transaction ends nobody can take the import over. Raises LeaseLost."""
+    row = await connection.execute(
+        select(imports.c.id)
+        .where(imports.c.id == held.import_id, imports.c.fence == held.fence, imports.c.state == "running")
+        .with_for_update(read=True)
+    )
+    if row.one_or_none() is None:
+        raise LeaseLost(held.import_id)
+
+
+async def record_progress(
+    connection: AsyncConnection,
+    held: Claim,
+    progress: Mapping[ImageKey, ImageProgress],
+    bytes_total: int,
+    bytes_done: int,
+    lease_s: float = LEASE_S,
+) -> bool:
+    """Write how far the import is and extend its lease. True says: somebody asked to stop it. Raises LeaseLost."""
+    row = (
+        await connection.execute(
+            text("""
+                UPDATE imports SET bytes_total = :total, bytes_done = :done,
+                    lease_until = clock_timestamp() + make_interval(secs => :lease_s)
+                WHERE id = :id AND fence = :fence AND state = 'running'
+                RETURNING cancel_requested
+            """),
+            {
+                "total": bytes_total,
+                "done": bytes_done,
+                "lease_s": lease_s,
+                "id": held.import_id,
+                "fence": held.fence,
+            },
+        )
+    ).one_or_none()
+    if row is None:
+        raise LeaseLost(held.import_id)
+    if progress:
+        await _record_images(connection, held.import_id, progress)
+    await notify(connection, Topic.IMPORTS, Topic.IMAGES)
+    return bool(row.cancel_requested)
+
+
+async def _record_images(
+    connection: AsyncConnection, import_id: int, progress: Mapping[ImageKey, ImageProgress]
+) -> None:
+    await connection.execute(
+        text("""
+            INSERT INTO import_images (import_id, os, release, arch, bytes_total, bytes_done, error_code, error)
+            SELECT :id, given.* FROM unnest(
+                CAST(:oses AS text[]), CAST(:releases AS text[]), CAST(:arches AS text[]),
+                CAST(:totals AS bigint[]), CAST(:dones AS bigint[]), CAST(:codes AS text[]), CAST(:errors AS text[])
+            ) AS given
+            ON CONFLICT (import_id, os, release, arch) DO UPDATE
+            SET bytes_total = excluded.bytes_total, bytes_done = excluded.bytes_done,
+                error_code = excluded.error_code, error = excluded.error
+        """),
+        {
+            "id": import_id,
+            "oses": [image.os for image in progress],
+            "releases": [image.release for image in progress],
+            "arches": [image.arch for image in progress],
+            "totals": [entry.bytes_total for entry in progress.values()],
+            "dones": [entry.bytes_done for entry in progress.values()],
+            "codes": [entry.code for entry in progress.values()],
+            "errors": [entry.error for entry in progress.values()],
+        },
+    )
+
+
+async def finish(connection: AsyncConnection, held: Claim, state: str, now: datetime, code: str, error: str) -> None:
+    """The import has ended as `state`; the sync it belonged to is done with it. Raises LeaseLost."""
+    await require_lease(connection, held)
+    await connection.execute(
+        update(imports)
+        .where(imports.c.id == held.import_id)
+        .values(state=state, finished_at=now, lease_owner=None, lease_until=None, error_code=code, error=error)
+    )
+    if held.trigger != "healing":
+        await connection.execute(update(sync_schedule).values(last_run_at=now))
+    await notify(connection, Topic.IMPORTS, Topic.IMAGES, Topic.SYNC)
+
+
+async def release(connection: AsyncConnection, held: Claim) -> None:
+    """Let the next process that looks carry the import on at once, instead of when the lease has run out."""
+    await connection.execute(
+        text(
+            "UPDATE imports SET lease_until = clock_timestamp() WHERE id = :id AND fence = :fence AND state = 'running'"
+        ),
+        {"id": held.import_id, "fence": held.fence},
+    )
+
+
+async def request_cancel(connection: AsyncConnection, import_id: int, now: datetime) -> None:
+    """A waiting import ends at once, a running one within seconds. Raises NotFound; Conflict when it has ended."""
+    stopped = await connection.execute(
+        text("""
+            UPDATE imports SET cancel_requested = true,
+                finished_at = CASE state WHEN 'queued' THEN CAST(:now AS timestamptz) END,
+                state = CASE state WHEN 'queued' THEN 'cancelled' ELSE state END
+            WHERE id = :id AND state IN ('queued', 'running')
+        """),
+        {"id": import_id, "now": now},
+    )
+    if stopped.rowcount == 0:
+        entry = await get(connection, import_id)
+        raise Conflict(f"The import {import_id} has ended already; it {entry.state}.")
+    await notify(connection, Topic.IMPORTS, Topic.IMAGES)
+
+
+_COLUMNS = [imports.c[name] for name in Import.__slots__]
+
+
+async def get(connection: AsyncConnection, import_id: int) -> Import:
+    """The import. Raises NotFound."""
+    row = (await connection.execute(select(*_COLUMNS).where(imports.c.id == import_id))).mappings().one_or_none()
+    if row is None:
+        raise NotFound("import", import_id)
+    return Import(**row)
+
+
+async def images_of(connection: AsyncConnection, import_id: int) -> dict[str, ImageProgress]:
+    """How far the import is (or got) with each image it had something to fetch for, by image id."""
+    rows = await connection.execute(select(import_images).where(import_images.c.import_id == import_id))
+    return {
+        f"{row.os}:{row.release}:{row.arch}": ImageProgress(row.bytes_total, row.bytes_done, row.error_code, row.error)
+        for row in rows
+    }
+
+
+async def list_recent(connection: AsyncConnection, limit: int, before: int | None) -> list[Import]:
+    """Imports with an id below `before`, newest first."""
+    query = select(*_COLUMNS).order_by(imports.c.id.desc()).limit(limit)
+    if before is not None:
+        query = query.where(imports.c.id < before)
+    return [Import(**row) for row in (await connection.execute(query)).mappings()]
+
+
+async def schedule(connection: AsyncConnection) -> Schedule:
+    """The hourly sync as it stands."""
+    row = (await connection.execute(select(sync_schedule))).one()
+    return Schedule(row.enabled, row.last_run_at, row.next_run_at)
+
+
+async def set_enabled(connection: AsyncConnection, enabled: bool) -> Schedule:
+    """Switch the hourly sync. Switched on, a run that was missed meanwhile is due at once."""
+    await connection.execute(update(sync_schedule).values(enabled=enabled))
+    await notify(connection, Topic.SYNC)
+    return await schedule(connection)

@@ -1,0 +1,158 @@
+"""One region process: the parts it consists of, and its life from the first look at the database to the last."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from region.actions import first_start
+from region.configuration import RegionConfiguration
+from region.database.topics import Topic, Topics
+from region.importing import clock
+from region.importing.clock import Clock
+from region.importing.importer import Importer, run_next
+from region.publishing.memory import Memory
+from shared.errors import BootferryError, Unavailable
+from shared.logs import logger
+from shared.signing import fingerprint
+from shared.store import Store
+from shared.systemd import notify, watchdog_interval_s
+
+RETRY_S = 1.0
+IDLE_S = 10.0
+"""How long the importer waits for word of a new import before it looks by itself."""
+
+DOUBTS_PAUSE_S = 10.0
+
+log = logger(__name__)
+
+
+@dataclass(slots=True)
+class Region:
+    """One region process. `ready` is set once the schema is current and the memory filled; `fatal` ends the process."""
+
+    configuration: RegionConfiguration
+    engine: AsyncEngine
+    store: Store
+    key: Ed25519PrivateKey
+    topics: Topics
+    memory: Memory
+    importer: Importer
+    clock: Clock
+    now: Callable[[], datetime]
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+    doubted: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when a stored file was found not to be as it was verified: an audit follows soon."""
+    fatal: BootferryError | None = None
+    stop: Callable[[], None] = lambda: None
+
+    @property
+    def fingerprint(self) -> str:
+        """How tokens and racks name this region."""
+        return fingerprint(self.key)
+
+    async def prepare(self) -> None:
+        """Schema and first rows are there when this returns. Raises Unavailable, InvalidConfiguration."""
+        await first_start.prepare(self.engine, self.key, self.configuration, self.now)
+
+    def require_ready(self) -> None:
+        """Returning says: the schema is current and the memory filled. Raises Unavailable while that is not so."""
+        if not self.ready.is_set():
+            raise Unavailable("The region's database")
+
+
+@asynccontextmanager
+async def running(built: Region) -> AsyncIterator[None]:
+    """Inside, the region works: it has started or keeps trying to, and everything periodic runs."""
+    tasks = [
+        asyncio.create_task(coroutine)
+        for coroutine in (_work(built), built.topics.listen(built.configuration.database_url), _watchdog())
+    ]
+    try:
+        yield
+    finally:
+        notify("STOPPING=1")
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        with suppress(Unavailable):
+            await built.memory.flush()
+        await built.engine.dispose()
+
+
+async def _work(built: Region) -> None:
+    try:
+        await _until_available(built.prepare)
+        await _until_available(built.memory.refresh)
+    except BootferryError as error:
+        built.fatal = error
+        log.critical(str(error), action="start", code=error.code)
+        built.stop()
+        return
+    built.ready.set()
+    notify("READY=1")
+    log.info("The region is ready.", action="start", fingerprint=built.fingerprint)
+    scheduler = clock.start(built.clock)
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(built.memory.follow(built.topics))
+            tasks.create_task(_import(built))
+            tasks.create_task(_upkeep(built))
+            tasks.create_task(_settle_doubts(built))
+    finally:
+        scheduler.shutdown(wait=False)
+
+
+async def _upkeep(built: Region) -> None:
+    # A disk may have changed while nobody watched; and an interval's first tick is a whole interval away.
+    await clock.patiently(built.clock.audit)()
+    await clock.patiently(built.clock.tick)()
+
+
+async def _settle_doubts(built: Region) -> None:
+    while True:
+        await built.doubted.wait()
+        await clock.patiently(built.clock.audit)()
+        built.doubted.clear()
+        await asyncio.sleep(DOUBTS_PAUSE_S)
+
+
+async def _import(built: Region) -> None:
+    """Carry out imports, one after the other, as long as the process lives."""
+    with built.topics.subscribe(Topic.IMPORTS) as subscription:
+        while True:
+            try:
+                if await run_next(built.importer):
+                    continue
+            except Unavailable:
+                await asyncio.sleep(RETRY_S)
+            except Exception:
+                # A fault of ours must not end all imports for ever: the lease runs out and the next try is told apart.
+                log.exception("An import broke off unexpectedly.", action="import")
+                await asyncio.sleep(RETRY_S)
+            await subscription.next(timeout_s=IDLE_S)
+
+
+async def _until_available(step: Callable[[], Awaitable[None]]) -> None:
+    told = False
+    while True:
+        try:
+            await step()
+        except Unavailable as error:
+            if not told:
+                log.warning(f"The region waits. {error}", action="start", code=error.code)
+                told = True
+            await asyncio.sleep(RETRY_S)
+        else:
+            return
+
+
+async def _watchdog() -> None:
+    if (interval_s := watchdog_interval_s()) is not None:
+        while True:
+            notify("WATCHDOG=1")
+            await asyncio.sleep(interval_s)

@@ -1,0 +1,1 @@
+"""The messages between a region and its racks, and who signed them."""
