@@ -19,7 +19,9 @@ the API answers it, the journal shows it, operators search for it.
     │   ├── RedirectRefused · ProxyFailed · TooLarge · TooSlow
     │   └── WrongSize · WrongDigest the bytes came, and they are not the promised ones
     ├── SignatureError              what was fetched is not vouched for
-    │   ├── Unsigned · UnknownSigner · BadSignature · InvalidKeyring · WrongRegion
+    │   ├── Unsigned · UnknownSigner · WrongRegion
+    │   ├── BadSignature            it does not fit; SignatureExpired · SignatureKeyRevoked · SignatureWeak
+    │   ├── InvalidKeyring          no key to believe; KeyTooSmall · KeyAlgorithmRefused · KeyExpired · KeyRevoked
     │   └── TooOld                  older than what was accepted before
     ├── NoRoom                      the disk cannot hold what was asked for
     ├── DiskFailed                  the disk refused to read or write
@@ -314,7 +316,7 @@ class UnknownSigner(SignatureError):
 
 
 class BadSignature(SignatureError):
-    """The signature does not fit the bytes, or its key is expired or revoked."""
+    """The signature does not fit the bytes, or cannot be relied on; `why` completes the sentence."""
 
     code = "signature_bad"
 
@@ -323,13 +325,81 @@ class BadSignature(SignatureError):
         super().__init__(f"The signature of {url} is not good: {why}.")
 
 
+class SignatureExpired(BadSignature):
+    """The signature's time, or that of the key that made it, is over."""
+
+    code = "signature_expired"
+
+
+class SignatureKeyRevoked(BadSignature):
+    """The owner of the key that made the signature has revoked it."""
+
+    code = "signature_key_revoked"
+
+
+class SignatureWeak(BadSignature):
+    """The signature was made with a hash for which another text can be found."""
+
+    code = "signature_weak"
+
+
 class InvalidKeyring(SignatureError):
-    """The keyring holds no usable OpenPGP key."""
+    """`subject`, a keyring or a key of it, cannot be used; `why` completes the sentence."""
 
     code = "keyring_invalid"
 
-    def __init__(self, why: str) -> None:
-        super().__init__(f"The keyring cannot be used: {why}.")
+    def __init__(self, why: str, *, subject: str = "The keyring") -> None:
+        self.why, self.subject = why, subject
+        super().__init__(f"{subject} cannot be used: {why}.")
+
+
+class KeyTooSmall(InvalidKeyring):
+    """A key has so few bits that others can compute its secret part."""
+
+    code = "key_too_small"
+
+    def __init__(self, fingerprint: str, bits: int, least: int) -> None:
+        self.fingerprint, self.bits, self.least = fingerprint, bits, least
+        super().__init__(
+            f"it is an RSA key of {bits} bits where {least} are the least; ask the mirror for its present key",
+            subject=f"The key {fingerprint}",
+        )
+
+
+class KeyAlgorithmRefused(InvalidKeyring):
+    """A key is of a kind whose signatures are not believed: DSA, one that only encrypts, or an unknown one."""
+
+    code = "key_algorithm"
+
+    def __init__(self, fingerprint: str, algorithm: str) -> None:
+        self.fingerprint, self.algorithm = fingerprint, algorithm
+        super().__init__(
+            f"its kind is {algorithm}, and only RSA, ECDSA and EdDSA keys are believed",
+            subject=f"The key {fingerprint}",
+        )
+
+
+class KeyExpired(InvalidKeyring):
+    """A key says of itself that its time is over."""
+
+    code = "key_expired"
+
+    def __init__(self, fingerprint: str, expired_at: datetime) -> None:
+        self.fingerprint, self.expired_at = fingerprint, expired_at
+        super().__init__(
+            f"it expired on {expired_at:%Y-%m-%d}; ask the mirror for its new key, or for this one with a later date",
+            subject=f"The key {fingerprint}",
+        )
+
+
+class KeyRevoked(InvalidKeyring):
+    """A key was revoked by its owner."""
+
+    code = "key_revoked"
+
+    def __init__(self, fingerprint: str) -> None:
+        self.fingerprint = fingerprint
+        super().__init__("its owner has revoked it; ask the mirror for its new key", subject=f"The key {fingerprint}")
 
 
 class WrongRegion(SignatureError):

@@ -16,7 +16,7 @@ from region.database.connection import migrate, transaction
 from region.database.tables import operator_tokens, region, sync_schedule
 from region.people.operators import Role, create_token
 from region.publishing import manifest
-from region.stream.openpgp import DEFAULT_KEYRING
+from region.stream.openpgp import SHIPPED_KEYRINGS, shipped_keyring
 from shared.errors import InvalidConfiguration
 from shared.logs import logger
 from shared.signing import fingerprint
@@ -66,7 +66,7 @@ async def _create_default_source(
     connection: AsyncConnection, configuration: RegionConfiguration, now: datetime
 ) -> None:
     path = configuration.default_source_keyring
-    keyring = DEFAULT_KEYRING.read_bytes() if path is None else sources.read_keyring(path)
+    keyring = shipped_keyring(SHIPPED_KEYRINGS[0]) if path is None else sources.read_keyring(path)
     wished = sources.wish(name=DEFAULT_SOURCE, url=configuration.default_source_url, keyring=keyring, priority=10)
     await sources.create(connection, wished, now)
 

@@ -135,7 +135,7 @@ async def _fetch(upstream: Upstream, path: RelativePath, known: Document | None)
         etag = response.headers.get("ETag", "")[:256]
     if upstream.keyring is None:
         return body, etag
-    return await openpgp.verify(body, upstream.keyring, origin=shown(url)), etag
+    return (await openpgp.verify(body, upstream.keyring, origin=shown(url))).text, etag
 
 
 async def _is_unsigned(upstream: Upstream) -> bool:

@@ -7,31 +7,57 @@ clear-signed text (RFC 9580, section 7) with nothing around it and nothing but s
 """
 
 import asyncio
-import base64
-import binascii
-import hashlib
-import importlib.resources
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-from shared.errors import BadSignature, InvalidKeyring, TooLarge, Unavailable, UnknownSigner, Unsigned
-from shared.sizes import spoken_size
-
-DEFAULT_KEYRING: Final = importlib.resources.files("region.stream") / "keyrings" / "ubuntu-cloudimage-keyring.gpg"
-"""The keys of images.maas.io: `DEFAULT_KEYRING.read_bytes()`."""
-DEFAULT_KEYRING_SHA256: Final = "c2d40d925557dbe9a0745c12ca0dc98bed593ce9a6652f1b2faa1ff0858dbf2f"
-DEFAULT_KEY_IDS: Final = (
-    "D2EB44626FDDC30B513D5BB71A5D6C4C7DB87C81",
-    "4A3CE3CD565D7EB5C810E2B97FF3F408476CF100",
+from region.stream.keys import (
+    DEFAULT_KEY_IDS,
+    DEFAULT_KEYRING,
+    DEFAULT_KEYRING_SHA256,
+    MAX_KEYRING_BYTES,
+    SHIPPED_KEYRINGS,
+    Key,
+    judge,
+    key_ids,
+    parse_keyring,
+    shipped_keyring,
+    unfit,
+    usable_keyring,
 )
-"""Both keys in it: the UEC Image Automatic Signing Key of 2009 and the Ubuntu Cloud Image Builder of 2012."""
+from region.stream.packets import ARMOUR, SIGNATURE, Malformed, from_base64, packets_of
+from shared.errors import (
+    BadSignature,
+    InvalidKeyring,
+    SignatureExpired,
+    SignatureKeyRevoked,
+    SignatureWeak,
+    TooLarge,
+    Unavailable,
+    UnknownSigner,
+    Unsigned,
+)
+
+__all__ = [
+    "DEFAULT_KEYRING",
+    "DEFAULT_KEYRING_SHA256",
+    "DEFAULT_KEY_IDS",
+    "MAX_KEYRING_BYTES",
+    "SHIPPED_KEYRINGS",
+    "Key",
+    "Verified",
+    "judge",
+    "key_ids",
+    "parse_keyring",
+    "shipped_keyring",
+    "usable_keyring",
+    "verify",
+]
 
 MAX_SIGNED_BYTES = 65 * 1024 * 1024
-MAX_KEYRING_BYTES = 1024 * 1024
 MAX_SIGNATURE_BYTES = 64 * 1024
 GPGV_MAX_LINE_BYTES = 19_998
 """gpgv cuts longer lines of a clear-signed text off and finds it changed: whoever signs JSON breaks it into lines."""
@@ -45,64 +71,58 @@ _BEGIN_SIGNATURE = b"\n-----BEGIN PGP SIGNATURE-----"
 _HEAD = re.compile(
     rb"-----BEGIN PGP SIGNED MESSAGE-----[ \t]*\r?\n(?:Hash: ?[A-Za-z0-9, -]{1,200}\r?\n){0,16}[ \t]*\r?\n"
 )
-_ARMOUR = re.compile(
-    rb"-----BEGIN PGP ([A-Z ]{1,40})-----[ \t\r]*\n"
-    rb"(?:[A-Za-z-]{1,40}:[^\n]*\n)*"  # headers
-    rb"[ \t\r]*\n"
-    rb"([A-Za-z0-9+/=\s]*?)"
-    rb"(?:\n=[A-Za-z0-9+/]{4}\s*)?"  # a checksum: RFC 9580, section 6.1 says not to look at it
-    rb"-----END PGP \1-----"
-)
-
-# RFC 9580, section 5: packet types.
-_SIGNATURE, _SECRET_KEY, _PUBLIC_KEY, _SECRET_SUBKEY, _MARKER, _TRUST, _USER_ID = 2, 5, 6, 7, 10, 12, 13
-_PUBLIC_SUBKEY, _USER_ATTRIBUTE = 14, 17
-_CERTIFICATE_PACKETS = frozenset({_SIGNATURE, _PUBLIC_KEY, _USER_ID, _PUBLIC_SUBKEY, _USER_ATTRIBUTE})
 # RFC 9580, section 9.5: hash algorithms. MD5, SHA-1 and RIPEMD-160 (1, 2, 3) are the ones gpgv knows and we refuse.
 _STRONG_HASHES = frozenset({"8", "9", "10", "11", "12", "14"})
 
-# GnuPG, doc/DETAILS: gpgv says exactly one of the first six of each signature; the last two are readings of ours.
-_WHY = {
-    "GOODSIG": "",
-    "EXPSIG": "it has expired",
-    "EXPKEYSIG": "the key {} that made it has expired, and the keyring needs the mirror's new one",
-    "REVKEYSIG": "the key {} that made it was revoked, and the keyring needs the mirror's new one",
-    "BADSIG": "the text was changed after the key {} signed it",
-    "ERRSIG": "gpgv cannot check what the key {} made",
-    "WEAKSIG": "the key {} made it with a hash that can be forged (MD5, SHA-1 or RIPEMD-160)",
-    "UNKNOWN": "",
+# GnuPG, doc/DETAILS: gpgv says exactly one of the first six of each signature; the last three are readings of ours.
+_WHY: dict[str, tuple[type[BadSignature], str]] = {
+    "BADSIG": (BadSignature, "the text was changed after the key {} signed it"),
+    "EXPSIG": (SignatureExpired, "it has expired"),
+    "EXPKEYSIG": (SignatureExpired, "the key {} that made it has expired, and the keyring needs the mirror's new one"),
+    "REVKEYSIG": (
+        SignatureKeyRevoked,
+        "the key {} that made it was revoked, and the keyring needs the mirror's new one",
+    ),
+    "ERRSIG": (BadSignature, "gpgv cannot check what the key {} made"),
+    "WEAKSIG": (SignatureWeak, "the key {} made it with a hash that can be forged (MD5, SHA-1 or RIPEMD-160)"),
 }
+_GOOD, _UNKNOWN, _UNFIT = "GOODSIG", "UNKNOWN", "UNFIT"
+_WORDS = (_GOOD, *_WHY)
 _CONFUSION = frozenset({"NODATA", "UNEXPECTED", "ERROR", "BADARMOR"})
 _RC_NO_PUBLIC_KEY = "9"
 
 
-class _Packet(NamedTuple):
-    """One OpenPGP packet: its type, its body, and header and body as they stood."""
+class Verified(NamedTuple):
+    """A text, and who vouches for it."""
 
-    tag: int
-    body: bytes
-    raw: bytes
+    text: bytes
+    """As gpgv emitted it."""
+    signers: tuple[str, ...]
+    """The fingerprints of the primary keys of all good signatures: 40 capital hexadecimal digits each, at least one."""
+    notes: tuple[str, ...]
+    """A sentence about each other signature, which counts for nothing."""
 
 
 class _Signature(NamedTuple):
-    """What gpgv says of one signature: a word of `_WHY`, and the id of the key that made it."""
+    """What gpgv says of one signature, the id of the key that made it, and whose key that is when it is good."""
 
     word: str
     key_id: str
+    signer: str = ""
 
 
-class _Malformed(ValueError):
-    """Bytes are not whole OpenPGP packets or armour; the text completes a sentence."""
-
-
-async def verify(signed: bytes, keyring: bytes, *, origin: str) -> bytes:
+async def verify(signed: bytes, keyring: bytes, *, origin: str) -> Verified:
     """The text that a live key of `keyring` signed, as gpgv emitted it: use this and forget `signed`.
 
-    One good signature is enough; signatures by unknown, expired or revoked keys beside it change nothing, one that does
-    not fit the text refuses it. Dashes are unescaped, white space at line ends is gone: neither was ever signed.
+    - One good signature is enough; what is wrong with others beside it is in the notes: unknown, expired, revoked or
+      unfit keys, weak hashes. One that does not fit the text refuses the document.
+    - Dashes are unescaped, white space at line ends is gone: neither was ever signed.
+    - Nothing signed by a key, or a subkey, that is too small or of a refused kind counts, whoever stands behind it.
+
     `keyring` is anything `parse_keyring` takes; `origin` names the document in errors.
 
-    Raises Unsigned, UnknownSigner, BadSignature, InvalidKeyring, TooLarge (over 65 MiB), Unavailable (no gpgv here).
+    Raises Unsigned, UnknownSigner, BadSignature, SignatureExpired, SignatureKeyRevoked, SignatureWeak, InvalidKeyring
+    (KeyTooSmall and KeyAlgorithmRefused of a key that signed), TooLarge (over 65 MiB), Unavailable (no gpgv here).
     """
     if len(signed) > MAX_SIGNED_BYTES:
         raise TooLarge(origin, MAX_SIGNED_BYTES)
@@ -111,125 +131,35 @@ async def verify(signed: bytes, keyring: bytes, *, origin: str) -> bytes:
     text, status = await _run_gpgv(signed, trusted)
     if len(text) > len(signed) or len(status) > _MAX_STATUS_BYTES:
         raise BadSignature(origin, "gpgv makes more of it than there is")
-    signatures = _signatures(status, key_ids(trusted), origin)
-    words = {signature.word for signature in signatures}
-    if "GOODSIG" in words and "BADSIG" not in words:
-        return text
-    if "BADSIG" in words and await asyncio.to_thread(_longest_line_bytes, signed) > GPGV_MAX_LINE_BYTES:
-        raise BadSignature(origin, f"gpgv reads lines up to {GPGV_MAX_LINE_BYTES} bytes and it has a longer one")
-    for signature in sorted(signatures, key=lambda signature: signature.word != "BADSIG"):
-        if why := _WHY[signature.word].format(signature.key_id):
-            raise BadSignature(origin, why)
-    raise UnknownSigner(origin, signatures[0].key_id, key_ids(trusted))
+    refused = unfit(trusted)
+    signatures = _signatures(status, key_ids(trusted), refused, origin)
+    signers = tuple(dict.fromkeys(signature.signer for signature in signatures if signature.word == _GOOD))
+    others = [signature for signature in signatures if signature.word != _GOOD]
+    others.sort(key=lambda signature: signature.word != "BADSIG")
+    if others and others[0].word == "BADSIG":
+        if await asyncio.to_thread(_longest_line_bytes, signed) > GPGV_MAX_LINE_BYTES:
+            raise BadSignature(origin, f"gpgv reads lines up to {GPGV_MAX_LINE_BYTES} bytes and it has a longer one")
+    elif signers:
+        return Verified(text, signers, tuple(_note(signature, refused, origin) for signature in others))
+    for signature in others:
+        if signature.word in _WHY:
+            kind, why = _WHY[signature.word]
+            raise kind(origin, why.format(signature.key_id))
+        if signature.word == _UNFIT:
+            raise refused[signature.key_id]
+    raise UnknownSigner(origin, others[0].key_id, key_ids(trusted))
 
 
-def parse_keyring(raw: bytes) -> bytes:
-    """The public keys in `raw` as gpgv wants them: binary, one after the other, nothing else.
-
-    Takes binary, ASCII armour (several blocks, text between them), or binary in base64. Raises InvalidKeyring.
-    """
-    if len(raw) > MAX_KEYRING_BYTES:
-        raise InvalidKeyring(f"it is larger than {spoken_size(MAX_KEYRING_BYTES)}")
-    try:
-        packets = [packet for block in _blocks(raw) for packet in _packets(block)]
-    except _Malformed as error:
-        raise InvalidKeyring(str(error)) from error
-    kept = [packet for packet in packets if packet.tag not in (_MARKER, _TRUST)]
-    for packet in kept:
-        if packet.tag in (_SECRET_KEY, _SECRET_SUBKEY):
-            raise InvalidKeyring("it holds a secret key; export the public key alone (gpg --export)")
-        if packet.tag not in _CERTIFICATE_PACKETS:
-            raise InvalidKeyring(f"it holds more than public keys (an OpenPGP packet of type {packet.tag})")
-    if not kept:
-        raise InvalidKeyring("it is empty")
-    if kept[0].tag != _PUBLIC_KEY:
-        raise InvalidKeyring("it does not begin with a public key")
-    _fingerprints(kept)
-    return b"".join(packet.raw for packet in kept)
-
-
-def key_ids(keyring: bytes) -> tuple[str, ...]:
-    """The fingerprints of the primary keys in a parsed keyring: 40 capital hexadecimal digits each, in its order."""
-    return _fingerprints(_packets(keyring))
-
-
-def _fingerprints(packets: list[_Packet]) -> tuple[str, ...]:
-    found: dict[str, None] = {}
-    for packet in packets:
-        if packet.tag != _PUBLIC_KEY:
-            continue
-        version = packet.body[0] if packet.body else 0
-        if version != 4 or not 6 < len(packet.body) <= 0xFFFF:
-            raise InvalidKeyring(f"it holds a key of version {version}, and gpgv takes version 4 (RFC 4880) alone")
-        # RFC 9580, section 5.5.4.2.
-        content = b"\x99" + len(packet.body).to_bytes(2, "big") + packet.body
-        found[hashlib.sha1(content, usedforsecurity=False).hexdigest().upper()] = None
-    return tuple(found)
-
-
-def _blocks(raw: bytes) -> Iterator[bytes]:
-    """The binary OpenPGP data in `raw`."""
-    if not raw.strip():
-        return
-    if raw[0] & 0x80:
-        yield raw
-    elif raw[8:12] == b"KBXf":
-        raise _Malformed("it is a keybox, GnuPG's own database; export the keys from it (gpg --export)")
-    elif b"-----BEGIN PGP" in raw:
-        blocks = list(_ARMOUR.finditer(raw))
-        if len(blocks) != raw.count(b"-----BEGIN PGP"):
-            raise _Malformed("a block of its ASCII armour is damaged or cut off")
-        for block in blocks:
-            if block[1] == b"PRIVATE KEY BLOCK":
-                raise _Malformed("it holds a secret key; export the public key alone (gpg --armor --export)")
-            yield _from_base64(block[2])
-    else:
-        yield _from_base64(raw)
-
-
-def _from_base64(text: bytes) -> bytes:
-    try:
-        return base64.b64decode(b"".join(text.split()), validate=True)
-    except binascii.Error:
-        raise _Malformed("it is neither binary, nor ASCII armour, nor base64") from None
-
-
-def _packets(data: bytes) -> list[_Packet]:
-    """`data` as OpenPGP packets (RFC 9580, section 4.2). Raises _Malformed."""
-    packets: list[_Packet] = []
-    start = 0
-    while start < len(data):
-        tag, header, length = _packet_header(data, start)
-        end = start + header + length
-        if end > len(data):
-            raise _Malformed("an OpenPGP packet in it is cut off")
-        packets.append(_Packet(tag, data[start + header : end], data[start:end]))
-        start = end
-    return packets
-
-
-def _packet_header(data: bytes, start: int) -> tuple[int, int, int]:
-    """The packet's type, and how many bytes its header and its body have."""
-    first, rest = data[start], data[start + 1 : start + 6]
-    if not first & 0x80:
-        raise _Malformed("it is not OpenPGP data")
-    if not first & 0x40:
-        tag, width = first >> 2 & 0x0F, (1, 2, 4, 0)[first & 3]
-    elif rest[:1] < b"\xc0":
-        tag, width = first & 0x3F, 1
-    elif rest[:1] < b"\xe0" and len(rest) > 1:
-        return first & 0x3F, 3, (rest[0] - 192 << 8) + rest[1] + 192
-    elif rest[:1] == b"\xff":
-        return first & 0x3F, 6, int.from_bytes(rest[1:5], "big")
-    else:
-        tag, width = 0, 0
-    if not width or len(rest) < width:
-        raise _Malformed("an OpenPGP packet in it has no definite length")
-    return tag, 1 + width, int.from_bytes(rest[:width], "big")
+def _note(signature: _Signature, refused: Mapping[str, InvalidKeyring], origin: str) -> str:
+    if signature.word == _UNKNOWN:
+        return f"{origin} is also signed by key {signature.key_id}, which the keyring does not hold."
+    if signature.word == _UNFIT:
+        return f"{origin} is also signed by a key that does not count: {refused[signature.key_id]}"
+    return f"Another signature of {origin} does not count: {_WHY[signature.word][1].format(signature.key_id)}."
 
 
 def _require_clear_signed(signed: bytes, origin: str) -> None:
-    """Returning says: `signed` is one clear-signed text with at least one signature, and nothing else at all."""
+    """Raises BadSignature or Unsigned unless `signed` is exactly one clear-signed text with at least one signature."""
     if not signed.startswith(_BEGIN_TEXT):
         if _BEGIN_TEXT in signed:
             raise BadSignature(origin, "there is unsigned text before the signed one")
@@ -250,20 +180,20 @@ def _require_clear_signed(signed: bytes, origin: str) -> None:
 def _require_signatures(armour: bytes, origin: str) -> None:
     if len(armour) > MAX_SIGNATURE_BYTES:
         raise BadSignature(origin, "there is unsigned text after the signed one, or its signature is endless")
-    block = _ARMOUR.match(armour)
+    block = ARMOUR.match(armour)
     if block is None:
         raise BadSignature(origin, "its signature is cut off or damaged")
     if armour[block.end() :].strip():
         raise BadSignature(origin, "there is unsigned text after the signed one")
     try:
-        tags = {packet.tag for packet in _packets(_from_base64(block[2]))}
-    except _Malformed:
+        tags = {packet.tag for packet in packets_of(from_base64(block[2]))}
+    except Malformed:
         tags = set()
-    if tags != {_SIGNATURE}:
+    if tags != {SIGNATURE}:
         raise BadSignature(origin, "its signature is damaged, or holds more than signatures")
 
 
-def _signatures(status: bytes, trusted: tuple[str, ...], origin: str) -> list[_Signature]:
+def _signatures(status: bytes, trusted: tuple[str, ...], refused: Collection[str], origin: str) -> list[_Signature]:
     """What gpgv said of each signature, at least one."""
     # Notations are signed bytes of any kind: not all of a status line need be UTF-8.
     lines = [line.decode("utf-8", "replace").split(" ")[1:] for line in status.split(b"\n") if line[:8] == b"[GNUPG:]"]
@@ -276,11 +206,11 @@ def _signatures(status: bytes, trusted: tuple[str, ...], origin: str) -> list[_S
     keywords = [keyword for keyword, *_ in lines]
     if not said or keywords.count("PLAINTEXT") != 1 or not _CONFUSION.isdisjoint(keywords):
         raise BadSignature(origin, "gpgv cannot make sense of it")
-    return [_read_signature(lines_of_one, trusted) for lines_of_one in said]
+    return [_read_signature(lines_of_one, trusted, refused) for lines_of_one in said]
 
 
-def _read_signature(said: dict[str, list[str]], trusted: tuple[str, ...]) -> _Signature:
-    words = [word for word in _WHY if word in said]
+def _read_signature(said: dict[str, list[str]], trusted: tuple[str, ...], refused: Collection[str]) -> _Signature:
+    words = [word for word in _WORDS if word in said]
     if len(words) != 1:
         return _Signature("ERRSIG", "unknown")
     word, arguments = words[0], said[words[0]]
@@ -288,15 +218,19 @@ def _read_signature(said: dict[str, list[str]], trusted: tuple[str, ...]) -> _Si
     if word == "ERRSIG":
         # <keyid> <pkalgo> <hashalgo> <sig_class> <time> <rc> [<fpr>]
         key_id = arguments[6] if len(arguments) > 6 and arguments[6] != "-" else key_id
-        word = "UNKNOWN" if arguments[5:6] == [_RC_NO_PUBLIC_KEY] else word
-    if word == "GOODSIG":
-        # <fpr> <date> <timestamp> <expires> <version> <reserved> <pubkey-algo> <hash-algo> <class> <primary-key-fpr>
-        valid = said.get("VALIDSIG", [])
-        if len(valid) < 10 or valid[8] not in ("00", "01") or valid[9] not in trusted:
-            word = "ERRSIG"
-        elif valid[7] not in _STRONG_HASHES:
-            word = "WEAKSIG"
-    return _Signature(word, key_id)
+        return _Signature(_UNKNOWN if arguments[5:6] == [_RC_NO_PUBLIC_KEY] else word, key_id)
+    if word != _GOOD:
+        return _Signature(word, key_id)
+    # <fpr> <date> <timestamp> <expires> <version> <reserved> <pubkey-algo> <hash-algo> <class> <primary-key-fpr>
+    valid = said.get("VALIDSIG", [])
+    if len(valid) < 10 or valid[8] not in ("00", "01") or valid[9] not in trusted:
+        return _Signature("ERRSIG", key_id)
+    if valid[7] not in _STRONG_HASHES:
+        return _Signature("WEAKSIG", key_id)
+    for used in (valid[9], valid[0]):
+        if used in refused:
+            return _Signature(_UNFIT, used)
+    return _Signature(_GOOD, key_id, signer=valid[9])
 
 
 def _longest_line_bytes(signed: bytes) -> int:

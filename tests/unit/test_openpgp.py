@@ -17,18 +17,39 @@ from pathlib import Path
 import pytest
 from pysequoia import ArmorKind, Cert, Profile, SignatureMode, Tsk, armor, sign
 
-from region.stream import openpgp
+from region.stream import keys, openpgp
 from region.stream.openpgp import (
     DEFAULT_KEY_IDS,
     DEFAULT_KEYRING,
     DEFAULT_KEYRING_SHA256,
+    judge,
     key_ids,
     parse_keyring,
+    shipped_keyring,
+    usable_keyring,
     verify,
 )
-from shared.errors import BadSignature, InvalidKeyring, SignatureError, TooLarge, Unavailable, UnknownSigner, Unsigned
+from region.stream.packets import packets_of
+from shared.errors import (
+    BadSignature,
+    InvalidKeyring,
+    InvalidValue,
+    KeyAlgorithmRefused,
+    KeyExpired,
+    KeyRevoked,
+    KeyTooSmall,
+    SignatureError,
+    SignatureExpired,
+    SignatureKeyRevoked,
+    SignatureWeak,
+    TooLarge,
+    Unavailable,
+    UnknownSigner,
+    Unsigned,
+)
 
 URL = "http://mirror.example/streams/v1/index.sjson"
+NOW = datetime(2026, 7, 1, tzinfo=UTC)
 TEXT = b'{\n "format": "index:1.0"\n}'
 FRAME = b"-----BEGIN PGP SIGNATURE-----"
 
@@ -141,7 +162,7 @@ async def test_what_a_live_key_of_the_keyring_signed_is_returned_as_gpgv_emits_i
     ours: Signer, theirs: Signer, case: type_case, text: bytes
 ) -> None:
     signed, keyring = case(ours, theirs)
-    assert await verify(signed, keyring, origin=URL) == text
+    assert (await verify(signed, keyring, origin=URL)).text == text
 
 
 LITERAL = b"\xcb\x0bb\0\0\0\0\0evil\n"
@@ -218,11 +239,11 @@ LITERAL = b"\xcb\x0bb\0\0\0\0\0evil\n"
             "lines up to 19998 bytes",
             id="a line gpgv cuts off",
         ),
-        pytest.param(lambda o, _: (o.sign(), o.expired()), BadSignature, "has expired", id="expired key"),
-        pytest.param(lambda o, _: (o.sign(), o.revoked()), BadSignature, "was revoked", id="revoked key"),
+        pytest.param(lambda o, _: (o.sign(), o.expired()), SignatureExpired, "has expired", id="expired key"),
+        pytest.param(lambda o, _: (o.sign(), o.revoked()), SignatureKeyRevoked, "was revoked", id="revoked key"),
         pytest.param(
             lambda o, t: (together(o.sign(), t.sign()), o.expired()),
-            BadSignature,
+            SignatureExpired,
             "has expired",
             id="expired key beside an unknown one",
         ),
@@ -247,6 +268,35 @@ async def test_an_unknown_signer_is_named_beside_the_keys_that_were_wanted(ours:
     # gpgv names the subkey that signed, which only the owner's certificate ties to the primary key.
     assert re.fullmatch("[0-9A-F]{40}", caught.value.signed_by)
     assert caught.value.signed_by != ours.key_id
+
+
+async def test_all_good_signers_are_named_by_their_primary_keys(ours: Signer, theirs: Signer) -> None:
+    verified = await verify(
+        together(theirs.sign(), ours.sign(), ours.sign()), ours.keyring + theirs.keyring, origin=URL
+    )
+    assert (verified.signers, verified.notes) == ((theirs.key_id, ours.key_id), ())
+
+
+@pytest.mark.parametrize(
+    ("second", "note"),
+    [
+        pytest.param(lambda _: b"", f"{URL} is also signed by key ", id="unknown"),
+        pytest.param(
+            lambda them: them.expired(), "has expired, and the keyring needs the mirror's new one.", id="expired"
+        ),
+        pytest.param(
+            lambda them: them.revoked(), "was revoked, and the keyring needs the mirror's new one.", id="revoked"
+        ),
+    ],
+)
+async def test_what_is_wrong_with_a_signature_beside_a_good_one_is_noted(
+    ours: Signer, theirs: Signer, second: Callable[[Signer], bytes], note: str
+) -> None:
+    verified = await verify(together(ours.sign(), theirs.sign()), ours.keyring + second(theirs), origin=URL)
+    assert verified.signers == (ours.key_id,)
+    assert len(verified.notes) == 1
+    assert note in verified.notes[0]
+    assert verified.notes[0].endswith(".")
 
 
 async def test_documents_larger_than_the_cap_are_not_read(ours: Signer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,9 +386,9 @@ def test_the_hash_decides_as_well_as_the_key(gpg: Callable[..., bytes]) -> None:
     def signed(digest: str) -> bytes:
         return gpg("--digest-algo", digest, "--clear-sign", text=TEXT)
 
-    assert asyncio.run(verify(signed("SHA256"), keyring, origin=URL)) == TEXT + b"\n"
+    assert asyncio.run(verify(signed("SHA256"), keyring, origin=URL)).text == TEXT + b"\n"
     for weak in ("SHA1", "RIPEMD160"):
-        with pytest.raises(BadSignature, match="can be forged"):
+        with pytest.raises(SignatureWeak, match="can be forged"):
             asyncio.run(verify(signed(weak), keyring, origin=URL))
 
 
@@ -346,8 +396,138 @@ def test_an_expired_signature_says_so(gpg: Callable[..., bytes]) -> None:
     past = ("--faked-system-time", "20200101T000000!")
     gpg(*past, "--quick-gen-key", "past@example.invalid", "ed25519", "sign", "never")
     signed = gpg(*past, "-u", "past@example.invalid", "--default-sig-expire", "1d", "--clear-sign", text=TEXT)
-    with pytest.raises(BadSignature, match="it has expired"):
+    with pytest.raises(SignatureExpired, match="it has expired"):
         asyncio.run(verify(signed, gpg("--export", "past@example.invalid"), origin=URL))
+
+
+# --- keys, judged ------------------------------------------------------------------------------------------------
+
+
+def test_a_key_anyone_can_break_signs_nothing(gpg: Callable[..., bytes]) -> None:
+    """gpgv takes RSA of 1024 bits and DSA; we do not, neither when a keyring is saved nor when it is used."""
+    for kind, refusal in (("rsa1024", KeyTooSmall), ("dsa2048", KeyAlgorithmRefused)):
+        user = f"{kind}@example.invalid"
+        gpg("--quick-gen-key", user, kind, "sign", "never")
+        keyring = gpg("--export", user)
+        signed = gpg("-u", user, "--digest-algo", "SHA256", "--clear-sign", text=TEXT)
+        assert [key.problem for key in judge(keyring, NOW)] == [refusal.code]
+        with pytest.raises(refusal):
+            usable_keyring(keyring, NOW)
+        with pytest.raises(refusal):
+            asyncio.run(verify(signed, keyring, origin=URL))
+
+
+def test_a_small_subkey_of_a_strong_key_signs_nothing(gpg: Callable[..., bytes]) -> None:
+    gpg("--quick-gen-key", "sub@example.invalid", "rsa2048", "cert", "never")
+    fingerprint = key_ids(gpg("--export", "sub@example.invalid"))[0]
+    gpg("--quick-add-key", fingerprint, "rsa1024", "sign", "never")
+    keyring = gpg("--export", fingerprint)
+    signed = gpg("-u", fingerprint, "--digest-algo", "SHA256", "--clear-sign", text=TEXT)
+    assert [key.problem for key in judge(keyring, NOW)] == [""]
+    with pytest.raises(KeyTooSmall, match="1024 bits"):
+        asyncio.run(verify(signed, keyring, origin=URL))
+
+
+def test_a_good_signature_beside_one_by_a_small_key_counts(gpg: Callable[..., bytes], ours: Signer) -> None:
+    gpg("--quick-gen-key", "small@example.invalid", "rsa1024", "sign", "never")
+    small = gpg("--export", "small@example.invalid")
+    signed = gpg("-u", "small@example.invalid", "--digest-algo", "SHA512", "--clear-sign", text=TEXT)
+    verified = asyncio.run(verify(together(ours.sign(), signed), ours.keyring + small, origin=URL))
+    assert verified.signers == (ours.key_id,)
+    assert "also signed by a key that does not count: The key " in verified.notes[0]
+
+
+@pytest.mark.parametrize("kind", ["rsa2048", "rsa4096", "ed25519", "nistp256", "brainpoolP384r1"])
+def test_keys_of_every_accepted_kind_are_usable(gpg: Callable[..., bytes], kind: str) -> None:
+    gpg("--quick-gen-key", f"good-{kind}@example.invalid", kind, "sign", "never")
+    keyring = gpg("--export", f"good-{kind}@example.invalid")
+    assert [key.problem for key in judge(keyring, NOW)] == [""]
+    assert usable_keyring(keyring, NOW) == keyring
+
+
+def test_a_key_expires_and_is_extended_as_its_newest_signature_says(gpg: Callable[..., bytes]) -> None:
+    def at(moment: str) -> tuple[str, ...]:
+        return ("--faked-system-time", f"{moment}T000000!")
+
+    gpg(*at("20200101"), "--quick-gen-key", "short@example.invalid", "ed25519", "sign", "1y")
+    first = gpg("--export", "short@example.invalid")
+    fingerprint = key_ids(first)[0]
+    gpg(*at("20200601"), "--quick-set-expire", fingerprint, "3y")
+    second = gpg("--export", "short@example.invalid")
+    gpg(*at("20200901"), "--quick-set-expire", fingerprint, "0")
+    third = gpg("--export", "short@example.invalid")
+    expired = [
+        [key.problem for year in (2020, 2022, 2024) for key in judge(keyring, datetime(year, 7, 1, tzinfo=UTC))]
+        for keyring in (first, second, third)
+    ]
+    assert expired == [["", "key_expired", "key_expired"], ["", "", "key_expired"], ["", "", ""]]
+    with pytest.raises(KeyExpired, match=r"expired on 2020-12-31"):
+        usable_keyring(first, NOW)
+
+
+def test_an_expired_and_a_revoked_key_say_so(ours: Signer, theirs: Signer) -> None:
+    now = datetime.now(UTC)
+    keyring = ours.expired() + theirs.revoked()
+    judged = judge(keyring, now)
+    assert [(key.fingerprint, key.problem) for key in judged] == [
+        (ours.key_id, "key_expired"),
+        (theirs.key_id, "key_revoked"),
+    ]
+    assert all(key.fingerprint in key.sentence and key.sentence.endswith(".") for key in judged)
+    with pytest.raises(KeyExpired):
+        usable_keyring(keyring, now)
+    with pytest.raises(KeyRevoked):
+        usable_keyring(theirs.revoked(), now)
+
+
+def test_a_keyring_keeps_the_keys_that_are_usable(ours: Signer, theirs: Signer) -> None:
+    assert usable_keyring(ours.revoked() + theirs.keyring, datetime.now(UTC)) == theirs.keyring
+
+
+def test_a_revocation_by_somebody_else_revokes_nothing(ours: Signer, theirs: Signer) -> None:
+    foreign = bytes(theirs.cert.revoke(theirs.secret.certifier()))
+    assert [key.problem for key in judge(ours.keyring + foreign, datetime.now(UTC))] == [""]
+    beside_the_primary_key = packets_of(ours.keyring)
+    beside_the_primary_key.insert(1, packets_of(foreign)[0])
+    assert [key.problem for key in judge(b"".join(packet.raw for packet in beside_the_primary_key), NOW)] == [""]
+
+
+def test_a_key_of_an_unknown_kind_is_refused(ours: Signer) -> None:
+    primary, *others = packets_of(ours.keyring)
+    strange = primary.raw.replace(primary.body, primary.body[:5] + b"\x63" + primary.body[6:])
+    with pytest.raises(KeyAlgorithmRefused, match="number 99"):
+        usable_keyring(strange + b"".join(packet.raw for packet in others), NOW)
+
+
+def test_a_modulus_of_few_bits_that_says_it_has_many_is_small() -> None:
+    modulus = (2048).to_bytes(2, "big") + bytes(128) + b"\xff" * 128
+    body = b"\x04" + bytes(4) + b"\x01" + modulus + b"\0\x11\1\0\1"
+    with pytest.raises(KeyTooSmall, match="1024 bits"):
+        usable_keyring(b"\xc6\xff" + len(body).to_bytes(4, "big") + body, NOW)
+
+
+@pytest.mark.parametrize("name", ["ubuntu-cloudimage", "ubuntu"])
+def test_a_shipped_keyring_has_a_name_and_its_keys_are_usable(name: str) -> None:
+    keyring = shipped_keyring(name)
+    assert key_ids(keyring) == DEFAULT_KEY_IDS
+    assert [key.problem for key in judge(keyring, NOW)] == ["", ""]
+    assert usable_keyring(keyring, NOW) == keyring
+
+
+@pytest.mark.parametrize("name", ["debian", "", "../ubuntu"])
+def test_another_name_is_no_shipped_keyring(name: str) -> None:
+    with pytest.raises(InvalidValue, match="there are ubuntu-cloudimage and ubuntu"):
+        shipped_keyring(name)
+
+
+def test_a_shipped_keyring_that_was_changed_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    changed = tmp_path / "keyring.gpg"
+    monkeypatch.setattr(keys, "DEFAULT_KEYRING", changed)
+    with pytest.raises(InvalidKeyring, match="is not on this machine"):
+        shipped_keyring("ubuntu")
+    changed.write_bytes(generate().keyring)
+    with pytest.raises(InvalidKeyring, match="was changed on this machine"):
+        shipped_keyring("ubuntu")
 
 
 def test_the_shipped_keyring_is_the_known_one_with_the_known_keys() -> None:
