@@ -29,14 +29,14 @@ from shared.download import Transfer
 from shared.errors import BootferryError, FetchError, SignatureError, TooOld
 from shared.logs import logger
 from shared.patience import Patience, is_regions, patiently
+from shared.promises import POLL_PERIOD
 from shared.signing import fingerprint
 from shared.store import Store, disk_error
 from shared.wire.envelope import open_envelope
 from shared.wire.manifest import MANIFEST_TYPE, Manifest
 from shared.wire.report import OldReport
 
-PERIOD_S = 300.0
-"""The product's promise: a rack asks its region every five minutes. No setting turns it off."""
+PERIOD_S = POLL_PERIOD.total_seconds()
 
 JITTER_S = 15.0
 FIRST_POLL_WITHIN_S = 2.0

@@ -1,6 +1,6 @@
 """The rack's configuration: `RACK_…` in the environment, `/etc/bootferry/rack.toml`, defaults.
 
-How often the rack polls is not among them: five minutes is the product's promise (`agent.PERIOD_S`). The region's
+How often the rack polls is not among them: five minutes is the product's promise (`shared/promises.py`). The region's
 address is not either: it belongs to the enrolment, together with the region's key (`identity.py`).
 """
 

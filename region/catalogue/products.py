@@ -12,6 +12,7 @@ from region.catalogue.pins import CANDIDATES
 from region.catalogue.versions import File, Product, Version
 from region.database.tables import products, stream_documents
 from region.stream import documents
+from shared import layout
 from shared.digest import Sha256
 from shared.errors import TooOld
 from shared.names import ImageKey, Name, RelativePath
@@ -303,11 +304,11 @@ def image(row: Any) -> ImageKey:
     return ImageKey(Name(row.os), Name(row.release), Name(row.arch))
 
 
-def slot(row: Any) -> str:
+def slot(row: Any) -> RelativePath:
     """The directory of a product in a rack's tree, the one MAAS racks have."""
     if row.kind == documents.ProductKind.BOOTLOADER:
-        return f"bootloader/{row.bootloader_type}/{row.arch}"
-    return f"{row.os}/{row.arch}/{row.subarch}/{row.release}/{row.label}"
+        return layout.bootloader_place(row.bootloader_type, row.arch)
+    return layout.place(row.os, row.arch, row.subarch, row.release, row.label)
 
 
 _FACTS = text(f"""

@@ -12,16 +12,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from region.database.tables import enrolment_tokens, rack_files, racks
 from region.database.topics import Topic, notify
+from shared import promises
 from shared.digest import Sha256
 from shared.errors import Conflict, InvalidToken, InvalidValue, NotFound, TokenExpired, TokenSpent, WrongRegion
 from shared.signing import encode_bytes, fingerprint, parse_public_key, public_bytes
 from shared.wire.enrolment import Enrolment, EnrolmentRequest, EnrolmentToken
 from shared.wire.report import OldReport
 
-POLL_PERIOD = timedelta(minutes=5)
-LIVE_FOR = 3 * POLL_PERIOD
-"""A rack unseen for three polls is unreachable."""
-
+LIVE_FOR = promises.LIVE_FOR
 TOKEN_LIFETIME = timedelta(hours=24)
 REPORT_AHEAD = timedelta(days=1)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from sqlalchemy import select, text, update
 from sqlalchemy.exc import IntegrityError
@@ -10,10 +10,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from region.database.tables import import_images, imports, sync_schedule
 from region.database.topics import Topic, notify
+from shared import promises
 from shared.errors import BootferryError, Conflict, NotFound
 from shared.names import ImageKey
 
-SYNC_PERIOD = timedelta(hours=1)
+SYNC_PERIOD = promises.SYNC_PERIOD
 LEASE_S = 10.0
 """A runner says once a second that it is alive; after so many seconds of silence another takes over."""
 

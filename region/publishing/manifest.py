@@ -13,6 +13,7 @@ from region.catalogue import products
 from region.database.tables import manifests, region, versions
 from region.database.topics import Topic, notify
 from region.stream.documents import ProductKind
+from shared import layout
 from shared.digest import Sha256
 from shared.names import RelativePath
 from shared.wire.envelope import open_envelope, seal
@@ -64,7 +65,7 @@ async def entries(connection: AsyncConnection) -> tuple[Entry, ...]:
             archive = item.kind == ProductKind.BOOTLOADER
             named.append(
                 Entry(
-                    path=RelativePath(slot if archive else f"{slot}/{item.ftype}"),
+                    path=slot if archive else layout.file_path(slot, item.ftype),
                     kind=Kind.ARCHIVE if archive else Kind.FILE,
                     sha256=Sha256(item.sha256),
                     size=item.size,
@@ -75,10 +76,10 @@ async def entries(connection: AsyncConnection) -> tuple[Entry, ...]:
     return tuple(sorted(named, key=lambda entry: entry.path))
 
 
-def _slots(row: Any) -> list[str]:
+def _slots(row: Any) -> list[RelativePath]:
     slot = products.slot(row)
     # Machines that ask for no particular kernel get the one the release came with.
-    return [slot, f"{row.os}/{row.arch}/generic/{row.release}/{row.label}"] if row.is_ga else [slot]
+    return [slot, layout.generic_place(row.os, row.arch, row.release, row.label)] if row.is_ga else [slot]
 
 
 async def publish(connection: AsyncConnection, key: Ed25519PrivateKey, now: datetime) -> None:
