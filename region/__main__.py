@@ -129,12 +129,12 @@ def new_epoch() -> None:
     from sqlalchemy import update
 
     from region.database.tables import region as region_table
-    from region.publishing import manifest
+    from region.publishing import held
 
     async def begin(region: "Region", connection: "AsyncConnection") -> str:
         epoch = int(datetime.now(UTC).timestamp())
         await connection.execute(update(region_table).values(epoch=epoch))
-        await manifest.publish(connection, region.key, region.now())
+        await held.change(connection, region.publisher, region.now())
         return f"Epoch {epoch} has begun; racks take its manifest at their next poll."
 
     typer.echo(_in_transaction(begin))

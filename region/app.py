@@ -12,6 +12,7 @@ from region.database.topics import Topics
 from region.importing.clock import Clock
 from region.importing.importer import Importer
 from region.process import Region
+from region.publishing.held import Publisher
 from region.publishing.memory import Memory
 from shared.errors import InvalidConfiguration
 from shared.signing import load_or_create_key
@@ -30,17 +31,19 @@ def build(configuration: RegionConfiguration, now: Callable[[], datetime] = lamb
         ) from error
     engine = create_engine(configuration.database_url)
     memory = Memory(engine, key, now)
+    publisher = Publisher(key)
     return Region(
         configuration=configuration,
         engine=engine,
         store=store,
         key=key,
+        publisher=publisher,
         topics=Topics(),
         memory=memory,
         importer=Importer(
             engine=engine,
             store=store,
-            key=key,
+            publisher=publisher,
             parallel_downloads=configuration.parallel_downloads,
             owner=f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}",
             now=now,

@@ -15,6 +15,7 @@ from region.database.topics import Topic, Topics
 from region.importing import clock
 from region.importing.clock import Clock
 from region.importing.importer import Importer, run_next
+from region.publishing.held import Publisher
 from region.publishing.memory import Memory
 from shared.errors import BootferryError, Unavailable
 from shared.logs import logger
@@ -39,6 +40,7 @@ class Region:
     engine: AsyncEngine
     store: Store
     key: Ed25519PrivateKey
+    publisher: Publisher
     topics: Topics
     memory: Memory
     importer: Importer

@@ -1,22 +1,23 @@
 """The first start of a region: its row, the hourly sync, the default source, the first administrator's token."""
 
+import asyncio
 import os
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy import insert, select
+from sqlalchemy import insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from region.catalogue import sources
+from region.catalogue.trust import Keyring, read_keyring
 from region.configuration import RegionConfiguration
 from region.database.connection import migrate, transaction
 from region.database.tables import operator_tokens, region, sync_schedule
 from region.people.operators import Role, create_token
-from region.publishing import manifest
-from region.stream.openpgp import SHIPPED_KEYRINGS, shipped_keyring
+from region.stream.keys import SHIPPED_KEYRINGS
 from shared.errors import InvalidConfiguration
 from shared.logs import logger
 from shared.signing import fingerprint
@@ -53,7 +54,6 @@ async def prepare(
         if fresh:
             await connection.execute(insert(sync_schedule).values(id=1, next_run_at=now))
             await _create_default_source(connection, configuration, now)
-        await manifest.publish(connection, key, now)
         if await connection.scalar(select(operator_tokens.c.id).limit(1)) is None:
             # Written before the commit: a token that is only in the database could never be had again.
             _leave_token(
@@ -65,10 +65,19 @@ async def prepare(
 async def _create_default_source(
     connection: AsyncConnection, configuration: RegionConfiguration, now: datetime
 ) -> None:
+    """The default source; bootloaders come from it until an operator chooses otherwise."""
     path = configuration.default_source_keyring
-    keyring = shipped_keyring(SHIPPED_KEYRINGS[0]) if path is None else sources.read_keyring(path)
-    wished = sources.wish(name=DEFAULT_SOURCE, url=configuration.default_source_url, keyring=keyring, priority=10)
-    await sources.create(connection, wished, now)
+    keyring = Keyring(None, name=SHIPPED_KEYRINGS[0]) if path is None else Keyring(None, path=str(path))
+    wished = sources.wish(
+        name=DEFAULT_SOURCE,
+        url=configuration.default_source_url,
+        keyring=await asyncio.to_thread(read_keyring, keyring),
+        keyring_path=keyring.path,
+        keyring_name=keyring.name,
+        priority=10,
+    )
+    source = await sources.create(connection, wished, now)
+    await connection.execute(update(region).values(bootloader_source_id=source.id))
 
 
 def _leave_token(path: Path, token: str) -> None:

@@ -1,35 +1,33 @@
 """/images: what operators look at. Status is derived, never stored."""
 
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
-from sqlalchemy.ext.asyncio import AsyncConnection
 
+from region.actions import pins as acts
 from region.api.deps import Changer, TheRegion, Transaction, Viewer
 from region.api.models import ImageId, ImageName, Limit, NameField, OfferShown, Page, Shape, paged
 from region.api.problems import documented
 from region.api.selections import PLANNED, Change, PlanShown
-from region.catalogue import bootloaders, images, offers, pins, selections, sources
-from region.importing import imports
-from region.people import activity
-from region.people.operators import Operator
-from region.process import Region
+from region.catalogue import bootloaders, images, offers, selections, sources
 from shared.errors import NotFound
 from shared.names import ImageKey
 
 router = APIRouter(tags=["images"])
 
-Status = Literal["queued", "downloading", "waiting_for_racks", "stored", "synced", "failed", "unavailable", "retiring"]
+Status = Literal[
+    "queued", "downloading", "waiting_for_racks", "stored", "synced", "failed", "unavailable", "unvouched", "retiring"
+]
 
 
 class ImageShown(ImageName):
     """An image and where it is. Sizes in bytes.
 
     `stored`: whole on the region, and no rack is enrolled. `synced`: every live rack serves all of the newest version.
-    `unavailable`: selected, no longer offered; what is held is kept. `retiring`: no longer selected, about to go.
+    `unavailable`: selected, no longer offered; what is held is kept. `unvouched`: its offers lapsed, because nobody
+    whom its source is believed by has signed them; what is held is kept. `retiring`: no longer selected, about to go.
     """
 
     id: ImageId
@@ -43,6 +41,8 @@ class ImageShown(ImageName):
     held_version: str = Field(description="The newest version that is whole and served; empty before the first.")
     size_bytes: int
     bytes_done: int
+    vouched: bool = Field(description="False when something is held of it that nobody vouches for any longer.")
+    vouched_by: list[str] = Field(description="Fingerprints of the keys that signed what is held.")
     racks_synced: int = Field(description="Live racks that serve all of it.")
     racks_live: int
     racks_total: int
@@ -119,11 +119,11 @@ async def get_image(_operator: Viewer, region: TheRegion, connection: Transactio
     return ImageShown.model_validate(await images.get(connection, ImageKey.parse(image_id), region.now()))
 
 
-@router.delete("/images/{image_id}", status_code=202, summary="Give an image up", responses=PLANNED)
+@router.delete("/images/{image_id}", status_code=202, summary="Unselect an image", responses=PLANNED)
 async def remove_image(change: Change, image_id: ImageId) -> PlanShown:
     image = ImageKey.parse(image_id)
-    before = await selections.wanted(change.connection)
-    wished = frozenset(entry for entry in before if entry[1] != image)
+    before = await selections.wishes(change.connection)
+    wished = frozenset(wish for wish in before if wish.image != image)
     if wished == before:
         raise NotFound("selected image", image_id)
     return await change.to(wished)
@@ -149,55 +149,33 @@ async def list_image_racks(
     return Page(items=[OnRackShown.model_validate(rack) for rack in found])
 
 
-@dataclass(frozen=True, slots=True)
-class _PinChange:
-    """A pin set or taken away, written down, and the import that follows from it: one transaction."""
-
-    operator: Operator
-    region: Region
-    connection: AsyncConnection
-    response: Response
-    image: ImageKey
-
-    async def to(self, version: str | None) -> ImportStarted:
-        """From here on the image stays at `version`, or follows its source. Raises NotFound."""
-        now = self.region.now()
-        before = await pins.pinned(self.connection, self.image)
-        if version is None:
-            await pins.unpin(self.connection, self.image)
-            action, sentence = "image.unpinned", f"Unpinned {self.image}."
-        else:
-            await pins.pin(self.connection, self.image, version, now)
-            action, sentence = "image.pinned", f"Pinned {self.image} to {version}."
-        told = {"before": {"version": before}, "after": {"version": version}}
-        await activity.record(self.connection, self.operator, now, action, sentence, **told)
-        scope = frozenset({self.image})
-        import_id = await imports.enqueue(self.connection, "operator", self.operator.name, now, scope)
-        self.response.headers["Location"] = f"/api/v1/imports/{import_id}"
-        return ImportStarted(import_id=import_id)
-
-
-def _pin_change(
-    operator: Changer, region: TheRegion, connection: Transaction, response: Response, image_id: ImageId
-) -> _PinChange:
-    return _PinChange(operator, region, connection, response, ImageKey.parse(image_id))
-
-
-PinChange = Annotated[_PinChange, Depends(_pin_change)]
-
-
 @router.put(
     "/images/{image_id}/pin", status_code=202, summary="Pin an image to a version", responses=documented(404, 422)
 )
-async def pin_image(change: PinChange, fields: PinFields) -> ImportStarted:
-    return await change.to(fields.version)
+async def pin_image(
+    operator: Changer,
+    region: TheRegion,
+    connection: Transaction,
+    response: Response,
+    image_id: ImageId,
+    fields: PinFields,
+) -> ImportStarted:
+    import_id = await acts.pin(connection, operator, ImageKey.parse(image_id), fields.version, region.now())
+    return _started(import_id, response)
 
 
 @router.delete(
     "/images/{image_id}/pin", status_code=202, summary="Let an image follow its source", responses=documented(404, 422)
 )
-async def unpin_image(change: PinChange) -> ImportStarted:
-    return await change.to(None)
+async def unpin_image(
+    operator: Changer, region: TheRegion, connection: Transaction, response: Response, image_id: ImageId
+) -> ImportStarted:
+    return _started(await acts.unpin(connection, operator, ImageKey.parse(image_id), region.now()), response)
+
+
+def _started(import_id: int, response: Response) -> ImportStarted:
+    response.headers["Location"] = f"/api/v1/imports/{import_id}"
+    return ImportStarted(import_id=import_id)
 
 
 @router.get("/bootloaders", summary="List the bootloaders, which come by themselves")

@@ -9,35 +9,35 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Response
 from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from region.actions import selections as acts
+from region.actions.effect import Effect
 from region.api.deps import Changer, TheRegion, Transaction, Viewer
 from region.api.models import ImageName, Page, Shape
 from region.api.problems import documented
-from region.catalogue import products, selections, sources
-from region.catalogue.selections import Wanted
+from region.catalogue import selections, trust
+from region.catalogue.facts import Wish, Wishes
 from region.fleet import racks
-from region.importing import imports
-from region.importing.plan import plan
 from region.people import activity
 from region.people.operators import Operator
 from region.process import Region
-from shared.errors import NotFound, PreconditionFailed
-from shared.names import ImageKey
+from shared.errors import PreconditionFailed
 
 router = APIRouter(prefix="/selections", tags=["selections"])
-ACTION = "selection.changed"
-"""How the activity names a change of the selection."""
-
 SelectionId = Annotated[int, Path(ge=1, le=2**31 - 1)]
 
 
 class SelectionFields(ImageName):
-    """A wish. Without `source_id`, the source with the highest priority that offers the image is meant."""
+    """A wish. Without `source_id`, whichever source wins the image is meant, now and later."""
 
     source_id: int | None = Field(None, ge=1, le=2**31 - 1)
 
+    def wish(self) -> Wish:
+        """What the operator wants."""
+        return Wish(self.source_id, self.key())
+
 
 class WholeSelection(Shape):
-    """Everything that is to be selected; what is not in it is given up."""
+    """Everything that is to be selected; what is not in it is unselected."""
 
     items: list[SelectionFields] = Field(max_length=10_000)
 
@@ -46,7 +46,7 @@ class SelectionShown(ImageName):
     """A wish that stands."""
 
     id: int
-    source_id: int
+    source_id: int | None = Field(description="The source it names; null: whichever source wins the image.")
     created_at: datetime
 
 
@@ -62,9 +62,13 @@ class PlanShown(Shape):
     """What a selection leads to. Bytes are on the region; a file that several images share counts once."""
 
     add: set[str] = Field(description="Images newly selected, by id.", examples=[["ubuntu:noble:amd64"]])
-    remove: set[str] = Field(description="Images given up, by id.")
+    remove: set[str] = Field(description="Images unselected, by id.")
     moved: set[str] = Field(description="Images that stay selected and come from another source.")
     unavailable: set[str] = Field(description="Images selected that no source offers.")
+    bootloaders_add: set[str] = Field(description="Bootloaders that come with it, by id.")
+    bootloaders_change: set[str] = Field(description="Bootloaders that are replaced, by id.")
+    bootloaders_withdraw: set[str] = Field(description="Bootloaders that are withdrawn, by id.")
+    warnings: list[str] = Field(description="What to think about before it is done, a sentence each.")
     fetch_bytes: int
     free_bytes: int = Field(description="Free on the region now.")
     free_bytes_after: int = Field(description="Free on the region afterwards; negative says: it does not fit.")
@@ -80,55 +84,32 @@ class _Change:
     region: Region
     connection: AsyncConnection
     response: Response
+    free_bytes: int
     if_match: str | None
     dry_run: bool
 
-    async def to(self, wished: Wanted) -> PlanShown:
-        """From here on exactly `wished` is selected; a dry run only tells what that would lead to.
+    async def to(self, wished: Wishes) -> PlanShown:
+        """Exactly `wished` is selected; a dry run only tells what that would lead to.
 
         Raises PreconditionFailed when the caller has seen another selection than there is.
         """
         await self._require_unchanged()
-        before = await selections.wanted(self.connection)
-        stored = await products.stored(self.connection)
-        decided = plan(wished, await products.facts(self.connection, wished), stored)
-        free = await asyncio.to_thread(self.region.store.bytes_free)
-        room = await racks.tightest(self.connection, decided.needed, self.region.now())
-        shown = PlanShown(
-            add=_images(wished) - _images(before),
-            remove=_images(before) - _images(wished),
-            moved={str(image) for _, image in wished - before} & _images(before),
-            unavailable={str(image) for image in decided.unavailable},
-            fetch_bytes=decided.fetch_bytes,
-            free_bytes=free,
-            free_bytes_after=free - decided.fetch_bytes,
-            tightest_rack=None if room is None else RoomShown.model_validate(room),
-        )
+        done = await acts.select(self.connection, self.operator, wished, self.region.now(), dry_run=self.dry_run)
+        room = await racks.tightest(self.connection, done.effect.needed, self.region.now())
+        self.response.headers["ETag"] = _etag(done.revision)
         if self.dry_run:
             self.response.status_code = 200
-            self.response.headers["ETag"] = _etag(await selections.revision(self.connection))
-            return shown
-        await selections.replace(self.connection, wished, self.region.now())
-        shown.import_id = await imports.enqueue(self.connection, "selection", self.operator.name, self.region.now())
-        self.response.headers["Location"] = f"/api/v1/imports/{shown.import_id}"
-        self.response.headers["ETag"] = _etag(await selections.revision(self.connection))
-        await activity.record(
-            self.connection,
-            self.operator,
-            self.region.now(),
-            ACTION,
-            _sentence(shown),
-            before={"images": sorted(_images(before))},
-            after={"images": sorted(_images(wished))},
-        )
-        return shown
+        else:
+            self.response.headers["Location"] = f"/api/v1/imports/{done.import_id}"
+        return _shown(done.effect, self.free_bytes, room, done.import_id)
 
     async def _require_unchanged(self) -> None:
         etag = _etag(await selections.revision(self.connection, for_update=True))
         if self.if_match is None or self.if_match.strip() in ("*", etag):
             return
         last = next(
-            (entry for entry in await activity.list_recent(self.connection, 200, None) if entry.action == ACTION), None
+            (entry for entry in await activity.list_recent(self.connection, 200, None) if entry.action == acts.ACTION),
+            None,
         )
         who = (
             f"{last.who} changed it at {last.at:%H:%M:%S} UTC ({last.sentence})"
@@ -140,36 +121,45 @@ class _Change:
         )
 
 
-def _sentence(shown: PlanShown) -> str:
-    """What a change did, for people."""
-    parts = [
-        f"{verb} {_counted(found)}" for verb, found in (("selected", shown.add), ("gave up", shown.remove)) if found
-    ]
-    told = " and ".join(parts) or "saved the selection as it was"
-    return f"{told[:1].upper()}{told[1:]}."
-
-
-def _counted(found: set[str]) -> str:
-    return ", ".join(sorted(found)) if len(found) <= 3 else f"{len(found)} images"
+def _shown(effect: Effect, free_bytes: int, room: racks.Room | None, import_id: int | None) -> PlanShown:
+    return PlanShown(
+        add=set(effect.add),
+        remove=set(effect.remove),
+        moved=set(effect.moved),
+        unavailable=set(effect.unavailable),
+        bootloaders_add=set(effect.bootloaders_add),
+        bootloaders_change=set(effect.bootloaders_change),
+        bootloaders_withdraw=set(effect.bootloaders_withdraw),
+        warnings=list(effect.warnings),
+        fetch_bytes=effect.fetch_bytes,
+        free_bytes=free_bytes,
+        free_bytes_after=free_bytes - effect.fetch_bytes,
+        tightest_rack=None if room is None else RoomShown.model_validate(room),
+        import_id=import_id,
+    )
 
 
 def _etag(revision: int) -> str:
     return f'"selection-{revision}"'
 
 
-def _images(wanted: Wanted) -> set[str]:
-    return {str(image) for _, image in wanted}
+async def _free_bytes(region: TheRegion) -> int:
+    """Asked before the transaction begins, as the keyrings on disk are: neither is waited for inside it."""
+    region.require_ready()
+    await trust.look_all(region.engine, region.now())
+    return await asyncio.to_thread(region.store.bytes_free)
 
 
 def _change(
     operator: Changer,
     region: TheRegion,
+    free_bytes: Annotated[int, Depends(_free_bytes)],
     connection: Transaction,
     response: Response,
     if_match: Annotated[str | None, Header(description="The ETag of the selection you have seen.")] = None,
     dry_run: Annotated[bool, Query(description="Answer the plan and change nothing.")] = False,
 ) -> _Change:
-    return _Change(operator, region, connection, response, if_match, dry_run)
+    return _Change(operator, region, connection, response, free_bytes, if_match, dry_run)
 
 
 Change = Annotated[_Change, Depends(_change)]
@@ -185,7 +175,12 @@ async def list_selections(_operator: Viewer, connection: Transaction, response: 
     response.headers["ETag"] = _etag(await selections.revision(connection))
     return Page(
         items=[
-            SelectionShown(id=entry.id, source_id=entry.source_id, created_at=entry.created_at, **entry.image._asdict())
+            SelectionShown(
+                id=entry.id,
+                source_id=entry.wish.source_id,
+                created_at=entry.created_at,
+                **entry.wish.image._asdict(),
+            )
             for entry in await selections.list_all(connection)
         ]
     )
@@ -193,30 +188,15 @@ async def list_selections(_operator: Viewer, connection: Transaction, response: 
 
 @router.put("", status_code=202, summary="Select exactly these images, all or nothing", responses=PLANNED)
 async def replace_selection(change: Change, whole: WholeSelection) -> PlanShown:
-    return await change.to(frozenset([await _resolve(change.connection, entry) for entry in whole.items]))
+    return await change.to(frozenset(entry.wish() for entry in whole.items))
 
 
 @router.post("", status_code=202, summary="Select one image", responses=PLANNED)
 async def add_selection(change: Change, fields: SelectionFields) -> PlanShown:
-    before = await selections.wanted(change.connection)
-    return await change.to(before | {await _resolve(change.connection, fields)})
+    return await change.to(await selections.wishes(change.connection) | {fields.wish()})
 
 
-@router.delete("/{selection_id}", status_code=202, summary="Give one image up", responses=PLANNED)
+@router.delete("/{selection_id}", status_code=202, summary="Unselect one image", responses=PLANNED)
 async def remove_selection(change: Change, selection_id: SelectionId) -> PlanShown:
     entry = await selections.get(change.connection, selection_id)
-    return await change.to(await selections.wanted(change.connection) - {(entry.source_id, entry.image)})
-
-
-async def _resolve(connection: AsyncConnection, fields: SelectionFields) -> tuple[int, ImageKey]:
-    """The wish with its source. Raises NotFound, also for an image that the source does not offer."""
-    image = fields.key()
-    if fields.source_id is not None:
-        source = await sources.get(connection, fields.source_id)
-        if not await products.is_known(connection, source.id, image):
-            raise NotFound(f"image that {source.name} offers called", image)
-        return source.id, image
-    for source in await sources.list_all(connection):
-        if await products.is_known(connection, source.id, image):
-            return source.id, image
-    raise NotFound("image that a source offers called", image)
+    return await change.to(await selections.wishes(change.connection) - {entry.wish})

@@ -1,33 +1,31 @@
 """/sources: where images come from."""
 
 from datetime import datetime
-from pathlib import Path
 from typing import Annotated, Any, Self
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Query, Response
 from fastapi import Path as PathParameter
 from pydantic import Field, model_validator
 
-from region.api.deps import Admin, TheRegion, Transaction, Viewer
+from region.actions import sources as acts
+from region.actions.sources import HeldChoice, SourceChanged
+from region.api.deps import Admin, Changer, TheRegion, Transaction, Viewer
 from region.api.models import OfferShown, Page, Shape
 from region.api.problems import documented
-from region.catalogue import offers, sources
+from region.catalogue import offers, sources, trust
 from region.catalogue.sources import Source, SourceWish
 from region.database.connection import transaction
-from region.database.topics import Topic, notify
-from region.importing import imports, reading
-from region.people import activity, settings
-from region.publishing import manifest
-from region.stream import openpgp
-from shared.errors import InvalidKeyring
+from region.importing import reading
+from region.people import settings
+from region.stream.keys import key_ids
 from shared.http import parse_url, shown
 
-router = APIRouter(prefix="/sources", tags=["sources"])
+router = APIRouter(tags=["sources"])
 SourceId = Annotated[int, PathParameter(ge=1, le=2**31 - 1, description="The source's number.")]
 
 
 class SourceFields(Shape):
-    """A source as an operator describes it. Give `keyring`, or `keyring_path`, or say `unsigned: true`."""
+    """A source as an operator describes it: one of `keyring`, `keyring_path`, `keyring_name`, or `unsigned: true`."""
 
     name: str = Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f]+$", examples=["Our mirror"])
     url: str = Field(max_length=2048, description="The mirror's root.", examples=["https://mirror.example.org/maas/"])
@@ -35,22 +33,31 @@ class SourceFields(Shape):
         None, max_length=1_500_000, description="The public keys: armoured, or binary as base64. Null on answers."
     )
     keyring_path: str | None = Field(None, max_length=4096, description="Or where the keyring lies on the region.")
+    keyring_name: str | None = Field(
+        None, max_length=64, description="Or the name of a keyring that Bootferry ships.", examples=["ubuntu"]
+    )
     unsigned: bool = Field(False, description="Take the source without any signature. Everybody is told so, for ever.")
-    priority: int | None = Field(None, ge=1, le=1_000_000, description="The greater wins an image that several offer.")
+    priority: int | None = Field(
+        None, ge=-1_000_000, le=1_000_000, description="The greater wins an image that several offer."
+    )
     proxy: str | None = Field(None, max_length=2048, examples=["http://proxy.example.org:3128"])
     ca_bundle: str | None = Field(
         None, max_length=4096, description="More certificates to trust, a file on the region."
     )
 
-    def wish(self, default_priority: int) -> SourceWish:
+    async def wish(self, default_priority: int, now: datetime) -> SourceWish:
         """What the operator wants. Raises InvalidValue, InvalidKeyring."""
+        keyring, keyring_name = await acts.keyring_of(
+            None if self.keyring is None else self.keyring.encode(), self.keyring_path, self.keyring_name, now
+        )
         return sources.wish(
             name=self.name,
             url=self.url,
-            keyring=None if self.keyring is None else self.keyring.encode(),
+            keyring=keyring,
             keyring_path=self.keyring_path,
+            keyring_name=keyring_name,
             unsigned=self.unsigned,
-            priority=self.priority or default_priority,
+            priority=default_priority if self.priority is None else self.priority,
             proxy=self.proxy,
             ca_bundle=self.ca_bundle,
         )
@@ -63,8 +70,10 @@ class SourceChange(Shape):
     url: str | None = Field(None, max_length=2048)
     keyring: str | None = Field(None, max_length=1_500_000)
     keyring_path: str | None = Field(None, max_length=4096)
+    keyring_name: str | None = Field(None, max_length=64)
     unsigned: bool | None = None
-    priority: int | None = Field(None, ge=1, le=1_000_000)
+    confirm_unsigned: bool = Field(False, description="Yes, a signed source is to become an unsigned one.")
+    priority: int | None = Field(None, ge=-1_000_000, le=1_000_000)
     proxy: str | None = Field(None, max_length=2048, description="An empty text means: none any more.")
     ca_bundle: str | None = Field(None, max_length=4096, description="An empty text means: none any more.")
 
@@ -74,16 +83,22 @@ class SourceChange(Shape):
             raise ValueError("name at least one field to change")
         return self
 
-    def wish(self, before: Source) -> SourceWish:
+    async def wish(self, before: Source, now: datetime) -> SourceWish:
         """The source with these changes. Raises InvalidValue, InvalidKeyring."""
-        given = {name: getattr(self, name) for name in self.model_fields_set}
+        given = {
+            name: value
+            for name in self.model_fields_set - {"confirm_unsigned"}
+            if (value := getattr(self, name)) is not None
+        }
         fields: dict[str, Any] = {name: getattr(before, name) for name in SourceWish.__slots__}
-        if given.keys() & {"keyring", "keyring_path", "unsigned"}:
+        if given.keys() & {"keyring", "keyring_path", "keyring_name", "unsigned"}:
             # A new way to trust replaces the old one.
-            fields |= {"keyring": None, "keyring_path": None, "unsigned": False}
-        if isinstance(given.get("keyring"), str):
-            given["keyring"] = given["keyring"].encode()
-        return sources.wish(**(fields | {name: value for name, value in given.items() if value is not None}))
+            fields |= {"keyring": None, "keyring_path": None, "keyring_name": None, "unsigned": False}
+            content = given.pop("keyring", None)
+            given["keyring"], given["keyring_name"] = await acts.keyring_of(
+                None if content is None else content.encode(), self.keyring_path, self.keyring_name, now
+            )
+        return sources.wish(**(fields | given))
 
 
 class SourceShown(Shape):
@@ -95,6 +110,10 @@ class SourceShown(Shape):
     unsigned: bool
     key_ids: list[str] = Field(description="Fingerprints of the keys that may have signed it.")
     keyring_path: str | None
+    keyring_name: str | None
+    current: bool = Field(
+        description="True if it was read under the trust it has now; nothing new is taken of another."
+    )
     priority: int
     proxy: str | None
     ca_bundle: str | None
@@ -113,75 +132,102 @@ class Probe(Shape):
     skipped: list[str]
 
 
+class UnvouchedShown(Shape):
+    """A held version that nobody whom its source is believed by has signed."""
+
+    image: str
+    place: str = Field(description="Its directory on racks.")
+    version: str
+    source: str
+    vouched_by: list[str] = Field(description="Fingerprints of the keys that signed it.")
+    held_at: datetime
+
+
+class LapseShown(Shape):
+    """What a change of a source's trust concerns."""
+
+    lapses: list[str] = Field(description="Images it offered that nobody vouches for after it, by id.")
+    held: list[UnvouchedShown] = Field(description="What is held and nobody would vouch for.")
+
+
+class SourceChangedShown(SourceShown, LapseShown):
+    """The source after a change, or as a dry run would leave it, and what lapses by it."""
+
+
+Held = Annotated[
+    HeldChoice | None,
+    Query(description="What becomes of what is held and would lapse: keep goes on serving it, withdraw does not."),
+]
+DryRun = Annotated[bool, Query(description="Answer what would lapse, and change nothing.")]
+
+
 def _shown(source: Source) -> SourceShown:
-    try:
-        key_ids = [] if source.unsigned else list(openpgp.key_ids(source.trusted_keyring()))
-    except InvalidKeyring:
-        # The file went away after it was named; the next reading says so in `error`.
-        key_ids = []
-    fields = {name: getattr(source, name) for name in SourceShown.model_fields if name != "key_ids"}
-    # Addresses may carry a password (I7).
-    fields["url"] = shown(parse_url(source.url))
-    fields["proxy"] = shown(parse_url(source.proxy)) if source.proxy else None
-    return SourceShown(key_ids=key_ids, **fields)
+    computed = {"key_ids", "current", "url", "proxy"}
+    return SourceShown(
+        key_ids=[] if source.keyring is None else list(key_ids(source.keyring)),
+        current=source.keyring_readable and source.read_revision == source.trust_revision,
+        # Addresses may carry a password (I7).
+        url=shown(parse_url(source.url)),
+        proxy=shown(parse_url(source.proxy)) if source.proxy else None,
+        **{name: getattr(source, name) for name in SourceShown.model_fields if name not in computed},
+    )
 
 
-def _recorded(source: Source) -> dict[str, Any]:
-    """What the activity keeps of a source: how it was described, not how its readings went."""
-    kept = {"name", "url", "unsigned", "key_ids", "keyring_path", "priority", "proxy", "ca_bundle"}
-    return _shown(source).model_dump(mode="json", include=kept)
+def _lapse(done: SourceChanged, response: Response) -> LapseShown:
+    if done.import_id is not None:
+        response.headers["Location"] = f"/api/v1/imports/{done.import_id}"
+    return LapseShown(lapses=list(done.lapse.images), held=[_unvouched(entry) for entry in done.lapse.held])
 
 
-@router.get("", summary="List the sources, the one that wins first")
+def _unvouched(entry: trust.Unvouched) -> UnvouchedShown:
+    return UnvouchedShown.model_validate({name: getattr(entry, name) for name in UnvouchedShown.model_fields})
+
+
+@router.get("/sources", summary="List the sources, the one that wins first")
 async def list_sources(_operator: Viewer, connection: Transaction) -> Page[SourceShown]:
     return Page(items=[_shown(source) for source in await sources.list_all(connection)])
 
 
-@router.post("", status_code=201, summary="Add a source", responses=documented(409, 422))
+@router.post("/sources", status_code=201, summary="Add a source", responses=documented(409, 422))
 async def add_source(
     operator: Admin, region: TheRegion, connection: Transaction, response: Response, fields: SourceFields
 ) -> SourceShown:
-    wished = fields.wish(await sources.next_priority(connection))
-    source = await sources.create(connection, wished, region.now())
-    import_id = await imports.enqueue(connection, "operator", operator.name, region.now())
-    response.headers["Location"] = f"/api/v1/imports/{import_id}"
-    sentence = f"Added the source {source.name}{', unsigned' if source.unsigned else ''}."
-    await activity.record(connection, operator, region.now(), "source.added", sentence, after=_recorded(source))
-    await notify(connection, Topic.SOURCES)
-    return _shown(source)
+    wished = await fields.wish(await sources.lowest_priority(connection), region.now())
+    done = await acts.add(connection, operator, wished, region.now())
+    response.headers["Location"] = f"/api/v1/imports/{done.import_id}"
+    return _shown(done.source)
 
 
 @router.post(
-    "/probe",
+    "/sources/probe",
     summary="Try a source: see what it offers, or precisely why not, before anything is saved",
     responses=documented(422, 502),
 )
 async def probe_source(_operator: Admin, region: TheRegion, fields: SourceFields) -> Probe:
     async with transaction(region.engine) as connection:
         proxy = (await settings.get(connection)).proxy
-    wished = fields.wish(default_priority=1)
-    keyring = wished.keyring
-    if wished.keyring_path is not None:
-        keyring = sources.read_keyring(Path(wished.keyring_path))
-    async with reading.connect(wished, keyring, proxy) as connected:
+    wished = await fields.wish(1, region.now())
+    async with reading.connect(wished, wished.keyring, proxy) as connected:
         found = await reading.read(connected, {})
     for error in found.failed.values():
         raise error
     products = [product for _, stream in found.reading.changed for product in stream.products] if found.reading else []
     return Probe(
         url=shown(parse_url(wished.url)),
-        signed_by=[] if keyring is None else list(openpgp.key_ids(keyring)),
+        signed_by=[] if wished.keyring is None else list(key_ids(wished.keyring)),
         images=[OfferShown.model_validate(offer) for offer in offers.of_products(products)],
         skipped=list(found.skipped),
     )
 
 
-@router.get("/{source_id}", summary="Show a source", responses=documented(404))
+@router.get("/sources/{source_id}", summary="Show a source", responses=documented(404))
 async def get_source(_operator: Viewer, connection: Transaction, source_id: SourceId) -> SourceShown:
     return _shown(await sources.get(connection, source_id))
 
 
-@router.patch("/{source_id}", summary="Change a source", responses=documented(404, 409, 422))
+@router.patch(
+    "/sources/{source_id}", summary="Change a source, or see what a change lapses", responses=documented(404, 409, 422)
+)
 async def change_source(
     operator: Admin,
     region: TheRegion,
@@ -189,29 +235,50 @@ async def change_source(
     response: Response,
     source_id: SourceId,
     fields: SourceChange,
-) -> SourceShown:
+    held: Held = None,
+    dry_run: DryRun = False,
+) -> SourceChangedShown:
     before = await sources.get(connection, source_id)
-    source = await sources.change(connection, source_id, fields.wish(before))
-    import_id = await imports.enqueue(connection, "operator", operator.name, region.now())
-    response.headers["Location"] = f"/api/v1/imports/{import_id}"
-    await activity.record(
+    done = await acts.change(
         connection,
         operator,
+        region.publisher,
+        before,
+        await fields.wish(before, region.now()),
         region.now(),
-        "source.changed",
-        f"Changed the source {source.name}.",
-        before=_recorded(before),
-        after=_recorded(source),
+        confirm_unsigned=fields.confirm_unsigned,
+        held=held,
+        dry_run=dry_run,
     )
-    await notify(connection, Topic.SOURCES)
-    return _shown(source)
+    return SourceChangedShown(**_shown(done.source).model_dump(), **_lapse(done, response).model_dump())
 
 
-@router.delete("/{source_id}", status_code=204, summary="Forget a source", responses=documented(404, 409))
-async def remove_source(operator: Admin, region: TheRegion, connection: Transaction, source_id: SourceId) -> None:
-    source = await sources.get(connection, source_id)
-    await sources.remove(connection, source_id)
-    await manifest.publish(connection, region.key, region.now())
-    sentence = f"Removed the source {source.name}."
-    await activity.record(connection, operator, region.now(), "source.removed", sentence, before=_recorded(source))
-    await notify(connection, Topic.SOURCES)
+@router.delete(
+    "/sources/{source_id}", summary="Remove a source, or see what that lapses", responses=documented(404, 409)
+)
+async def remove_source(
+    operator: Admin,
+    region: TheRegion,
+    connection: Transaction,
+    response: Response,
+    source_id: SourceId,
+    held: Held = None,
+    dry_run: DryRun = False,
+) -> LapseShown:
+    done = await acts.remove(
+        connection, operator, region.publisher, source_id, region.now(), held=held, dry_run=dry_run
+    )
+    return _lapse(done, response)
+
+
+@router.get("/unvouched", summary="List what is held and nobody vouches for any longer")
+async def list_unvouched(_operator: Viewer, connection: Transaction) -> Page[UnvouchedShown]:
+    return Page(items=[_unvouched(entry) for entry in await trust.unvouched(connection)])
+
+
+@router.delete("/unvouched", summary="Withdraw all that nobody vouches for any longer")
+async def withdraw_unvouched(
+    operator: Changer, region: TheRegion, connection: Transaction, dry_run: DryRun = False
+) -> Page[UnvouchedShown]:
+    found = await acts.withdraw_unvouched(connection, operator, region.publisher, region.now(), dry_run=dry_run)
+    return Page(items=[_unvouched(entry) for entry in found])

@@ -6,7 +6,6 @@ from datetime import datetime
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from region.catalogue.pins import CANDIDATES
 from region.fleet.racks import LIVE_FOR
 
 
@@ -27,7 +26,7 @@ class Bootloader:
 async def list_all(connection: AsyncConnection, now: datetime) -> list[Bootloader]:
     """The bootloaders that are offered or held, by type and architecture."""
     rows = await connection.execute(
-        text(f"""
+        text("""
             WITH newest AS (
                 SELECT DISTINCT ON (products.bootloader_type, products.arch)
                        products.os, products.bootloader_type AS type, products.arch, versions.id, versions.name,
@@ -35,8 +34,8 @@ async def list_all(connection: AsyncConnection, now: datetime) -> list[Bootloade
                 FROM products
                 JOIN sources ON sources.id = products.source_id
                 JOIN versions ON versions.product_id = products.id
-                LEFT JOIN ({CANDIDATES}) AS candidates ON candidates.id = versions.id
-                WHERE products.kind = 'bootloader' AND (versions.held_at IS NOT NULL OR candidates.id IS NOT NULL)
+                LEFT JOIN targets ON targets.version_id = versions.id
+                WHERE products.kind = 'bootloader' AND (versions.held_at IS NOT NULL OR targets.image IS NOT NULL)
                 ORDER BY products.bootloader_type, products.arch, versions.held_at IS NULL, sources.priority DESC,
                          versions.name DESC
             )

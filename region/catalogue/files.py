@@ -1,13 +1,12 @@
 """Stored files: a row says that the store holds exactly that file (I1)."""
 
 import asyncio
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from sqlalchemy import delete, select, text
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from region.catalogue.pins import CANDIDATES
 from region.database.tables import files
 from shared.digest import Sha256
 from shared.errors import NotFound
@@ -16,19 +15,12 @@ from shared.store import Store, disk_error, slice_of_day
 
 log = logger(__name__)
 
-NEEDED = f"""
+NEEDED = """
     SELECT items.sha256 FROM items JOIN versions ON versions.id = items.version_id WHERE versions.held_at IS NOT NULL
     UNION
-    SELECT items.sha256 FROM items JOIN (
-        SELECT DISTINCT ON (candidates.product_id) candidates.id FROM ({CANDIDATES}) AS candidates
-        JOIN products ON products.id = candidates.product_id
-        WHERE products.kind = 'bootloader' OR EXISTS (
-            SELECT FROM selections WHERE selections.source_id = products.source_id AND selections.os = products.os
-                AND selections.release = products.release AND selections.arch = products.arch)
-        ORDER BY candidates.product_id, candidates.name DESC
-    ) AS targets ON targets.id = items.version_id
+    SELECT items.sha256 FROM items JOIN targets ON targets.version_id = items.version_id
 """
-"""The digests that a held version names or a selected image's newest version will."""
+"""The digests that a held version or a target names."""
 
 
 async def size_of(connection: AsyncConnection, sha256: Sha256) -> int:
@@ -39,17 +31,17 @@ async def size_of(connection: AsyncConnection, sha256: Sha256) -> int:
     return size
 
 
-async def record(connection: AsyncConnection, store: Store, sha256: Sha256, size: int, now: datetime) -> bool:
-    """Write the row of a file the store holds. False says: it does not hold it any more; roll back and fetch again.
-
-    The row is written first and the disk is asked afterwards: whoever prunes holds the row's lock while it unlinks.
-    """
+async def record(connection: AsyncConnection, stored: Mapping[Sha256, int], now: datetime) -> None:
+    """Write the rows of files the store holds, digest to size in bytes."""
     await connection.execute(
-        insert(files)
-        .values(sha256=sha256, size=size, stored_at=now)
-        .on_conflict_do_update(index_elements=[files.c.sha256], set_={"unneeded_since": None})
+        text("""
+            INSERT INTO files (sha256, size, stored_at)
+            SELECT sha256, size, CAST(:now AS timestamptz)
+            FROM unnest(CAST(:digests AS text[]), CAST(:sizes AS bigint[])) AS given (sha256, size)
+            ON CONFLICT (sha256) DO UPDATE SET size = excluded.size, unneeded_since = NULL
+        """),
+        {"digests": list(stored), "sizes": list(stored.values()), "now": now},
     )
-    return await asyncio.to_thread(store.has, sha256, size)
 
 
 async def mark_unneeded(connection: AsyncConnection, now: datetime) -> None:

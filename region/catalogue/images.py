@@ -1,7 +1,7 @@
 """Images and their status, derived from selections, catalogue, files, imports and reports in one query.
 
-An image is described by its *current* versions: the newest offered ones of the source that wins it, or what is held
-where no source offers it any more.
+An image is described by its *current* versions: its targets (`region.catalogue.targets`), or what is held where it has
+none.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,6 @@ from datetime import datetime
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from region.catalogue.pins import CANDIDATES
 from region.fleet.racks import LIVE_FOR
 from shared.errors import NotFound
 from shared.names import ImageKey
@@ -20,6 +19,9 @@ from shared.names import ImageKey
 @dataclass(frozen=True, slots=True)
 class Image:
     """One image as operators see it. Sizes in bytes; `progress` in whole percent of what the region has to fetch.
+
+    `vouched` is false for an image of which something is held that no present voucher stands behind; `vouched_by` are
+    the signers of what is held.
 
     `racks_synced` counts live racks that serve all of the newest version, `racks_total` all enrolled racks. `error` is
     the sentence of what went wrong last, empty when nothing did; `error_code` its code.
@@ -38,6 +40,8 @@ class Image:
     pinned_version: str | None
     size_bytes: int
     bytes_done: int
+    vouched: bool
+    vouched_by: Sequence[str]
     racks_synced: int
     racks_live: int
     racks_total: int
@@ -52,7 +56,7 @@ class Image:
         return f"{self.os}:{self.release}:{self.arch}"
 
 
-_CURRENT = f"""
+_CURRENT = """
 WITH shown AS (
     SELECT os, release, arch FROM selections
     UNION
@@ -60,35 +64,37 @@ WITH shown AS (
     WHERE kind <> 'bootloader'
       AND EXISTS (SELECT FROM versions WHERE product_id = products.id AND held_at IS NOT NULL)
 ),
-wanted AS (
-    SELECT os, release, arch, array_agg(source_id ORDER BY sources.priority DESC) AS source_ids
-    FROM selections JOIN sources ON sources.id = selections.source_id GROUP BY os, release, arch
+selected AS (
+    SELECT os, release, arch, (array_agg(source_id ORDER BY sources.priority DESC NULLS LAST))[1] AS source_id
+    FROM selections LEFT JOIN sources ON sources.id = selections.source_id GROUP BY os, release, arch
+),
+listed AS (
+    SELECT DISTINCT products.os, products.release, products.arch
+    FROM wanted JOIN products
+        ON products.source_id = wanted.source_id AND products.os = wanted.os AND products.release = wanted.release
+        AND products.arch = wanted.arch AND products.subarch = wanted.kernel AND products.label = wanted.label
+    WHERE products.offered
+      AND EXISTS (SELECT FROM versions WHERE versions.product_id = products.id AND versions.offered)
 ),
 offered AS (
-    SELECT DISTINCT ON (products.id) products.id AS product_id, products.os, products.release, products.arch,
-           products.source_id, products.title, products.support_eol, versions.id AS version_id, versions.name,
-           versions.held_at, versions.held_serial,
-           dense_rank() OVER (PARTITION BY products.os, products.release, products.arch
-                              ORDER BY sources.priority DESC) AS rank
-    FROM products
-    JOIN sources ON sources.id = products.source_id
-    JOIN selections USING (source_id, os, release, arch)
-    JOIN ({CANDIDATES}) AS candidates ON candidates.product_id = products.id
-    JOIN versions ON versions.id = candidates.id
-    WHERE products.kind <> 'bootloader'
-    ORDER BY products.id, versions.name DESC
+    SELECT products.os, products.release, products.arch, products.source_id, products.title, products.support_eol,
+           versions.id AS version_id, versions.name, versions.held_at, versions.held_serial
+    FROM targets
+    JOIN products ON products.id = targets.product_id AND products.kind <> 'bootloader'
+    JOIN versions ON versions.id = targets.version_id
 ),
 held AS (
     SELECT products.os, products.release, products.arch, products.source_id, products.title, products.support_eol,
-           versions.id AS version_id, versions.name, versions.held_at, versions.held_serial
-    FROM products JOIN versions ON versions.product_id = products.id
+           versions.id AS version_id, versions.name, versions.held_at, versions.held_serial, versions.vouched_by,
+           coalesce(versions.vouched_by && sources.vouchers, false) AS vouched
+    FROM products JOIN versions ON versions.product_id = products.id JOIN sources ON sources.id = products.source_id
     WHERE versions.held_at IS NOT NULL AND products.kind <> 'bootloader'
 ),
 current AS (
     SELECT true AS offered, os, release, arch, source_id, title, support_eol, version_id, name, held_at, held_serial
-    FROM offered WHERE rank = 1
+    FROM offered
     UNION ALL
-    SELECT false, held.* FROM held
+    SELECT false, os, release, arch, source_id, title, support_eol, version_id, name, held_at, held_serial FROM held
     WHERE NOT EXISTS (SELECT FROM offered WHERE (offered.os, offered.release, offered.arch)
                                               = (held.os, held.release, held.arch))
 ),
@@ -99,7 +105,8 @@ described AS (
     FROM current GROUP BY os, release, arch
 ),
 held_described AS (
-    SELECT os, release, arch, max(name) AS held_version, max(held_at) AS updated_at, min(title) AS title
+    SELECT os, release, arch, max(name) AS held_version, max(held_at) AS updated_at, min(title) AS title,
+           bool_and(vouched) AS vouched, min(vouched_by) AS vouched_by
     FROM held GROUP BY os, release, arch
 ),
 needed AS (
@@ -145,8 +152,10 @@ counts AS (
 facts AS (
     SELECT shown.os, shown.release, shown.arch,
            coalesce(described.title, held_described.title, shown.release) AS title,
-           coalesce(described.source_id, wanted.source_ids[1]) AS source_id,
-           wanted.os IS NOT NULL AS selected,
+           coalesce(described.source_id, selected.source_id) AS source_id,
+           selected.os IS NOT NULL AS selected, listed.os IS NOT NULL AS listed,
+           coalesce(held_described.vouched, true) AS vouched,
+           coalesce(held_described.vouched_by, ARRAY[]::text[]) AS vouched_by,
            coalesce(described.offered, false) AS offered,
            coalesce(described.held AND sizes.stored_bytes = sizes.size_bytes, false) AS whole,
            described.version, held_described.held_version, described.support_eol, held_described.updated_at,
@@ -158,14 +167,15 @@ facts AS (
            coalesce(sources.error, '') AS source_error
     FROM shown
     CROSS JOIN counts
-    LEFT JOIN wanted USING (os, release, arch)
+    LEFT JOIN selected USING (os, release, arch)
+    LEFT JOIN listed USING (os, release, arch)
     LEFT JOIN described USING (os, release, arch)
     LEFT JOIN held_described USING (os, release, arch)
     LEFT JOIN sizes USING (os, release, arch)
     LEFT JOIN serving USING (os, release, arch)
     LEFT JOIN latest USING (os, release, arch)
     LEFT JOIN pins USING (os, release, arch)
-    LEFT JOIN sources ON sources.id = coalesce(described.source_id, wanted.source_ids[1])
+    LEFT JOIN sources ON sources.id = coalesce(described.source_id, selected.source_id)
 ),
 judged AS (
     SELECT facts.*,
@@ -175,6 +185,7 @@ judged AS (
             WHEN whole AND offered AND racks_live > 0 AND racks_synced = racks_live THEN 'synced'
             WHEN whole AND offered THEN 'waiting_for_racks'
             WHEN import_state = 'running' AND import_error = '' THEN 'downloading'
+            WHEN NOT offered AND listed THEN 'unvouched'
             WHEN NOT offered AND (held_version IS NOT NULL OR (last_read_at IS NOT NULL AND source_error = ''))
                 THEN 'unavailable'
             WHEN import_error <> '' OR source_error <> '' THEN 'failed'
@@ -192,7 +203,7 @@ SELECT os, release, arch, title, source_id, selected, status,
     pinned_version, coalesce(version, '') AS version, coalesce(held_version, '') AS held_version,
     size_bytes::bigint AS size_bytes,
     CASE WHEN status = 'downloading' THEN import_done ELSE stored_bytes END::bigint AS bytes_done,
-    racks_synced, racks_live, racks_total, support_eol::text AS support_eol, updated_at,
+    vouched, vouched_by, racks_synced, racks_live, racks_total, support_eol::text AS support_eol, updated_at,
     CASE WHEN status = 'failed' THEN coalesce(nullif(import_error_code, ''), source_error_code)
          ELSE source_error_code
     END AS error_code,

@@ -62,6 +62,10 @@ async def list_all(connection: AsyncConnection, source_id: int) -> list[Offer]:
                        products.title, products.version AS release_version, products.support_eol,
                        versions.id, versions.name
                 FROM products JOIN versions ON versions.product_id = products.id AND versions.offered
+                JOIN sources ON sources.id = products.source_id
+                JOIN stream_documents AS documents
+                    ON documents.source_id = products.source_id AND documents.content_id = products.content_id
+                    AND documents.vouched_by && sources.vouchers
                 WHERE products.source_id = :source_id AND products.offered AND products.kind <> 'bootloader'
                 ORDER BY products.id, versions.name DESC
             ),
@@ -84,6 +88,21 @@ async def list_all(connection: AsyncConnection, source_id: int) -> list[Offer]:
         release_version = fields.pop("release_version")
         found.append((release_version, Offer(**fields, lts="LTS" in fields["title"])))
     return _ordered(found)
+
+
+async def images(connection: AsyncConnection, source_id: int) -> set[str]:
+    """The ids of what the source offers and a present voucher stands behind, bootloaders included."""
+    return set(
+        await connection.scalars(
+            text("""
+                SELECT DISTINCT products.image FROM products
+                JOIN sources ON sources.id = products.source_id
+                JOIN stream_documents AS documents USING (source_id, content_id)
+                WHERE products.source_id = :source_id AND products.offered AND documents.vouched_by && sources.vouchers
+            """),
+            {"source_id": source_id},
+        )
+    )
 
 
 def _ordered(found: list[tuple[str, Offer]]) -> list[Offer]:

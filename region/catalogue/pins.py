@@ -10,18 +10,6 @@ from region.database.tables import pins
 from shared.errors import NotFound
 from shared.names import ImageKey
 
-CANDIDATES = """
-    SELECT versions.id, versions.product_id, versions.name
-    FROM versions
-    JOIN products ON products.id = versions.product_id
-    LEFT JOIN pins ON (pins.os, pins.release, pins.arch) = (products.os, products.release, products.arch)
-    WHERE CASE WHEN pins.version IS NULL THEN versions.offered AND products.offered
-               ELSE versions.name = pins.version
-                    AND ((versions.offered AND products.offered) OR versions.held_at IS NOT NULL)
-          END
-"""
-"""The versions that may become a product's target: those offered, or of a pinned image the pinned one alone."""
-
 
 async def pin(connection: AsyncConnection, image: ImageKey, version: str, now: datetime) -> None:
     """From here on the image stays at `version`. Raises NotFound when no such version is offered or held."""

@@ -1,19 +1,16 @@
-"""The catalogue: what each source offers and which versions are held. One transaction records one reading."""
+"""Products: what each source offers, recorded in one transaction per reading, with who signed it (I3, I8)."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from region.catalogue.pins import CANDIDATES
-from region.catalogue.versions import File, Product, Version
-from region.database.tables import products, stream_documents
+from region.catalogue import trust, wanted
+from region.database.tables import sources, stream_documents
 from region.stream import documents
 from shared import layout
-from shared.digest import Sha256
 from shared.errors import TooOld
 from shared.names import ImageKey, Name, RelativePath
 
@@ -26,6 +23,8 @@ class Document:
     """What is remembered of an accepted document: where it lies, how old it is, its ETag for the next request.
 
     `skipped` says what of it could not be used. One that is not `listed` has left the index; its age still counts.
+    `vouched_by` are all good signers. One that no present voucher stands behind is not `believed`: it bounds the age of
+    nothing, and its ETag is not sent.
     """
 
     content_id: str
@@ -34,6 +33,8 @@ class Document:
     etag: str
     skipped: tuple[str, ...] = ()
     listed: bool = True
+    vouched_by: tuple[str, ...] = ()
+    believed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,38 +52,72 @@ class Reading:
 
 async def accepted(connection: AsyncConnection, source_id: int) -> dict[str, Document]:
     """The documents accepted of the source so far, by content id."""
-    rows = await connection.execute(select(stream_documents).where(stream_documents.c.source_id == source_id))
+    rows = await connection.execute(
+        select(stream_documents, stream_documents.c.vouched_by.bool_op("&&")(sources.c.vouchers).label("believed"))
+        .join(sources, sources.c.id == stream_documents.c.source_id)
+        .where(stream_documents.c.source_id == source_id)
+    )
     return {
         row.content_id: Document(
-            row.content_id, RelativePath(row.path), row.updated, row.etag, tuple(row.skipped), row.listed
+            content_id=row.content_id,
+            path=RelativePath(row.path),
+            updated=row.updated,
+            etag=row.etag if row.believed else "",
+            skipped=tuple(row.skipped),
+            listed=row.listed,
+            vouched_by=tuple(row.vouched_by),
+            believed=row.believed,
         )
         for row in rows
     }
 
 
 def require_not_older(found: Document, floor: Document | None, url: str) -> None:
-    """Returning says: `found` may be accepted after `floor` (I3). Raises TooOld."""
-    if floor is not None and found.updated < floor.updated:
+    """Raises TooOld when `found` may not be accepted after `floor` (I3)."""
+    if floor is not None and floor.believed and found.updated < floor.updated:
         raise TooOld(url, found.updated, floor.updated)
 
 
-async def record(connection: AsyncConnection, source_id: int, reading: Reading) -> list[str]:
-    """From here on the catalogue says what `reading` found. Answers what was left as it was, a sentence each.
+async def record(
+    connection: AsyncConnection, source_id: int, reading: Reading | None, trust_revision: int
+) -> list[str]:
+    """The catalogue says what `reading` found (None: all is as it was); answers what was left alone, a sentence each.
 
-    Only rows that differ are written. What is held is never removed here, whatever the stream says: a version that is
-    no longer offered keeps its rows while it is held.
+    The reading counts only under the trust it began with. Only rows that differ are written. What is held is never
+    removed here, whatever the stream says: a version that is no longer offered keeps its rows while it is held.
+    Raises TrustChanged, TooOld.
     """
-    known = await accepted(connection, source_id)
-    require_not_older(reading.index, known.get(INDEX), "The index")
+    await trust.require(connection, source_id, trust_revision)
     kept: list[str] = []
-    for document, stream in reading.changed:
-        require_not_older(document, known.get(document.content_id), document.content_id)
-        moved = await _moved(connection, source_id, stream)
-        kept += [f"{name} is held as another image than it says it is now; the held one stays." for name in moved]
-        stream = replace(stream, products=tuple(entry for entry in stream.products if entry.name not in moved))
-        await _record_products(connection, source_id, stream)
-        await _record_versions(connection, source_id, stream)
-        kept += await _record_items(connection, source_id, stream)
+    if reading is not None:
+        known = await accepted(connection, source_id)
+        require_not_older(reading.index, known.get(INDEX), "The index")
+        for document, stream in reading.changed:
+            require_not_older(document, known.get(document.content_id), document.content_id)
+            kept += await _record_document(connection, source_id, document, stream)
+        await _record_index(connection, source_id, reading)
+        await wanted.refresh(connection)
+    await connection.execute(update(sources).where(sources.c.id == source_id).values(read_revision=trust_revision))
+    return kept
+
+
+async def _record_document(
+    connection: AsyncConnection, source_id: int, document: Document, stream: documents.Products
+) -> list[str]:
+    moved = await _moved(connection, source_id, stream)
+    kept = [f"{name} is held as another image than it says it is now; the held one stays." for name in moved]
+    stream = replace(stream, products=tuple(entry for entry in stream.products if entry.name not in moved))
+    await _record_products(connection, source_id, stream)
+    await _record_versions(connection, source_id, stream)
+    changed = await _record_items(connection, source_id, stream)
+    await _remember(connection, source_id, document)
+    await _vouch_again(connection, source_id, document, changed)
+    return kept + [
+        f"{product} {version} changed under its own name; the held one stays." for product, version in changed
+    ]
+
+
+async def _record_index(connection: AsyncConnection, source_id: int, reading: Reading) -> None:
     await connection.execute(
         text(
             "UPDATE products SET offered = false"
@@ -91,10 +126,7 @@ async def record(connection: AsyncConnection, source_id: int, reading: Reading) 
         {"source_id": source_id, "offered": sorted(reading.offered)},
     )
     await _forget_unoffered(connection, source_id)
-    for document in (reading.index, *(document for document, _ in reading.changed)):
-        await connection.execute(
-            _REMEMBER, {"source_id": source_id, **asdict(document), "skipped": list(document.skipped)}
-        )
+    await _remember(connection, source_id, reading.index)
     await connection.execute(
         update(stream_documents)
         .where(
@@ -103,15 +135,57 @@ async def record(connection: AsyncConnection, source_id: int, reading: Reading) 
         )
         .values(listed=False)
     )
-    return kept
+
+
+async def _remember(connection: AsyncConnection, source_id: int, document: Document) -> None:
+    await connection.execute(
+        _REMEMBER,
+        {
+            "source_id": source_id,
+            "content_id": document.content_id,
+            "path": document.path,
+            "updated": document.updated,
+            "etag": document.etag,
+            "skipped": list(document.skipped),
+            "listed": document.listed,
+            "vouched_by": list(document.vouched_by),
+        },
+    )
+
+
+async def _vouch_again(
+    connection: AsyncConnection, source_id: int, document: Document, changed: Iterable[tuple[str, str]]
+) -> None:
+    """Held versions that the document lists as they are held are vouched for by who signed it."""
+    denied = list(changed)
+    await connection.execute(
+        text("""
+            UPDATE versions SET vouched_by = CAST(:vouched_by AS text[])
+            FROM products
+            WHERE products.id = versions.product_id AND products.source_id = :source_id
+              AND products.content_id = :content_id AND products.offered AND versions.offered
+              AND versions.held_at IS NOT NULL AND versions.vouched_by IS DISTINCT FROM CAST(:vouched_by AS text[])
+              AND NOT EXISTS (
+                SELECT FROM unnest(CAST(:products AS text[]), CAST(:versions AS text[])) AS denied (product, version)
+                WHERE denied.product = products.name AND denied.version = versions.name)
+        """),
+        {
+            "source_id": source_id,
+            "content_id": document.content_id,
+            "vouched_by": list(document.vouched_by),
+            "products": [product for product, _ in denied],
+            "versions": [version for _, version in denied],
+        },
+    )
 
 
 _REMEMBER = text("""
-    INSERT INTO stream_documents (source_id, content_id, path, updated, etag, skipped, listed)
-    VALUES (:source_id, :content_id, :path, :updated, :etag, CAST(:skipped AS text[]), :listed)
+    INSERT INTO stream_documents (source_id, content_id, path, updated, etag, skipped, listed, vouched_by)
+    VALUES (:source_id, :content_id, :path, :updated, :etag, CAST(:skipped AS text[]), :listed,
+            CAST(:vouched_by AS text[]))
     ON CONFLICT (source_id, content_id) DO UPDATE
     SET path = excluded.path, updated = excluded.updated, etag = excluded.etag, skipped = excluded.skipped,
-        listed = excluded.listed
+        listed = excluded.listed, vouched_by = excluded.vouched_by
 """)
 
 _PRODUCT_COLUMNS = {
@@ -129,12 +203,14 @@ _PRODUCT_COLUMNS = {
     "bootloader_type": "text",
     "is_ga": "boolean",
 }
+_DERIVED_COLUMNS = {"image": "text", "place": "text"}
 
 
 async def _record_products(connection: AsyncConnection, source_id: int, stream: documents.Products) -> None:
-    columns = ", ".join(_PRODUCT_COLUMNS)
-    arrays = ", ".join(f"CAST(:{name} AS {kind}[])" for name, kind in _PRODUCT_COLUMNS.items())
-    changing = [name for name in _PRODUCT_COLUMNS if name != "name"]
+    kinds = _PRODUCT_COLUMNS | _DERIVED_COLUMNS
+    columns = ", ".join(kinds)
+    arrays = ", ".join(f"CAST(:{name} AS {kind}[])" for name, kind in kinds.items())
+    changing = [name for name in kinds if name != "name"]
     await connection.execute(
         text(f"""
             INSERT INTO products (source_id, content_id, offered, {columns})
@@ -150,6 +226,8 @@ async def _record_products(connection: AsyncConnection, source_id: int, stream: 
             "source_id": source_id,
             "content_id": stream.content_id,
             **{name: [getattr(product, name) for product in stream.products] for name in _PRODUCT_COLUMNS},
+            "image": [str(image(product)) for product in stream.products],
+            "place": [place(product) for product in stream.products],
         },
     )
     await connection.execute(
@@ -215,7 +293,9 @@ async def _record_versions(connection: AsyncConnection, source_id: int, stream: 
     )
 
 
-async def _record_items(connection: AsyncConnection, source_id: int, stream: documents.Products) -> list[str]:
+async def _record_items(
+    connection: AsyncConnection, source_id: int, stream: documents.Products
+) -> list[tuple[str, str]]:
     """A version's items never change while it is held: racks have been told what it is. Those that would are named."""
     given = [
         (product.name, version.name, item.key, item.ftype, item.path, item.sha256, item.size)
@@ -276,7 +356,7 @@ async def _record_items(connection: AsyncConnection, source_id: int, stream: doc
             WHERE given.held AND items.sha256 IS DISTINCT FROM given.sha256
         """)
     )
-    return [f"{row.product} {row.version} changed under its own name; the held one stays." for row in changed]
+    return [(row.product, row.version) for row in changed]
 
 
 async def _forget_unoffered(connection: AsyncConnection, source_id: int) -> None:
@@ -297,98 +377,30 @@ async def _forget_unoffered(connection: AsyncConnection, source_id: int) -> None
     )
 
 
-def image(row: Any) -> ImageKey:
+def image(product: documents.Product) -> ImageKey:
     """The image a product belongs to; a bootloader is one of its own."""
-    if row.kind == documents.ProductKind.BOOTLOADER:
-        return ImageKey(Name("bootloader"), Name(row.bootloader_type), Name(row.arch))
-    return ImageKey(Name(row.os), Name(row.release), Name(row.arch))
+    if product.bootloader_type is not None:
+        return ImageKey(Name(layout.BOOTLOADER), product.bootloader_type, product.arch)
+    return ImageKey(product.os, product.release, product.arch)
 
 
-def slot(row: Any) -> RelativePath:
-    """The directory of a product in a rack's tree, the one MAAS racks have."""
-    if row.kind == documents.ProductKind.BOOTLOADER:
-        return layout.bootloader_place(row.bootloader_type, row.arch)
-    return layout.place(row.os, row.arch, row.subarch, row.release, row.label)
+def place(product: documents.Product) -> RelativePath:
+    """The directory of a product in a rack's tree."""
+    if product.bootloader_type is not None:
+        return layout.bootloader_place(product.bootloader_type, product.arch)
+    return layout.place(product.os, product.arch, product.subarch, product.release, product.label)
 
 
-_FACTS = text(f"""
-    SELECT products.id, products.source_id, sources.priority, products.kind, products.os, products.release,
-           products.arch, products.subarch, products.label, products.bootloader_type,
-           versions.id AS version_id, versions.name AS version, candidates.id IS NOT NULL AS version_offered,
-           versions.held_at IS NOT NULL AS held,
-           array_agg(items.sha256 ORDER BY items.key) AS digests,
-           array_agg(items.size ORDER BY items.key) AS sizes,
-           array_agg(items.path ORDER BY items.key) AS paths
-    FROM products
-    JOIN sources ON sources.id = products.source_id
-    JOIN versions ON versions.product_id = products.id
-    LEFT JOIN ({CANDIDATES}) AS candidates ON candidates.id = versions.id
-    JOIN items ON items.version_id = versions.id
-    WHERE products.kind = 'bootloader'
-       OR EXISTS (SELECT FROM versions AS held WHERE held.product_id = products.id AND held.held_at IS NOT NULL)
-       OR (products.source_id, products.os, products.release, products.arch) IN (
-            SELECT * FROM unnest(
-                CAST(:source_ids AS integer[]), CAST(:oses AS text[]),
-                CAST(:releases AS text[]), CAST(:arches AS text[])))
-    GROUP BY products.id, sources.priority, versions.id, candidates.id
-    ORDER BY products.id, versions.name
-""")
-
-
-async def facts(connection: AsyncConnection, wanted: Iterable[tuple[int, ImageKey]]) -> list[Product]:
-    """What `plan` has to know: products of wanted images, of bootloaders, and everything held."""
-    pairs = list(wanted)
-    rows = await connection.execute(
-        _FACTS,
-        {
-            "source_ids": [source_id for source_id, _ in pairs],
-            "oses": [image.os for _, image in pairs],
-            "releases": [image.release for _, image in pairs],
-            "arches": [image.arch for _, image in pairs],
-        },
-    )
-    found: dict[int, tuple[Any, list[Version]]] = {}
-    for row in rows:
-        files = tuple(
-            File(Sha256(digest), size, RelativePath(path))
-            for digest, size, path in zip(row.digests, row.sizes, row.paths, strict=True)
-        )
-        _, known = found.setdefault(row.id, (row, []))
-        known.append(Version(row.version_id, row.version, row.version_offered, row.held, files))
-    return [
-        Product(
-            id=row.id,
-            source_id=row.source_id,
-            priority=row.priority,
-            image=ImageKey(Name(row.os), Name(row.release), Name(row.arch)),
-            slot=slot(row),
-            bootloader=row.kind == documents.ProductKind.BOOTLOADER,
-            versions=tuple(known),
-        )
-        for row, known in found.values()
-    ]
-
-
-async def is_known(connection: AsyncConnection, source_id: int, image: ImageKey) -> bool:
-    """True says: the source offers the image, or a version of it from there is held."""
+async def is_known(connection: AsyncConnection, source_id: int | None, image_key: ImageKey) -> bool:
+    """True if the source (any source, when None) offers the image, or a version of it from there is held."""
     return bool(
         await connection.scalar(
-            select(
-                products.select()
-                .where(
-                    products.c.source_id == source_id,
-                    products.c.os == image.os,
-                    products.c.release == image.release,
-                    products.c.arch == image.arch,
-                    products.c.kind != documents.ProductKind.BOOTLOADER,
-                )
-                .exists()
-            )
+            text("""
+                SELECT EXISTS (
+                    SELECT FROM products JOIN sources ON sources.id = products.source_id
+                    WHERE products.image = :image AND products.kind <> 'bootloader' AND sources.removed_at IS NULL
+                      AND (CAST(:source_id AS integer) IS NULL OR sources.id = :source_id))
+            """),
+            {"image": str(image_key), "source_id": source_id},
         )
     )
-
-
-async def stored(connection: AsyncConnection) -> Mapping[Sha256, int]:
-    """The files the store holds, digest to size in bytes."""
-    rows = await connection.execute(text("SELECT sha256, size FROM files"))
-    return {Sha256(row.sha256): row.size for row in rows}

@@ -1,44 +1,56 @@
-"""Selections: which images operators want, and from which source."""
+"""Selections: which images operators want, and from which source.
+
+A selection without a source means whichever source wins the image; one that names a source means that source alone. A
+change of them is followed by `region.catalogue.wanted.refresh` in the same transaction.
+"""
 
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from region.catalogue.facts import Wish, Wishes
 from region.database.tables import region, selections
 from shared.errors import NotFound
 from shared.names import ImageKey
 
-Wanted = frozenset[tuple[int, ImageKey]]
-"""A whole selection: pairs of a source's id and an image."""
-
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """One wish."""
+    """A wish that stands."""
 
     id: int
-    source_id: int
-    image: ImageKey
+    wish: Wish
     created_at: datetime
 
 
 async def list_all(connection: AsyncConnection) -> list[Selection]:
     """All selections, by image."""
     rows = await connection.execute(
-        select(selections).order_by(selections.c.os, selections.c.release, selections.c.arch, selections.c.source_id)
+        select(selections).order_by(
+            selections.c.os, selections.c.release, selections.c.arch, selections.c.source_id.nulls_first()
+        )
     )
     return [
-        Selection(row.id, row.source_id, ImageKey.parse(f"{row.os}:{row.release}:{row.arch}"), row.created_at)
+        Selection(
+            row.id,
+            Wish(
+                row.source_id,
+                ImageKey.parse(f"{row.os}:{row.release}:{row.arch}"),
+                None if row.kernels is None else frozenset(row.kernels),
+                None if row.labels is None else frozenset(row.labels),
+            ),
+            row.created_at,
+        )
         for row in rows
     ]
 
 
-async def wanted(connection: AsyncConnection) -> Wanted:
-    """The whole selection, as `plan` takes it."""
-    return frozenset((entry.source_id, entry.image) for entry in await list_all(connection))
+async def wishes(connection: AsyncConnection) -> Wishes:
+    """The whole selection."""
+    return frozenset(entry.wish for entry in await list_all(connection))
 
 
 async def get(connection: AsyncConnection, selection_id: int) -> Selection:
@@ -49,35 +61,44 @@ async def get(connection: AsyncConnection, selection_id: int) -> Selection:
     raise NotFound("selection", selection_id)
 
 
-_GIVEN = """unnest(
-    CAST(:source_ids AS integer[]), CAST(:oses AS text[]), CAST(:releases AS text[]), CAST(:arches AS text[]))"""
-
-
-async def replace(connection: AsyncConnection, wished: Collection[tuple[int, ImageKey]], now: datetime) -> None:
-    """From here on exactly `wished` is selected, under a new revision. The default is never selected any more."""
-    pairs = list(wished)
-    given = {
-        "source_ids": [source_id for source_id, _ in pairs],
-        "oses": [image.os for _, image in pairs],
-        "releases": [image.release for _, image in pairs],
-        "arches": [image.arch for _, image in pairs],
-    }
-    await connection.execute(
-        text(f"DELETE FROM selections WHERE (source_id, os, release, arch) NOT IN (SELECT * FROM {_GIVEN})"), given
-    )
-    await connection.execute(
-        text(f"""
-            INSERT INTO selections (source_id, os, release, arch, created_at)
-            SELECT *, CAST(:now AS timestamptz) FROM {_GIVEN} ON CONFLICT DO NOTHING
-        """),
-        given | {"now": now},
-    )
+async def replace(connection: AsyncConnection, wished: Collection[Wish], now: datetime) -> None:
+    """Exactly `wished` is selected, under a new revision; the default is never selected after this."""
+    known = {entry.wish: entry.id for entry in await list_all(connection)}
+    gone = [entry_id for wish, entry_id in known.items() if wish not in wished]
+    await connection.execute(text("DELETE FROM selections WHERE id = ANY(:ids)"), {"ids": gone})
+    fresh = [
+        {
+            "source_id": wish.source_id,
+            **wish.image._asdict(),
+            "kernels": None if wish.kernels is None else sorted(wish.kernels),
+            "labels": None if wish.labels is None else sorted(wish.labels),
+            "created_at": now,
+        }
+        for wish in wished
+        if wish not in known
+    ]
+    if fresh:
+        await connection.execute(insert(selections), fresh)
     await connection.execute(
         update(region).values(
             default_selected_at=func.coalesce(region.c.default_selected_at, now),
             selection_revision=region.c.selection_revision + 1,
         )
     )
+
+
+async def unname(connection: AsyncConnection, source_id: int) -> None:
+    """Selections that name the source mean whichever source wins now; the images stay wanted."""
+    await connection.execute(
+        text("""
+            DELETE FROM selections AS named WHERE source_id = :source_id AND EXISTS (
+                SELECT FROM selections AS other WHERE other.source_id IS NULL
+                    AND (other.os, other.release, other.arch) = (named.os, named.release, named.arch))
+        """),
+        {"source_id": source_id},
+    )
+    await connection.execute(update(selections).where(selections.c.source_id == source_id).values(source_id=None))
+    await connection.execute(update(region).values(selection_revision=region.c.selection_revision + 1))
 
 
 async def revision(connection: AsyncConnection, *, for_update: bool = False) -> int:
@@ -88,5 +109,5 @@ async def revision(connection: AsyncConnection, *, for_update: bool = False) -> 
 
 
 async def default_is_due(connection: AsyncConnection) -> bool:
-    """True says: nobody has ever selected anything, so the newest LTS may be selected unasked."""
+    """True if nobody has ever selected anything, so that the newest LTS may be selected unasked."""
     return bool(await connection.scalar(select(region.c.default_selected_at.is_(None))))

@@ -1,18 +1,17 @@
-"""Sources: where images come from, and whose signature vouches for them."""
+"""Sources: where images come from. What each is believed by is `region.catalogue.trust`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import delete, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from region.database.tables import products, selections, sources, stream_documents, versions
-from region.stream.documents import ProductKind
-from region.stream.openpgp import MAX_KEYRING_BYTES, parse_keyring
-from shared.errors import Conflict, InvalidKeyring, InvalidValue, NotFound
+from region.catalogue.trust import vouchers_of
+from region.database.tables import sources, stream_documents
+from shared.errors import Conflict, InvalidValue, NotFound
 from shared.http import parse_url
 
 _BELOW_ROOT = ("streams/v1/index.sjson", "streams/v1/index.json", "streams/v1/", "streams/v1", "streams/", "streams")
@@ -20,15 +19,18 @@ _BELOW_ROOT = ("streams/v1/index.sjson", "streams/v1/index.json", "streams/v1/",
 
 @dataclass(frozen=True, slots=True)
 class SourceWish:
-    """A source as an operator describes it; exactly one of `keyring`, `keyring_path` and `unsigned` is set.
+    """A source as an operator describes it.
 
-    `url` is the mirror's root and ends in a slash. `keyring` is binary OpenPGP. The greater `priority` wins an image.
+    `url` is the mirror's root and ends in a slash. `keyring` is binary OpenPGP, None for an `unsigned` source; it was
+    read from `keyring_path` on the region, or is the shipped one called `keyring_name`, where one of these is set. The
+    greater `priority` wins an image.
     """
 
     name: str
     url: str
     keyring: bytes | None
     keyring_path: str | None
+    keyring_name: str | None
     unsigned: bool
     priority: int
     proxy: str | None
@@ -37,7 +39,10 @@ class SourceWish:
 
 @dataclass(frozen=True, slots=True)
 class Source(SourceWish):
-    """A source the region knows. `error_code` and `error` say how the last reading failed; empty when it went well."""
+    """A source the region knows. `error_code` and `error` say how the last reading failed; empty when it went well.
+
+    `vouchers`, `trust_revision` and `read_revision` are those of `region.catalogue.trust`.
+    """
 
     id: int
     created_at: datetime
@@ -45,10 +50,10 @@ class Source(SourceWish):
     error_code: str
     error: str
     skipped: Sequence[str]
-
-    def trusted_keyring(self) -> bytes:
-        """The keyring, read from the region's disk where it is a path. Raises InvalidKeyring."""
-        return self.keyring if self.keyring is not None else read_keyring(Path(self.keyring_path or ""))
+    keyring_readable: bool
+    vouchers: Sequence[str]
+    trust_revision: int
+    read_revision: int
 
 
 def wish(
@@ -57,18 +62,17 @@ def wish(
     url: str,
     keyring: bytes | None = None,
     keyring_path: str | None = None,
+    keyring_name: str | None = None,
     unsigned: bool = False,
     priority: int,
     proxy: str | None = None,
     ca_bundle: str | None = None,
 ) -> SourceWish:
-    """What an operator asked for, made regular. Raises InvalidValue, InvalidKeyring."""
-    if keyring is not None and keyring_path is not None:
-        raise InvalidValue("usable source", name, "give either the path of a keyring or its contents, not both")
-    if unsigned == (keyring is not None or keyring_path is not None):
+    """What an operator asked for, made regular; `keyring` is binary already. Raises InvalidValue."""
+    if unsigned and keyring is not None:
         raise InvalidValue("usable source", name, "give a keyring, or declare it unsigned; one of the two")
-    if keyring_path is not None:
-        read_keyring(Path(keyring_path))
+    if not unsigned and keyring is None:
+        raise InvalidValue("usable source", name, "give a keyring, or declare it unsigned; one of the two")
     if ca_bundle and not Path(ca_bundle).is_file():
         raise InvalidValue("CA bundle", ca_bundle, "there is no such file on the region")
     root = str(parse_url(url).with_query(None))
@@ -77,8 +81,9 @@ def wish(
     return SourceWish(
         name=name,
         url=root if root.endswith("/") else f"{root}/",
-        keyring=parse_keyring(keyring) if keyring is not None else None,
+        keyring=keyring,
         keyring_path=keyring_path,
+        keyring_name=keyring_name,
         unsigned=unsigned,
         priority=priority,
         proxy=str(parse_url(proxy)) if proxy else None,
@@ -86,85 +91,100 @@ def wish(
     )
 
 
-def read_keyring(path: Path) -> bytes:
-    """The keyring in a file on the region, as binary OpenPGP. Raises InvalidKeyring."""
-    try:
-        with path.open("rb") as file:
-            return parse_keyring(file.read(MAX_KEYRING_BYTES + 1))
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise InvalidKeyring(f"{path} cannot be read on the region ({why})") from error
+_COLUMNS = [sources.c[name] for base in (SourceWish, Source) for name in base.__slots__]
 
 
 async def list_all(connection: AsyncConnection) -> list[Source]:
-    """All sources, the one that wins first."""
-    rows = await connection.execute(select(sources).order_by(sources.c.priority.desc()))
+    """All sources, the one with the greatest priority first."""
+    rows = await connection.execute(
+        select(*_COLUMNS).where(sources.c.removed_at.is_(None)).order_by(sources.c.priority.desc())
+    )
     return [Source(**row) for row in rows.mappings()]
 
 
-async def get(connection: AsyncConnection, source_id: int, *, keep: bool = False) -> Source:
-    """The source; with `keep` nobody removes it until this transaction ends. Raises NotFound."""
-    query = select(sources).where(sources.c.id == source_id)
-    row = (await connection.execute(query.with_for_update(read=True) if keep else query)).mappings().one_or_none()
+async def get(connection: AsyncConnection, source_id: int, *, for_update: bool = False) -> Source:
+    """The source; with `for_update` nobody else changes it until this transaction ends. Raises NotFound."""
+    query = select(*_COLUMNS).where(sources.c.id == source_id, sources.c.removed_at.is_(None))
+    row = (await connection.execute(query.with_for_update() if for_update else query)).mappings().one_or_none()
     if row is None:
         raise NotFound("source", source_id)
     return Source(**row)
 
 
-async def next_priority(connection: AsyncConnection) -> int:
-    """A priority above all others: the newest source wins unless its operator says otherwise."""
-    highest: int | None = await connection.scalar(select(func.max(sources.c.priority)))
-    return (highest or 0) + 10
+async def lowest_priority(connection: AsyncConnection) -> int:
+    """A priority below all others: a new source takes nothing from those that are there."""
+    lowest: int | None = await connection.scalar(
+        select(func.min(sources.c.priority)).where(sources.c.removed_at.is_(None))
+    )
+    return 10 if lowest is None else lowest - 10
 
 
 async def create(connection: AsyncConnection, wished: SourceWish, now: datetime) -> Source:
     """The new source. Raises Conflict when its name or priority is taken."""
-    try:
-        row = await connection.execute(insert(sources).values(**_columns(wished), created_at=now).returning(sources))
-    except IntegrityError as error:
-        raise _taken(wished, error) from error
-    return Source(**row.mappings().one())
-
-
-async def change(connection: AsyncConnection, source_id: int, wished: SourceWish) -> Source:
-    """The source as it is now. What was accepted from another address or signer binds nobody any more.
-
-    Raises NotFound; Conflict when its name or priority is taken.
-    """
-    before = await get(connection, source_id)
+    vouchers = list(vouchers_of(wished.url, wished.keyring, now, unsigned=wished.unsigned))
     try:
         row = await connection.execute(
-            update(sources).where(sources.c.id == source_id).values(**_columns(wished)).returning(sources)
+            insert(sources).values(**_columns(wished), vouchers=vouchers, created_at=now).returning(*_COLUMNS)
         )
     except IntegrityError as error:
         raise _taken(wished, error) from error
-    if _origin(before) != _origin(wished):
-        await connection.execute(delete(stream_documents).where(stream_documents.c.source_id == source_id))
     return Source(**row.mappings().one())
 
 
-async def remove(connection: AsyncConnection, source_id: int) -> None:
-    """Forget a source, its bootloaders included. Raises NotFound; Conflict while images of it are selected or held.
+async def change(connection: AsyncConnection, before: Source, wished: SourceWish, now: datetime) -> Source:
+    """The source as it is now; `before` is locked. Another URL, mode or keyring is another trust.
 
-    The caller publishes the manifest in the same transaction.
+    What was accepted stays in the catalogue; who signed it says whether it still counts. ETags of another address are
+    forgotten. Raises Conflict when the name or priority is taken.
     """
-    source = await get(connection, source_id)
-    in_use = await connection.scalar(
-        select(
-            select(selections.c.id).where(selections.c.source_id == source_id).exists()
-            | select(versions.c.id)
-            .join(products)
-            .where(
-                products.c.source_id == source_id,
-                products.c.kind != ProductKind.BOOTLOADER,
-                versions.c.held_at.is_not(None),
+    vouchers = sorted(vouchers_of(wished.url, wished.keyring, now, unsigned=wished.unsigned))
+    moved = before.url != wished.url
+    another = moved or before.unsigned != wished.unsigned or vouchers != sorted(before.vouchers)
+    try:
+        row = await connection.execute(
+            update(sources)
+            .where(sources.c.id == before.id)
+            .values(
+                **_columns(wished),
+                vouchers=vouchers,
+                keyring_readable=True,
+                trust_revision=before.trust_revision + another,
             )
-            .exists()
+            .returning(*_COLUMNS)
+        )
+    except IntegrityError as error:
+        raise _taken(wished, error) from error
+    if moved:
+        await connection.execute(
+            update(stream_documents).where(stream_documents.c.source_id == before.id).values(etag="")
+        )
+    return Source(**row.mappings().one())
+
+
+async def remove(connection: AsyncConnection, source_id: int, now: datetime) -> None:
+    """Forget a source. It offers nothing after this; what is held of it stays until it is withdrawn."""
+    await connection.execute(
+        update(sources)
+        .where(sources.c.id == source_id)
+        .values(removed_at=now, vouchers=[], trust_revision=sources.c.trust_revision + 1)
+    )
+    await connection.execute(
+        text("UPDATE products SET offered = false WHERE source_id = :source_id"), {"source_id": source_id}
+    )
+    await forget_removed(connection)
+
+
+async def forget_removed(connection: AsyncConnection) -> None:
+    """Removed sources of which nothing is held any longer leave the catalogue."""
+    await connection.execute(
+        delete(sources).where(
+            sources.c.removed_at.is_not(None),
+            text("""
+                NOT EXISTS (SELECT FROM products JOIN versions ON versions.product_id = products.id
+                            WHERE products.source_id = sources.id AND versions.held_at IS NOT NULL)
+            """),
         )
     )
-    if in_use:
-        raise Conflict(f"The source {source.name} still has selected or held images; unselect them and sync first.")
-    await connection.execute(delete(sources).where(sources.c.id == source_id))
 
 
 async def record_reading(
@@ -180,10 +200,6 @@ async def record_reading(
 
 def _columns(wished: SourceWish) -> dict[str, object]:
     return {field: getattr(wished, field) for field in SourceWish.__slots__}
-
-
-def _origin(wished: SourceWish) -> tuple[object, ...]:
-    return (wished.url, wished.keyring, wished.keyring_path, wished.unsigned)
 
 
 def _taken(wished: SourceWish, error: IntegrityError) -> Conflict:

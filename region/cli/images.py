@@ -27,6 +27,7 @@ _STATUSES = {
     "synced": Cell("Synced", "green"),
     "failed": Cell("Failed", "red"),
     "unavailable": Cell("No longer offered", "yellow"),
+    "unvouched": Cell("Not vouched for", "red"),
     "retiring": Cell("Will be deleted", "dim"),
 }
 

@@ -73,6 +73,7 @@ TREE: Mapping[str, Mapping[str, Command | Group]] = {
     },
     "Sources and racks": {
         "sources": sources.list_all,
+        "unvouched": sources.unvouched,
         "source": Group(
             "One source: add, show, probe, update or remove it.",
             {

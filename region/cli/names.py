@@ -66,9 +66,8 @@ def image_of(item: Item) -> Image:
 
 
 def shown(image_id: str) -> str:
-    """An image's id as it is shown. Bootloaders have no release, and their name stands for it."""
-    parts = image_id.split(":")
-    return "/".join(parts[1:] if parts[:1] == parts[1:2] else parts)
+    """An image's id as it is shown."""
+    return image_id.replace(":", "/")
 
 
 def pick(items: Sequence[Item], noun: str, text: str) -> Item:

@@ -61,6 +61,15 @@ def lines(plan: Item) -> Iterator[Cell]:
         yield Cell(f"  - {shown(image)}   will be deleted from the region and every rack", "red")
     for image in sorted(plan.get("moved", ())):
         yield Cell(f"  ~ {shown(image)}   from another source", "yellow")
+    for field, sign, remark in (
+        ("bootloaders_add", "+", "comes with it"),
+        ("bootloaders_change", "~", "is replaced"),
+        ("bootloaders_withdraw", "-", "is withdrawn"),
+    ):
+        for bootloader in sorted(plan.get(field, ())):
+            yield Cell(f"  {sign} {shown(bootloader)}   {remark}", "yellow" if sign == "~" else "")
+    for warning in plan.get("warnings", ()):
+        yield Cell(f"  ! {warning}", "yellow")
     fetch = plan.get("fetch_bytes", 0)
     fetching = f"{words.size(fetch)} to fetch" if fetch else "Nothing to fetch"
     rooms = [_room(plan, "on the region")]

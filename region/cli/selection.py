@@ -34,7 +34,7 @@ Arches = Annotated[
 
 
 class Wish(NamedTuple):
-    """An image and the source it is wanted from; without one, the region takes the first that offers it."""
+    """An image and the source it is wanted from; without one, whichever source wins it is meant."""
 
     image: Image
     source_id: int | None
@@ -109,7 +109,7 @@ def show(chosen: Output = Format.TABLE) -> None:
         found,
         [
             Column("IMAGE", lambda item: str(image_of(item))),
-            Column("SOURCE", lambda item: names.get(item["source_id"], str(item["source_id"]))),
+            Column("SOURCE", lambda item: _source_name(item, names) or "whichever wins"),
         ],
         empty="Nothing is selected; see what there is with: bootferry available",
     )
@@ -122,7 +122,7 @@ def apply(
     wait: Wait = False,
     chosen: Output = Format.TABLE,
 ) -> None:
-    """Select exactly what a file says, and give up everything else.
+    """Select exactly what a file says, and unselect everything else.
 
     The file is what `bootferry selection show -o yaml` prints. Applying it again changes nothing.
 
@@ -155,14 +155,20 @@ def document(selections: Iterable[Item], names: Mapping[int, str]) -> dict[str, 
     """Selections in the form of the file."""
     arches: dict[tuple[Release, str], list[str]] = defaultdict(list)
     for item in selections:
-        image, source_id = image_of(item), int(item["source_id"])
-        arches[image.of, names.get(source_id, str(source_id))].append(image.arch)
+        image = image_of(item)
+        arches[image.of, _source_name(item, names)].append(image.arch)
     return {
         "images": [
-            {"image": str(release), "arches": sorted(found), "source": source}
+            {"image": str(release), "arches": sorted(found)} | ({"source": source} if source else {})
             for (release, source), found in sorted(arches.items())
         ]
     }
+
+
+def _source_name(item: Item, names: Mapping[int, str]) -> str:
+    """The source a selection names; empty when whichever source wins is meant."""
+    source_id = item.get("source_id")
+    return "" if source_id is None else names.get(source_id, str(source_id))
 
 
 def read_document(file: str) -> list[tuple[Image, str | None]]:

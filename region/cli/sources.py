@@ -14,6 +14,7 @@ from region.cli.exits import Misused
 from region.cli.names import pick
 from region.cli.offers import columns
 from region.cli.output import Cell, Column, Format
+from region.cli.plan import DryRun
 from region.cli.session import Output, Yes, call, confirm
 
 if TYPE_CHECKING:
@@ -29,8 +30,17 @@ Keyring = Annotated[
     Path | None, typer.Option("--keyring", metavar="FILE", help="The public keys that sign it, a file on this machine.")
 ]
 KeyringPath = Annotated[str | None, typer.Option(metavar="PATH", help="Or a file on the region, read at every sync.")]
+Key = Annotated[
+    str | None, typer.Option("--key", metavar="NAME", help="Or a keyring that Bootferry ships, such as ubuntu.")
+]
+Held = Annotated[
+    str | None,
+    typer.Option("--held", metavar="keep|withdraw", help="What becomes of held images nobody vouches for afterwards."),
+]
 Unsigned = Annotated[bool, typer.Option("--unsigned", help="Take it without any signature: trust whoever answers.")]
-Priority = Annotated[int | None, typer.Option(min=1, max=1_000_000, help="The greater wins an image of several.")]
+Priority = Annotated[
+    int | None, typer.Option(min=-1_000_000, max=1_000_000, help="The greater wins an image of several.")
+]
 Proxy = Annotated[str | None, typer.Option(metavar="URL", help="The proxy to reach it through.")]
 CaBundle = Annotated[str | None, typer.Option(metavar="PATH", help="Certificates to trust, a file on the region.")]
 
@@ -74,15 +84,16 @@ def probe(
     url: Annotated[str, typer.Argument(metavar="URL", help="The mirror's root.")],
     keyring: Keyring = None,
     keyring_path: KeyringPath = None,
+    key: Key = None,
     unsigned: Unsigned = False,
     proxy: Proxy = None,
     ca_bundle: CaBundle = None,
     chosen: Output = Format.TABLE,
 ) -> None:
     """Try a source: show what it offers, or precisely why not. Nothing is saved."""
-    _require_trust(keyring, keyring_path, unsigned)
+    _require_trust(keyring, keyring_path, key, unsigned)
     name = (urlsplit(url).hostname or "probe")[:MAX_NAME]
-    fields = _fields(name, url, keyring, keyring_path, unsigned, None, proxy, ca_bundle)
+    fields = _fields(name, url, keyring, keyring_path, key, unsigned, None, proxy, ca_bundle)
 
     async def ask(api: "Api") -> Item:
         return (await api.ask("POST", "sources", "probe", body=fields)).body
@@ -104,6 +115,7 @@ def add(
     url: Annotated[str, typer.Argument(metavar="URL", help="The mirror's root.")],
     keyring: Keyring = None,
     keyring_path: KeyringPath = None,
+    key: Key = None,
     unsigned: Unsigned = False,
     priority: Priority = None,
     proxy: Proxy = None,
@@ -111,9 +123,9 @@ def add(
     probed: Annotated[bool, typer.Option("--probe/--no-probe", help="Try it first; add it only if it works.")] = True,
     chosen: Output = Format.TABLE,
 ) -> None:
-    """Add a source. Unless --priority says otherwise, it wins over those there are."""
-    _require_trust(keyring, keyring_path, unsigned)
-    fields = _fields(name, url, keyring, keyring_path, unsigned, priority, proxy, ca_bundle)
+    """Add a source. Unless --priority says otherwise, those there are win over it."""
+    _require_trust(keyring, keyring_path, key, unsigned)
+    fields = _fields(name, url, keyring, keyring_path, key, unsigned, priority, proxy, ca_bundle)
 
     async def create(api: "Api") -> Item:
         if probed:
@@ -131,46 +143,124 @@ def update(
     url: Annotated[str | None, typer.Option(metavar="URL", help="The mirror's root.")] = None,
     keyring: Keyring = None,
     keyring_path: KeyringPath = None,
+    key: Key = None,
     unsigned: Unsigned = False,
     priority: Priority = None,
     proxy: Annotated[str | None, typer.Option(metavar="URL", help="The proxy to reach it through; '' is none.")] = None,
     ca_bundle: Annotated[
         str | None, typer.Option(metavar="PATH", help="Certificates to trust, a file on the region; '' is none.")
     ] = None,
+    held: Held = None,
+    confirm_unsigned: Annotated[
+        bool, typer.Option("--confirm-unsigned", help="Yes, a signed source is to become an unsigned one.")
+    ] = False,
+    dry_run: DryRun = False,
     chosen: Output = Format.TABLE,
 ) -> None:
-    """Change a source; what is left out stays. A new keyring replaces the old one."""
-    fields = _fields(name, url, keyring, keyring_path, unsigned, priority, proxy, ca_bundle)
+    """Change a source; what is left out stays. A new keyring replaces the old one.
+
+    With --dry-run: show what would lapse, because nobody would vouch for it any longer.
+    """
+    fields = _fields(name, url, keyring, keyring_path, key, unsigned, priority, proxy, ca_bundle)
     if not fields:
         raise Misused("Nothing to change was named; see: bootferry source update --help")
 
+    if confirm_unsigned:
+        fields["confirm_unsigned"] = True
+
     async def change(api: "Api") -> Item:
         found = pick(await api.list("sources"), "source", source)
-        return (await api.ask("PATCH", "sources", str(found["id"]), body=fields)).body
+        return (await api.ask("PATCH", "sources", str(found["id"]), body=fields, query=_query(held, dry_run))).body
 
-    _show(chosen, call(change))
+    changed = call(change)
+    _show(chosen, changed)
+    if chosen is Format.TABLE:
+        _tell_lapse(changed, dry_run)
 
 
-def remove(source: SourceArgument, yes: Yes = False, chosen: Output = Format.TABLE) -> None:
-    """Forget a source. None of its images may be selected or held any more."""
+def remove(
+    source: SourceArgument,
+    held: Held = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    chosen: Output = Format.TABLE,
+) -> None:
+    """Remove a source. Selections that name it mean whichever source wins from then on."""
 
-    async def find(api: "Api") -> Item:
-        return pick(await api.list("sources"), "source", source)
+    async def look(api: "Api") -> tuple[Item, Item]:
+        found = pick(await api.list("sources"), "source", source)
+        query = {"dry_run": "true"}
+        return found, (await api.ask("DELETE", "sources", str(found["id"]), query=query)).body
 
-    async def forget(api: "Api") -> None:
-        await api.ask("DELETE", "sources", str(found["id"]))
+    async def forget(api: "Api") -> Item:
+        return (await api.ask("DELETE", "sources", str(found["id"]), query=_query(held, False))).body
 
-    found = call(find)
-    confirm(f"The source {found.get('name')} and its keyring will be forgotten. Go on?", yes=yes)
-    call(forget)
-    if not output.show_data(chosen, found):
+    found, lapse = call(look)
+    if dry_run:
+        if not output.show_data(chosen, lapse):
+            _tell_lapse(lapse, dry_run)
+        return
+    confirm(f"The source {found.get('name')} and its keyring will be removed. Go on?", yes=yes)
+    lapse = call(forget)
+    if not output.show_data(chosen, lapse):
         output.say(f"The source {found.get('name')} was removed.")
+        _tell_lapse(lapse, dry_run)
 
 
-def _require_trust(keyring: Path | None, keyring_path: str | None, unsigned: bool) -> None:
-    """Returning says: one way to trust the source was named. Raises Misused."""
-    if [keyring is not None, keyring_path is not None, unsigned].count(True) != 1:
-        raise Misused("Say who signs it, in one way: --keyring FILE, --keyring-path PATH, or --unsigned for nobody.")
+def unvouched(
+    withdraw: Annotated[bool, typer.Option("--withdraw", help="Withdraw all of it: machines lose it.")] = False,
+    yes: Yes = False,
+    chosen: Output = Format.TABLE,
+) -> None:
+    """List what is held and nobody vouches for any longer, with who signed it."""
+
+    async def look(api: "Api") -> list[dict[str, Any]]:
+        return await api.list("unvouched")
+
+    async def act(api: "Api") -> Item:
+        return (await api.ask("DELETE", "unvouched")).body
+
+    found = call(look)
+    if withdraw and found:
+        confirm(f"{words.counted(len(found), 'version')} will be withdrawn from every rack. Go on?", yes=yes)
+        found = list(call(act).get("items", []))
+    output.show_list(
+        chosen,
+        found,
+        [
+            Column("IMAGE", lambda item: str(item.get("image"))),
+            Column("VERSION", lambda item: str(item.get("version"))),
+            Column("PLACE", lambda item: str(item.get("place"))),
+            Column("SOURCE", lambda item: str(item.get("source"))),
+            Column("SIGNED BY", lambda item: words.listed(item.get("vouched_by") or ["nobody known"])),
+        ],
+        empty="Everything that is held is vouched for.",
+    )
+    if withdraw and found and chosen is Format.TABLE:
+        output.say("\nAll of this was withdrawn.")
+
+
+def _query(held: str | None, dry_run: bool) -> dict[str, str]:
+    return ({"held": held} if held else {}) | ({"dry_run": "true"} if dry_run else {})
+
+
+def _tell_lapse(lapse: Item, dry_run: bool) -> None:
+    """What lapses by a change, and what of it is held."""
+    images, held = list(lapse.get("lapses", [])), list(lapse.get("held", []))
+    if images:
+        output.note(f"\nNobody vouches for these offers {'then' if dry_run else 'now'}: {words.listed(images)}.")
+    if held:
+        output.note(f"{words.counted(len(held), 'held version')} of them; see them with: bootferry unvouched")
+    if dry_run:
+        output.note("This was a dry run; nothing was changed.")
+
+
+def _require_trust(keyring: Path | None, keyring_path: str | None, key: str | None, unsigned: bool) -> None:
+    """Raises Misused unless one way to trust the source was named."""
+    if [keyring is not None, keyring_path is not None, key is not None, unsigned].count(True) != 1:
+        raise Misused(
+            "Say who signs it, in one way: --key NAME, --keyring FILE, --keyring-path PATH, or --unsigned for nobody."
+        )
 
 
 def _fields(
@@ -178,6 +268,7 @@ def _fields(
     url: str | None,
     keyring: Path | None,
     keyring_path: str | None,
+    key: str | None,
     unsigned: bool,
     priority: int | None,
     proxy: str | None,
@@ -189,6 +280,7 @@ def _fields(
         "url": url,
         "keyring": None if keyring is None else _read_keyring(keyring),
         "keyring_path": keyring_path,
+        "keyring_name": key,
         "unsigned": unsigned or None,
         "priority": priority,
         "proxy": proxy,
@@ -223,7 +315,8 @@ def _show(chosen: Format, item: Item) -> None:
             ("Name", str(item.get("name"))),
             ("URL", str(item.get("url"))),
             ("Trust", Cell(vouched, "yellow" if item.get("unsigned") else "")),
-            ("Keyring", str(item.get("keyring_path") or "")),
+            ("Keyring", str(item.get("keyring_path") or item.get("keyring_name") or "")),
+            ("Read", "" if item.get("current", True) else "not yet under the trust it has now"),
             ("Priority", str(item.get("priority"))),
             ("Proxy", str(item.get("proxy") or "")),
             ("CA bundle", str(item.get("ca_bundle") or "")),

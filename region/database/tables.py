@@ -50,8 +50,10 @@ def _bytes(name: str) -> Column[int]:
     return Column(name, BigInteger, nullable=False, server_default=text("0"))
 
 
-# The one row about the region itself. `epoch` is the time of this database's birth in seconds: a region whose database
-# was made anew outranks what racks have seen before. `serial` counts the manifests of the epoch.
+# The one row about the region itself. `bootloader_source_id` is the one source that bootloaders come from;
+# `confirmed_…` the last manifest of which an operator confirmed that it takes much away. `epoch` is the time of this
+# database's birth in seconds: a region whose database was made anew outranks what racks have seen before. `serial`
+# counts the manifests of the epoch.
 region = Table(
     "region",
     metadata,
@@ -63,6 +65,14 @@ region = Table(
     _moment("default_selected_at", nullable=True),
     _text("proxy", nullable=True),
     _bytes("selection_revision"),
+    Column(
+        "bootloader_source_id",
+        Integer,
+        ForeignKey("sources.id", ondelete="SET NULL", name="fk_region_bootloader_source_id"),
+        nullable=True,
+    ),
+    _bytes("confirmed_epoch"),
+    _bytes("confirmed_serial"),
     CheckConstraint("id = 1", name="single_row"),
 )
 
@@ -77,6 +87,10 @@ sync_schedule = Table(
     CheckConstraint("id = 1", name="single_row"),
 )
 
+# Trust: `keyring` holds the bytes that count, whatever they came from (`keyring_path`, a shipped keyring's name, or a
+# request). `vouchers` are the primary fingerprints in it, or `unsigned:<url>`. `trust_revision` rises when URL, mode or
+# vouchers change; `read_revision` is that of the last accepted reading. A removed source stays until nothing is held of
+# it.
 sources = Table(
     "sources",
     metadata,
@@ -94,12 +108,23 @@ sources = Table(
     _text("error_code", default=""),
     _text("error", default=""),
     Column("skipped", ARRAY(Text), nullable=False, server_default=text("'{}'")),
-    UniqueConstraint("name"),
-    UniqueConstraint("priority"),
-    CheckConstraint("num_nonnulls(keyring, keyring_path) + unsigned::int = 1", name="one_way_to_trust"),
+    _text("keyring_name", nullable=True),
+    _flag("keyring_readable", default=True),
+    Column("vouchers", ARRAY(Text), nullable=False, server_default=text("'{}'")),
+    Column("trust_revision", BigInteger, nullable=False, server_default=text("1")),
+    _bytes("read_revision"),
+    _moment("removed_at", nullable=True),
+    CheckConstraint(
+        "unsigned = (num_nonnulls(keyring, keyring_path, keyring_name) = 0)"
+        " AND num_nonnulls(keyring_path, keyring_name) <= 1",
+        name="one_way_to_trust",
+    ),
+    Index("uq_sources_name", "name", unique=True, postgresql_where=text("removed_at IS NULL")),
+    Index("uq_sources_priority", "priority", unique=True, postgresql_where=text("removed_at IS NULL")),
 )
 
-# What was accepted of each source's documents: `updated` never falls (I3). The index is the row with content_id ''.
+# What was accepted of each source's documents: `updated` never falls while one of `vouched_by`, all good signers, is a
+# voucher (I3). The index is the row with content_id ''.
 stream_documents = Table(
     "stream_documents",
     metadata,
@@ -110,9 +135,12 @@ stream_documents = Table(
     _text("etag", default=""),
     Column("skipped", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     _flag("listed", default=True),
+    Column("vouched_by", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     PrimaryKeyConstraint("source_id", "content_id"),
 )
 
+# `image` is what an operator can talk about (`ubuntu:noble:amd64`, `bootloader:uefi:amd64`), `place` the product's
+# directory in a rack's tree (`shared.layout`). `offered`: the last accepted reading lists it.
 products = Table(
     "products",
     metadata,
@@ -133,11 +161,14 @@ products = Table(
     _text("bootloader_type", nullable=True),
     _flag("is_ga", default=False),
     _flag("offered", default=True),
+    _text("image"),
+    _text("place"),
     UniqueConstraint("source_id", "name"),
-    Index("ix_products_image", "os", "release", "arch"),
+    Index("ix_products_image", "image"),
+    Index("ix_products_place", "place"),
 )
 
-# `held_at` set: every file of the version is stored and the manifest names it, since the one with `held_serial`.
+# `held_at` set: every file of the version is stored and the manifest names it; `vouched_by` signed it then.
 # Version names order as bytes.
 versions = Table(
     "versions",
@@ -148,7 +179,9 @@ versions = Table(
     _flag("offered", default=True),
     _moment("held_at", nullable=True),
     Column("held_serial", BigInteger, nullable=True),
+    Column("vouched_by", ARRAY(Text), nullable=True),
     UniqueConstraint("product_id", "name"),
+    Index("ix_versions_held", "product_id", postgresql_where=text("held_at IS NOT NULL")),
 )
 
 items = Table(
@@ -175,16 +208,36 @@ files = Table(
     _moment("unneeded_since", nullable=True),
 )
 
+# A wish. `source_id` empty: whichever source wins; set: this one. `kernels` and `labels` empty: all of them. `keep` is
+# how many replaced versions stay.
 selections = Table(
     "selections",
     metadata,
     Column("id", Integer, Identity(always=True), primary_key=True),
-    Column("source_id", Integer, ForeignKey("sources.id", ondelete="CASCADE"), nullable=False),
+    Column("source_id", Integer, ForeignKey("sources.id", ondelete="CASCADE"), nullable=True),
     _text("os"),
     _text("release"),
     _text("arch"),
     _moment("created_at"),
-    UniqueConstraint("source_id", "os", "release", "arch"),
+    Column("kernels", ARRAY(Text), nullable=True),
+    Column("labels", ARRAY(Text), nullable=True),
+    Column("keep", Integer, nullable=False, server_default=text("0")),
+    UniqueConstraint("source_id", "os", "release", "arch", postgresql_nulls_not_distinct=True),
+)
+
+# What the selections come to: one row for each product they match (`region.catalogue.wanted`). `named`: a selection
+# names this source. The view `targets` (`region.catalogue.targets`) says what wins.
+wanted = Table(
+    "wanted",
+    metadata,
+    Column("source_id", Integer, ForeignKey("sources.id", ondelete="CASCADE"), nullable=False),
+    _text("os"),
+    _text("release"),
+    _text("arch"),
+    _text("kernel"),
+    _text("label"),
+    Column("named", Boolean, nullable=False),
+    PrimaryKeyConstraint("source_id", "os", "release", "arch", "kernel", "label"),
 )
 
 # An image pinned to a version does not move on.
@@ -247,6 +300,7 @@ manifests = Table(
     Column("serial", BigInteger, nullable=False),
     Column("envelope", LargeBinary, nullable=False),
     _moment("created_at"),
+    _text("sha256", default=""),
     PrimaryKeyConstraint("epoch", "serial"),
 )
 

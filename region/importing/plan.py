@@ -1,17 +1,22 @@
 """Decide, before anything is done: what to bring in and what to withdraw. Pure.
 
-For each selected image the source with the highest priority that offers it wins. Of each of its products the newest
-version offered is the *target*. A held version is withdrawn only when a target that takes its place is held, or when no
-operator wants its image any more. A product that vanished upstream stays while its image is selected.
+- A target that is not whole, or not held, is imported, if its source was read under its present trust.
+- A held version is withdrawn when the target of its place is held and another one, when nobody wants its image (or its
+  kernel of it), or when its image has come whole from another source that has nothing in its place.
+- The last of these is taken away by upstream rather than by an operator: it is counted as lost, and an unattended run
+  waits when that is too much at once.
+- Everything else that is held stays: a product that vanished, an image whose offers lapsed, a bootloader without a
+  successor. A file of it that was lost is fetched again.
 
-Bootloaders are wanted from every source of which an image is selected, and are never withdrawn without a successor.
+Who wins an image is decided in `region.catalogue.targets`.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
-from region.catalogue.versions import File, Product, Version
+from region.catalogue.facts import File, Held, Target, Wishes
 from shared.digest import Sha256
 from shared.names import ImageKey
 
@@ -21,10 +26,14 @@ WITHDRAWAL_LIMIT = 5
 
 @dataclass(frozen=True, slots=True)
 class Import:
-    """Bring `version` in: `missing` of its files are not stored."""
+    """Bring a version in: `missing` of its files are not stored."""
 
-    product: Product
-    version: Version
+    image: ImageKey
+    place: str
+    source_id: int
+    version_id: int
+    version: str
+    bootloader: bool
     missing: tuple[File, ...]
 
 
@@ -32,14 +41,14 @@ class Import:
 class Plan:
     """What to do now.
 
-    `retire` are ids of held versions whose successor is held or whose image nobody wants; `withdrawn` are those of them
-    that upstream, not an operator, took away without a successor. `unavailable` are images that are selected and
-    offered by no source. `held` counts held versions. `needed` are all files of the targets, digest to size in bytes.
+    `withdraw` are ids of held versions; `lost` are those of them that upstream, not an operator, took away.
+    `unavailable` are images that are selected and that no source offers now. `held` counts held versions.
+    `needed` are all files of the targets, `fetch` those of them to be fetched; digest to size in bytes.
     """
 
     imports: tuple[Import, ...]
-    retire: frozenset[int]
-    withdrawn: frozenset[int]
+    withdraw: frozenset[int]
+    lost: frozenset[int]
     unavailable: frozenset[ImageKey]
     held: int
     needed: Mapping[Sha256, int] = field(default_factory=dict)
@@ -52,119 +61,99 @@ class Plan:
 
     @property
     def needs_operator(self) -> bool:
-        """True says: an unattended run must leave `withdrawn` alone."""
-        return len(self.withdrawn) * WITHDRAWAL_LIMIT > self.held
+        """True if an unattended run must leave `lost` alone."""
+        return len(self.lost) * WITHDRAWAL_LIMIT > self.held
 
 
-def plan(
-    selected: Collection[tuple[int, ImageKey]],
-    products: Iterable[Product],
-    stored: Mapping[Sha256, int],
-) -> Plan:
-    """Compare what is selected (source id, image), offered and held (both in `products`), and `stored` (sizes)."""
-    by_image: dict[ImageKey, list[Product]] = defaultdict(list)
-    for product in products:
-        by_image[product.image].append(product)
-    for _, image in selected:
-        by_image.setdefault(image, [])
+def plan(selected: Wishes, targets: Iterable[Target], held: Iterable[Held]) -> Plan:
+    """Compare what is selected, what should be held and what is."""
+    target_of = {target.place: target for target in targets}
+    held_at: dict[str, list[Held]] = defaultdict(list)
+    for version in held:
+        held_at[version.place].append(version)
+    by_image: dict[ImageKey, list[Target]] = defaultdict(list)
+    for target in target_of.values():
+        by_image[target.image].append(target)
 
-    imports: list[Import] = []
-    retire: set[int] = set()
-    withdrawn: set[int] = set()
-    unavailable: set[ImageKey] = set()
-    needed: dict[Sha256, int] = {}
-    for image, candidates in sorted(by_image.items()):
-        wanted = _wanted(image, candidates, selected)
-        chosen = _winning(candidates, wanted)
-        targets = {slot: target for slot, product in chosen.items() if (target := product.target())}
-        needed |= {file.sha256: file.size for target in targets.values() for file in target.files}
-        imports += _incomplete(candidates, wanted, chosen, targets, stored)
-        if wanted and not targets and not any(product.bootloader for product in candidates):
-            unavailable.add(image)
-        superseded, orphaned = _replaced(candidates, targets)
-        retire |= superseded
-        if not wanted:
-            retire |= orphaned
-        elif targets and all(target.held for target in targets.values()):
-            winners = {product.source_id for product in chosen.values()}
-            lost = {
-                version.id
-                for product in candidates
-                if product.source_id not in winners
-                for version in product.versions
-                if version.id in orphaned
-            }
-            retire |= lost
-            withdrawn |= lost
+    imports = [_import(target) for target in target_of.values() if target.current and not _is_whole(target)]
+    withdraw: set[int] = set()
+    lost: set[int] = set()
+    for place, version in ((place, version) for place, versions in held_at.items() for version in versions):
+        match _fate(version, target_of.get(place), by_image[version.image], selected):
+            case "withdraw":
+                withdraw.add(version.version_id)
+            case "lost":
+                lost.add(version.version_id)
+            case "stay" if place not in target_of and (missing := _missing(version.files)):
+                imports.append(_again(version, missing))
     return Plan(
-        imports=tuple(imports),
-        retire=frozenset(retire),
-        withdrawn=frozenset(withdrawn),
-        unavailable=frozenset(unavailable),
-        held=sum(version.held for group in by_image.values() for product in group for version in product.versions),
-        needed=needed,
+        imports=tuple(sorted(imports, key=lambda entry: (entry.image, entry.place, entry.version))),
+        withdraw=frozenset(withdraw | lost),
+        lost=frozenset(lost),
+        unavailable=frozenset(wish.image for wish in selected if not by_image.get(wish.image)),
+        held=sum(map(len, held_at.values())),
+        needed={file.sha256: file.size for target in target_of.values() for file in target.files},
         fetch={file.sha256: file.size for entry in imports for file in entry.missing},
     )
 
 
-def _wanted(
-    image: ImageKey, candidates: Iterable[Product], selected: Collection[tuple[int, ImageKey]]
-) -> frozenset[int]:
-    """The sources the image is wanted from; for bootloaders those in use that offer it, else those it is held of."""
-    bootloaders = [product for product in candidates if product.bootloader]
-    if not bootloaders:
-        return frozenset(source_id for source_id, chosen in selected if chosen == image)
-    in_use = {source_id for source_id, _ in selected}
-    offering = frozenset(entry.source_id for entry in bootloaders if entry.source_id in in_use and entry.target())
-    holding = frozenset(entry.source_id for entry in bootloaders if any(version.held for version in entry.versions))
-    return offering or holding
+def _fate(
+    version: Held, target: Target | None, targets: Iterable[Target], selected: Wishes
+) -> Literal["stay", "withdraw", "lost"]:
+    """What becomes of a held version; `target` is that of its place, `targets` are those of its image."""
+    if target is not None and target.version_id == version.version_id:
+        return "stay"
+    if not _is_wanted(version, selected):
+        return "withdraw"
+    if target is not None:
+        return "withdraw" if target.held else "stay"
+    return "lost" if _came_from_elsewhere(version, targets) else "stay"
 
 
-def _winning(candidates: Iterable[Product], wanted: Collection[int]) -> dict[str, Product]:
-    """By slot, the products of the wanted source with the highest priority that offers any; empty when none does."""
-    offering = [product for product in candidates if product.source_id in wanted and product.target()]
-    top = max((product.priority for product in offering), default=None)
-    return {product.slot: product for product in offering if product.priority == top}
+def _is_whole(target: Target) -> bool:
+    return target.held and not _missing(target.files)
 
 
-def _incomplete(
-    candidates: Iterable[Product],
-    wanted: Collection[int],
-    chosen: Mapping[str, Product],
-    targets: Mapping[str, Version],
-    stored: Mapping[Sha256, int],
-) -> list[Import]:
-    """Targets that are not whole, and held versions without a target that lost a file: those are asked for again."""
-    incomplete = [
-        Import(chosen[slot], target, missing)
-        for slot, target in targets.items()
-        if (missing := _missing(target, stored)) or not target.held
-    ]
-    incomplete += [
-        Import(product, version, missing)
-        for product in candidates
-        if product.slot not in targets and wanted
-        for version in product.versions
-        if version.held and (missing := _missing(version, stored))
-    ]
-    return incomplete
+def _missing(files: Iterable[File]) -> tuple[File, ...]:
+    return tuple(file for file in files if not file.stored)
 
 
-def _missing(version: Version, stored: Mapping[Sha256, int]) -> tuple[File, ...]:
-    return tuple(file for file in version.files if stored.get(file.sha256) != file.size)
+def _is_wanted(version: Held, selected: Wishes) -> bool:
+    """A bootloader stays until another takes its place."""
+    return version.bootloader or any(
+        wish.image == version.image and wish.takes(version.kernel, version.label) for wish in selected
+    )
 
 
-def _replaced(candidates: Iterable[Product], targets: Mapping[str, Version]) -> tuple[set[int], set[int]]:
-    """Held versions whose slot has a held successor, and held versions whose slot has no target at all."""
-    superseded: set[int] = set()
-    orphaned: set[int] = set()
-    for product in candidates:
-        target = targets.get(product.slot)
-        for version in product.versions:
-            if not version.held or version is target:
-                continue
-            if target is None:
-                orphaned.add(version.id)
-            elif target.held:
-                superseded.add(version.id)
-    return superseded, orphaned
+def _came_from_elsewhere(version: Held, targets: Iterable[Target]) -> bool:
+    """True if another source has won the image and all of what it has for it is held."""
+    winners = list(targets)
+    return (
+        bool(winners)
+        and not version.bootloader
+        and all(target.held and target.source_id != version.source_id for target in winners)
+    )
+
+
+def _import(target: Target) -> Import:
+    return Import(
+        image=target.image,
+        place=target.place,
+        source_id=target.source_id,
+        version_id=target.version_id,
+        version=target.version,
+        bootloader=target.bootloader,
+        missing=_missing(target.files),
+    )
+
+
+def _again(version: Held, missing: tuple[File, ...]) -> Import:
+    return Import(
+        image=version.image,
+        place=version.place,
+        source_id=version.source_id,
+        version_id=version.version_id,
+        version=version.version,
+        bootloader=version.bootloader,
+        missing=missing,
+    )

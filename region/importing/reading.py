@@ -10,7 +10,7 @@ import aiohttp
 from yarl import URL
 
 from region.catalogue.products import INDEX, Document, Reading, require_not_older
-from region.catalogue.sources import Source, SourceWish
+from region.catalogue.sources import SourceWish
 from region.stream import documents, openpgp
 from shared.errors import BootferryError, InvalidDocument, Unsigned
 from shared.http import client_session, read_capped, request, require_ok, shown
@@ -21,12 +21,16 @@ _SIGNED, _PLAIN = ".sjson", ".json"
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """A source one can talk to, until the session closes. `keyring` is None for a source declared unsigned."""
+    """A source one can talk to, until the session closes. `keyring` is None for a source declared unsigned.
+
+    `unsigned_voucher` is what stands behind the documents of such a source.
+    """
 
     root: URL
     keyring: bytes | None
     proxy: URL | None
     session: aiohttp.ClientSession
+    unsigned_voucher: str = ""
 
     def url(self, path: RelativePath) -> URL:
         """Where a path of the stream lies. Paths are below the mirror's root, never below the document."""
@@ -50,16 +54,17 @@ async def connect(source: SourceWish, keyring: bytes | None, proxy: str | None) 
     """The source, through its own proxy (else `proxy`) and with its own CA bundle. Raises InvalidConfiguration."""
     async with client_session(ca_bundle=Path(source.ca_bundle) if source.ca_bundle else None) as session:
         way = source.proxy or proxy
-        yield Upstream(root=URL(source.url), keyring=keyring, proxy=URL(way) if way else None, session=session)
-
-
-def keyring_of(source: Source) -> bytes | None:
-    """What must have signed the source's stream; None when the operator declared it unsigned. Raises InvalidKeyring."""
-    return None if source.unsigned else source.trusted_keyring()
+        yield Upstream(
+            root=URL(source.url),
+            keyring=keyring,
+            proxy=URL(way) if way else None,
+            session=session,
+            unsigned_voucher=f"unsigned:{source.url}",
+        )
 
 
 async def read(upstream: Upstream, known: Mapping[str, Document]) -> Read:
-    """Look at the source, asking only for what changed since the documents `known`.
+    """Look at the source, asking only for what changed since the documents `known` that are believed.
 
     A product file that fails costs its own products only and is named in `failed`. When the index itself fails, so does
     the look: raises FetchError, SignatureError, InvalidDocument.
@@ -71,9 +76,15 @@ async def read(upstream: Upstream, known: Mapping[str, Document]) -> Read:
         entries = [entry for content_id, entry in known.items() if content_id != INDEX and entry.listed]
         paths = {entry.content_id: entry.path for entry in entries}
     else:
-        payload, etag = answer
-        index = await asyncio.to_thread(documents.parse_index, payload, shown(upstream.url(index_path)))
-        index_document = Document(INDEX, index_path, index.updated, etag, _sentences(index.skipped))
+        index = await asyncio.to_thread(documents.parse_index, answer.text, shown(upstream.url(index_path)))
+        index_document = Document(
+            INDEX,
+            index_path,
+            index.updated,
+            answer.etag,
+            (*_sentences(index.skipped), *answer.notes),
+            vouched_by=answer.signers,
+        )
         require_not_older(index_document, known.get(INDEX), shown(upstream.url(index_path)))
         paths = {entry.content_id: _variant(upstream, entry.path) for entry in index.entries}
 
@@ -112,17 +123,33 @@ async def _products(
     answer = await _fetch(upstream, path, known if unchanged_counts else None)
     if answer is None:
         return None
-    payload, etag = answer
-    stream = await asyncio.to_thread(documents.parse_products, payload, where)
+    stream = await asyncio.to_thread(documents.parse_products, answer.text, where)
     if stream.content_id != content_id:
         raise InvalidDocument(where, f"it is {stream.content_id!r} where the index promises {content_id!r}")
-    document = Document(content_id, path, stream.updated, etag, _sentences(stream.skipped))
+    document = Document(
+        content_id,
+        path,
+        stream.updated,
+        answer.etag,
+        (*_sentences(stream.skipped), *answer.notes),
+        vouched_by=answer.signers,
+    )
     require_not_older(document, known, where)
     return document, stream
 
 
-async def _fetch(upstream: Upstream, path: RelativePath, known: Document | None) -> tuple[bytes, str] | None:
-    """The verified text of a document and its ETag; None when it is still the one `known`."""
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """The text of a document, who vouches for it, its ETag, and what else is to be said of its signatures."""
+
+    text: bytes
+    signers: tuple[str, ...]
+    etag: str
+    notes: tuple[str, ...] = ()
+
+
+async def _fetch(upstream: Upstream, path: RelativePath, known: Document | None) -> _Answer | None:
+    """The verified document; None when it is still the one `known`."""
     url = upstream.url(path)
     headers = {"If-None-Match": known.etag} if known is not None and known.etag else {}
     async with request(upstream.session, "GET", url, headers=headers, proxy=upstream.proxy) as response:
@@ -134,12 +161,13 @@ async def _fetch(upstream: Upstream, path: RelativePath, known: Document | None)
         body = await read_capped(response, documents.MAX_DOCUMENT_BYTES)
         etag = response.headers.get("ETag", "")[:256]
     if upstream.keyring is None:
-        return body, etag
-    return (await openpgp.verify(body, upstream.keyring, origin=shown(url))).text, etag
+        return _Answer(body, (upstream.unsigned_voucher,), etag)
+    verified = await openpgp.verify(body, upstream.keyring, origin=shown(url))
+    return _Answer(verified.text, verified.signers, etag, verified.notes)
 
 
 async def _is_unsigned(upstream: Upstream) -> bool:
-    """True says: there is a stream, but only without a signature."""
+    """True if there is a stream, but only without a signature."""
     plain = upstream.url(RelativePath(f"streams/v1/index{_PLAIN}"))
     async with request(upstream.session, "GET", plain, proxy=upstream.proxy) as response:
         return response.status == 200

@@ -1,17 +1,25 @@
-"""The manifest: what racks are to hold, built from held versions, signed, and answered from memory."""
+"""The manifest: what racks are told to hold, built from held versions place by place, and signed.
+
+- A place (`shared.layout`) is shown by one held version. Should two claim it, the source with the greater priority has
+  it, then the newer version.
+- The kernel a release came with is also shown as `generic`, unless a product is called so itself.
+- A version that contradicts a better one about a file's size is not shown: the other one's was found right when it was
+  fetched.
+
+Who may change what is held, and publishes it, is `region.publishing.held`.
+"""
 
 import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy import delete, insert, select, text, update
+from sqlalchemy import delete, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from region.catalogue import products
-from region.database.tables import manifests, region, versions
-from region.database.topics import Topic, notify
+from region.database.tables import manifests
 from region.stream.documents import ProductKind
 from shared import layout
 from shared.digest import Sha256
@@ -25,107 +33,119 @@ KEPT = 8
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A manifest as racks get it."""
+    """A manifest as racks get it; `sha256` is of its payload."""
 
     manifest: Manifest
     envelope: bytes
+    sha256: Sha256
 
     @property
     def etag(self) -> str:
         """A strong ETag: it changes with the manifest and with nothing else."""
-        return f'"{self.manifest.epoch}-{self.manifest.serial}"'
+        return f'"{self.manifest.epoch}-{self.manifest.serial}-{self.sha256[:16]}"'
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What one place shows: its entries, and those of its alias, where it has one."""
+
+    entries: tuple[Entry, ...]
+    alias: RelativePath | None
+    alias_entries: tuple[Entry, ...]
 
 
 _HELD = text("""
-    SELECT products.kind, products.os, products.release, products.arch, products.subarch, products.label,
-           products.bootloader_type, products.is_ga, versions.id AS version_id, versions.name AS version,
-           items.key, items.ftype, items.sha256, items.size
+    SELECT products.kind, products.os, products.release, products.arch, products.label, products.image, products.place,
+           products.is_ga, versions.id AS version_id, versions.name AS version, items.ftype, items.sha256, items.size
     FROM versions
     JOIN products ON products.id = versions.product_id
     JOIN sources ON sources.id = products.source_id
     JOIN items ON items.version_id = versions.id
     WHERE versions.held_at IS NOT NULL
+      AND (CAST(:places AS text[]) IS NULL OR products.place = ANY(CAST(:places AS text[])))
     ORDER BY sources.priority DESC, versions.name DESC, versions.id, items.key
 """)
 
 
-async def entries(connection: AsyncConnection) -> tuple[Entry, ...]:
-    """The entries for what is held now, by path. Of versions that claim one place, the best source's newest has it."""
-    owners: dict[str, int] = {}
+async def shown(connection: AsyncConnection, places: Sequence[str] | None = None) -> dict[str, Shown]:
+    """What these places show (all of them when None is given); one that shows nothing is left out."""
+    found: dict[str, Shown] = {}
     sizes: dict[str, int] = {}
-    named: list[Entry] = []
-    for _, rows in itertools.groupby(await connection.execute(_HELD), key=lambda row: row.version_id):
-        version = list(rows)
-        if any(sizes.setdefault(row.sha256, row.size) != row.size for row in version):
-            # It contradicts a better source about a file: the other one's size was found right when it was fetched.
-            continue
-        for item, slot in ((row, slot) for row in version for slot in _slots(row)):
-            if owners.setdefault(slot, item.version_id) != item.version_id:
-                continue
-            archive = item.kind == ProductKind.BOOTLOADER
-            named.append(
-                Entry(
-                    path=slot if archive else layout.file_path(slot, item.ftype),
-                    kind=Kind.ARCHIVE if archive else Kind.FILE,
-                    sha256=Sha256(item.sha256),
-                    size=item.size,
-                    image=str(products.image(item)),
-                    version=item.version,
-                )
+    rows = await connection.execute(_HELD, {"places": None if places is None else list(places)})
+    for _, group in itertools.groupby(rows, key=lambda row: row.version_id):
+        version = list(group)
+        place = RelativePath(version[0].place)
+        contradicts = any(sizes.setdefault(row.sha256, row.size) != row.size for row in version)
+        if place not in found and not contradicts:
+            alias: RelativePath | None = None
+            if version[0].is_ga:
+                first = version[0]
+                alias = layout.generic_place(first.os, first.arch, first.release, first.label)
+            found[place] = Shown(
+                tuple(_entry(place, row) for row in version),
+                alias,
+                tuple(_entry(alias, row) for row in version) if alias else (),
             )
-    return tuple(sorted(named, key=lambda entry: entry.path))
+    return found
 
 
-def _slots(row: Any) -> list[RelativePath]:
-    slot = products.slot(row)
-    # Machines that ask for no particular kernel get the one the release came with.
-    return [slot, layout.generic_place(row.os, row.arch, row.release, row.label)] if row.is_ga else [slot]
+def _entry(place: RelativePath, row: Any) -> Entry:
+    archive = row.kind == ProductKind.BOOTLOADER
+    return Entry(
+        path=RelativePath(place) if archive else layout.file_path(place, row.ftype),
+        kind=Kind.ARCHIVE if archive else Kind.FILE,
+        sha256=Sha256(row.sha256),
+        size=row.size,
+        image=row.image,
+        version=row.version,
+    )
 
 
-async def publish(connection: AsyncConnection, key: Ed25519PrivateKey, now: datetime) -> None:
-    """Sign a manifest of what is held now, unless the latest says so already. Publishers queue on the region's row."""
-    row = (await connection.execute(select(region.c.epoch, region.c.serial).with_for_update())).one()
-    wanted = await entries(connection)
-    latest = await current(connection, key)
-    if latest is not None and latest.manifest.epoch == row.epoch and latest.manifest.entries == wanted:
-        # Another version with the very same files is named by this manifest already.
-        await _name_held(connection, latest.manifest.serial)
-        return
-    manifest = Manifest(epoch=row.epoch, serial=row.serial + 1, created_at=now, entries=wanted)
-    await connection.execute(update(region).values(serial=manifest.serial))
+def entries(places: Mapping[str, Shown]) -> tuple[Entry, ...]:
+    """The entries of all places and aliases, by path. Of two places with one alias, the first by name has it."""
+    taken = set(places)
+    named: list[Entry] = []
+    for _, place in sorted(places.items()):
+        named += place.entries
+        if place.alias and place.alias not in taken:
+            taken.add(place.alias)
+            named += place.alias_entries
+    return tuple(sorted(named, key=lambda entry: (entry.path, entry.sha256)))
+
+
+def sign(manifest: Manifest, key: Ed25519PrivateKey) -> Published:
+    """The manifest as racks get it."""
+    payload = manifest.encode()
+    return Published(manifest, seal(key, MANIFEST_TYPE, payload), Sha256.of(payload))
+
+
+async def write(connection: AsyncConnection, published: Published, now: datetime) -> None:
+    """Keep the manifest; of its epoch, the last KEPT ones stay."""
+    manifest = published.manifest
     await connection.execute(
         insert(manifests).values(
             epoch=manifest.epoch,
             serial=manifest.serial,
-            envelope=seal(key, MANIFEST_TYPE, manifest.encode()),
+            envelope=published.envelope,
+            sha256=published.sha256,
             created_at=now,
         )
     )
     await connection.execute(
         delete(manifests).where(manifests.c.epoch == manifest.epoch, manifests.c.serial <= manifest.serial - KEPT)
     )
-    await _name_held(connection, manifest.serial)
-    await notify(connection, Topic.MANIFEST, Topic.IMAGES)
 
 
-async def _name_held(connection: AsyncConnection, serial: int) -> None:
-    await connection.execute(
-        update(versions)
-        .where(versions.c.held_at.is_not(None), versions.c.held_serial.is_(None))
-        .values(held_serial=serial)
-    )
-
-
-async def newest(connection: AsyncConnection) -> tuple[int, int] | None:
-    """(epoch, serial) of the newest manifest; None before the first."""
+async def newest(connection: AsyncConnection) -> tuple[int, int, str] | None:
+    """(epoch, serial, SHA-256 of the payload) of the newest manifest; None before the first."""
     row = (
         await connection.execute(
-            select(manifests.c.epoch, manifests.c.serial)
+            select(manifests.c.epoch, manifests.c.serial, manifests.c.sha256)
             .order_by(manifests.c.epoch.desc(), manifests.c.serial.desc())
             .limit(1)
         )
     ).one_or_none()
-    return None if row is None else (row.epoch, row.serial)
+    return None if row is None else (row.epoch, row.serial, row.sha256)
 
 
 async def current(connection: AsyncConnection, key: Ed25519PrivateKey) -> Published | None:
@@ -139,4 +159,9 @@ async def current(connection: AsyncConnection, key: Ed25519PrivateKey) -> Publis
     if envelope is None:
         return None
     payload = open_envelope(envelope, MANIFEST_TYPE, [key.public_key()], origin="The manifest in the database")
-    return Published(Manifest.parse(payload), envelope)
+    return Published(Manifest.parse(payload), envelope, Sha256.of(payload))
+
+
+def changed_images(before: Iterable[Entry], after: Iterable[Entry]) -> set[str]:
+    """The images of which the two say different things."""
+    return {entry.image for entry in set(before) ^ set(after)}

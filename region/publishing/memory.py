@@ -57,7 +57,7 @@ class Memory:
         """Read manifest and keys again. Raises Unavailable, and then remembers what it remembered before."""
         async with transaction(self._engine) as connection:
             self._rack_keys = await racks.keys(connection)
-            known = self._published and self._published.manifest.order
+            known = self._published and (*self._published.manifest.order, self._published.sha256)
             published = None
             if await manifest.newest(connection) != known:
                 published = await manifest.current(connection, self._key)

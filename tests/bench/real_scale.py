@@ -17,10 +17,11 @@ from pathlib import Path
 from deploy.local import postgres
 from deploy.local.mirror.content import TINY
 from deploy.local.mirror.mirror import Mirror
-from region.catalogue import products, sources
+from region.actions import effect
+from region.catalogue import products, selections, sources, wanted
+from region.catalogue.facts import Wish
 from region.catalogue.products import INDEX, Document, Reading
 from region.database.connection import create_engine, migrate, transaction
-from region.importing.plan import plan
 from region.stream.documents import Index, Products, parse_index, parse_products
 from shared.names import ImageKey, RelativePath
 
@@ -37,6 +38,9 @@ def tell(what: str, began: float) -> None:
     print(f"{what:<36}{(time.perf_counter() - began) * 1000:>9.0f} ms")
 
 
+VOUCHERS = ("unsigned:http://x/",)
+
+
 async def measure(url: str, root: Path) -> None:
     engine = create_engine(url)
     await migrate(engine)
@@ -45,9 +49,12 @@ async def measure(url: str, root: Path) -> None:
     tell("parse", began)
     now = datetime.now(UTC)
     reading = Reading(
-        Document(INDEX, RelativePath("streams/v1/index.json"), index.updated, ""),
+        Document(INDEX, RelativePath("streams/v1/index.json"), index.updated, "", vouched_by=VOUCHERS),
         frozenset(stream.content_id for _, stream in streams),
-        [(Document(stream.content_id, path, stream.updated, ""), stream) for path, stream in streams],
+        [
+            (Document(stream.content_id, path, stream.updated, "", vouched_by=VOUCHERS), stream)
+            for path, stream in streams
+        ],
     )
     async with transaction(engine) as connection:
         source = await sources.create(
@@ -56,19 +63,20 @@ async def measure(url: str, root: Path) -> None:
     for what in ("catalogue, first reading", "catalogue, nothing changed"):
         began = time.perf_counter()
         async with transaction(engine) as connection:
-            await products.record(connection, source.id, reading)
+            await products.record(connection, source.id, reading, source.trust_revision)
         tell(what, began)
     offered = [product for _, stream in streams for product in stream.products]
     everything = {
-        (source.id, ImageKey(product.os, product.release, product.arch))
+        Wish(source.id, ImageKey(product.os, product.release, product.arch))
         for product in offered
         if product.bootloader_type is None
     }
     began = time.perf_counter()
     async with transaction(engine) as connection:
-        facts = await products.facts(connection, everything)
-        decided = plan(everything, facts, await products.stored(connection))
-    tell("facts and plan, all images selected", began)
+        await selections.replace(connection, everything, now)
+        await wanted.refresh(connection)
+        decided = (await effect.look(connection)).plan
+    tell("selection, targets and plan, all images selected", began)
     items = sum(len(version.items) for product in offered for version in product.versions)
     print(f"{len(offered)} products, {items} items, {len(decided.imports)} imports, {decided.fetch_bytes / 1e9:.1f} GB")
     print(f"peak memory of this process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")

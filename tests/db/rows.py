@@ -5,21 +5,26 @@ Every file's digest follows from its path, so that what a test names it can also
 
 import asyncio
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy import insert, text
+from sqlalchemy import insert, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from region.catalogue import products as catalogue
-from region.catalogue import sources
+from region.actions import effect
+from region.catalogue import products, selections, sources, wanted
+from region.catalogue.facts import Wish
 from region.catalogue.products import INDEX, Document, Reading
 from region.database.tables import region, sync_schedule
-from region.publishing import manifest
+from region.importing.plan import Plan
+from region.publishing import held, manifest
+from region.publishing.held import Publisher
 from region.stream.documents import Item, Product, ProductKind, Products, Version
 from shared.digest import Sha256
 from shared.names import ImageKey, Name, RelativePath
 from shared.signing import encode_bytes, fingerprint, public_bytes
+from shared.wire.manifest import Manifest
 
 NOW = datetime(2026, 7, 23, 12, 0, tzinfo=UTC)
 NOBLE = ImageKey.parse("ubuntu:noble:amd64")
@@ -115,14 +120,45 @@ async def make_region(connection: AsyncConnection, key: Ed25519PrivateKey) -> No
     await connection.execute(insert(sync_schedule).values(id=1, next_run_at=NOW))
 
 
-async def make_source(connection: AsyncConnection, *products: Product, name: str = "first", priority: int = 10) -> int:
-    """The id of a new source that offers `products`."""
+async def make_source(connection: AsyncConnection, *offered: Product, name: str = "first", priority: int = 10) -> int:
+    """The id of a new source with these products; the first is the one bootloaders come from."""
     wished = sources.wish(name=name, url=f"http://{name}.example/", unsigned=True, priority=priority)
     source = await sources.create(connection, wished, NOW)
-    if products:
-        await catalogue.record(connection, source.id, reading(*products))
+    await connection.execute(
+        update(region).where(region.c.bootloader_source_id.is_(None)).values(bootloader_source_id=source.id)
+    )
+    if offered:
+        await record(connection, source.id, reading(*offered))
         await sources.record_reading(connection, source.id, NOW, code="", sentence="", skipped=[])
     return source.id
+
+
+async def record(connection: AsyncConnection, source_id: int, found: Reading) -> list[str]:
+    """Record a reading of the source as it is believed now, signed by all its vouchers."""
+    source = await sources.get(connection, source_id)
+    vouched_by = tuple(source.vouchers)
+    signed = Reading(
+        replace(found.index, vouched_by=vouched_by),
+        found.offered,
+        [(replace(document, vouched_by=vouched_by), stream) for document, stream in found.changed],
+    )
+    return await products.record(connection, source_id, signed, source.trust_revision)
+
+
+async def select_images(connection: AsyncConnection, *wished: tuple[int | None, ImageKey], now: datetime = NOW) -> None:
+    """Exactly these images are selected: a source's id (None: whichever wins) and an image each."""
+    await selections.replace(connection, [Wish(source_id, image) for source_id, image in wished], now)
+    await wanted.refresh(connection)
+
+
+async def selected(connection: AsyncConnection) -> set[tuple[int | None, ImageKey]]:
+    """The whole selection, as `select_images` takes it."""
+    return {(wish.source_id, wish.image) for wish in await selections.wishes(connection)}
+
+
+async def decided(connection: AsyncConnection) -> Plan:
+    """What an import would do now."""
+    return (await effect.look(connection)).plan
 
 
 async def store_files(connection: AsyncConnection, digests: Iterable[Sha256], now: datetime = NOW) -> None:
@@ -153,18 +189,24 @@ async def hold(
     )
     await store_files(connection, [Sha256(sha256) for sha256 in wanted.all()], now)
     held = await connection.execute(
-        text(f"UPDATE versions SET held_at = :now WHERE id IN ({chosen})"),  # noqa: S608 - the constant above
+        text(f"""
+            UPDATE versions SET held_at = :now,
+                vouched_by = (SELECT vouchers FROM sources WHERE id = CAST(:source_id AS integer))
+            WHERE id IN ({chosen})
+        """),  # noqa: S608 - the constant above
         parameters,
     )
     assert held.rowcount
 
 
 async def publish(connection: AsyncConnection, key: Ed25519PrivateKey, now: datetime = NOW) -> manifest.Published:
-    """The current manifest, after what is held now was published."""
-    await manifest.publish(connection, key, now)
+    """The current manifest, after what is held now was published by a process that remembers nothing.
+
+    A manifest without a serial where there is nothing to publish.
+    """
+    await held.change(connection, Publisher(key), now)
     published = await manifest.current(connection, key)
-    assert published is not None
-    return published
+    return published or manifest.sign(Manifest(EPOCH, 0, now, ()), key)
 
 
 async def make_rack(

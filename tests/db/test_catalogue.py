@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import literal_column, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from region.catalogue import products
+from region.actions import effect
+from region.catalogue import products, targets
 from region.catalogue.products import INDEX, Document, Reading
 from region.database import tables
 from region.database.connection import transaction
-from region.importing.plan import plan
 from region.stream.documents import Product, parse_index, parse_products
 from shared.errors import TooOld
 from shared.names import ImageKey, Name, RelativePath
@@ -24,12 +25,16 @@ from tests.db.rows import (
     NOW,
     STREAM,
     bootloader,
+    decided,
     digest,
     hold,
     item,
     kernel,
+    make_region,
     make_source,
     reading,
+    record,
+    select_images,
     store_files,
 )
 
@@ -73,9 +78,10 @@ async def test_a_reading_is_remembered(engine: AsyncEngine) -> None:
             (GA, "20260702", True, True, False),
             ("org.example:grub-efi-signed:uefi:amd64", "1", True, True, False),
         }
+        signers = ("unsigned:http://first.example/",)
         assert await products.accepted(connection, source_id) == {
-            INDEX: Document(INDEX, RelativePath("streams/v1/index.sjson"), NOW, ""),
-            STREAM: Document(STREAM, RelativePath(f"streams/v1/{STREAM}.sjson"), NOW, ""),
+            INDEX: Document(INDEX, RelativePath("streams/v1/index.sjson"), NOW, "", vouched_by=signers),
+            STREAM: Document(STREAM, RelativePath(f"streams/v1/{STREAM}.sjson"), NOW, "", vouched_by=signers),
         }
         assert await products.is_known(connection, source_id, NOBLE)
         assert not await products.is_known(connection, source_id, ImageKey.parse("ubuntu:jammy:amd64"))
@@ -94,7 +100,7 @@ async def test_reading_the_same_again_writes_nothing(engine: AsyncEngine) -> Non
         before = await rows(connection)
     for _ in range(2):
         async with transaction(engine) as connection:
-            assert await products.record(connection, source_id, reading(*offered)) == []
+            assert await record(connection, source_id, reading(*offered)) == []
     async with transaction(engine) as connection:
         assert await rows(connection) == before
         assert len(before["items"]) == 11
@@ -115,7 +121,7 @@ async def test_what_is_accepted_never_gets_older(engine: AsyncEngine, index: int
     older = Reading(Document(INDEX, found.index.path, NOW + timedelta(seconds=index), ""), found.offered, found.changed)
     with pytest.raises(TooOld):
         async with transaction(engine) as connection:
-            await products.record(connection, source_id, older)
+            await record(connection, source_id, older)
     async with transaction(engine) as connection:
         assert await known(connection) == before
         assert {entry.updated for entry in (await products.accepted(connection, source_id)).values()} == {NOW}
@@ -126,8 +132,8 @@ async def test_sources_do_not_disturb_each_other(engine: AsyncEngine) -> None:
         first = await make_source(connection, kernel("20260702"), name="first", priority=1)
         second = await make_source(connection, kernel("20260702"), name="second", priority=2)
         # What binds one source binds no other, and what one drops the other still offers.
-        await products.record(connection, second, reading(updated=LATER))
-        await products.record(connection, first, reading(kernel("20260702"), updated=NOW))
+        await record(connection, second, reading(updated=LATER))
+        await record(connection, first, reading(kernel("20260702"), updated=NOW))
         assert await known(connection) == {(GA, "20260702", True, True, False)}
 
 
@@ -164,15 +170,15 @@ async def test_what_vanishes_stays_only_while_it_is_held(
     async with transaction(engine) as connection:
         source_id = await make_source(connection, kernel("20260701", "20260702"))
     async with engine.connect() as connection:
-        await products.record(connection, source_id, reading(*after, updated=LATER))
+        await record(connection, source_id, reading(*after, updated=LATER))
         assert await known(connection) == unheld
         await connection.rollback()
         await hold(connection, source_id, "20260701")
-        await products.record(connection, source_id, reading(*after, updated=LATER))
+        await record(connection, source_id, reading(*after, updated=LATER))
         # The flag of a version is what was last said of it; the product's own counts first.
         assert {entry[:3] + entry[4:] for entry in await known(connection)} == {entry[:3] + entry[4:] for entry in held}
-        facts = await products.facts(connection, [(source_id, NOBLE)])
-        assert plan([(source_id, NOBLE)], facts, await products.stored(connection)).retire == frozenset()
+        await select_images(connection, (source_id, NOBLE))
+        assert (await decided(connection)).withdraw == frozenset()
         await connection.rollback()
 
 
@@ -180,11 +186,13 @@ async def test_what_vanished_comes_back_as_it_was(engine: AsyncEngine) -> None:
     async with transaction(engine) as connection:
         source_id = await make_source(connection, kernel("20260701"))
         await hold(connection, source_id, "20260701")
-        before = await products.facts(connection, [])
-        await products.record(connection, source_id, reading(updated=LATER))
-        assert [product.target() for product in await products.facts(connection, [])] == [None]
-        await products.record(connection, source_id, reading(kernel("20260701"), updated=LATER))
-        assert await products.facts(connection, []) == before
+        await select_images(connection, (source_id, NOBLE))
+        before = await effect.look(connection)
+        assert len(before.targets) == 1
+        await record(connection, source_id, reading(updated=LATER))
+        assert (await effect.look(connection)).targets == []
+        await record(connection, source_id, reading(kernel("20260701"), updated=LATER))
+        assert await effect.look(connection) == before
 
 
 async def test_a_product_file_that_the_index_names_no_more_takes_its_products_along(engine: AsyncEngine) -> None:
@@ -192,7 +200,7 @@ async def test_a_product_file_that_the_index_names_no_more_takes_its_products_al
         source_id = await make_source(connection, kernel("20260701"), kernel("20260701", subarch="hwe-24.04"))
         await hold(connection, source_id, "20260701", subarch="ga-24.04")
         other = reading(bootloader("1"), content_id="org.example:bootloaders", updated=LATER)
-        await products.record(connection, source_id, other)
+        await record(connection, source_id, other)
         assert {entry[:3] + entry[4:] for entry in await known(connection)} == {
             (GA, "20260701", False, True),
             ("org.example:grub-efi-signed:uefi:amd64", "1", True, False),
@@ -210,7 +218,7 @@ async def test_products_of_a_product_file_that_did_not_change_stay(engine: Async
         source_id = await make_source(connection, kernel("20260701"))
         other = reading(bootloader("1"), content_id="org.example:bootloaders", updated=LATER)
         both = Reading(other.index, other.offered | {STREAM}, other.changed)
-        await products.record(connection, source_id, both)
+        await record(connection, source_id, both)
         assert (GA, "20260701", True, True, False) in await known(connection)
         assert {k: d.updated for k, d in (await products.accepted(connection, source_id)).items()} == {
             INDEX: LATER,
@@ -225,7 +233,7 @@ async def test_a_product_may_move_to_another_product_file(engine: AsyncEngine) -
         old = reading(updated=LATER)
         new = reading(kernel("20260701"), content_id="org.example:another", updated=LATER)
         for changed in ([*old.changed, *new.changed], [*new.changed, *old.changed]):
-            await products.record(connection, source_id, Reading(new.index, old.offered | new.offered, changed))
+            await record(connection, source_id, Reading(new.index, old.offered | new.offered, changed))
             assert await known(connection) == {(GA, "20260701", True, True, False)}
 
 
@@ -248,16 +256,15 @@ def _replaced(value: T, **fields: object) -> T:
 async def test_a_version_that_changes_under_its_own_name_is_taken_as_it_is_now(engine: AsyncEngine) -> None:
     async with transaction(engine) as connection:
         source_id = await make_source(connection, kernel("20260701"))
-        assert await products.record(connection, source_id, reading(changed_kernel(), updated=LATER)) == []
-        (product,) = await products.facts(connection, [(source_id, NOBLE)])
-        assert digest("rebuilt/boot-kernel") in {file.sha256 for file in product.versions[0].files}
-        assert len(product.versions[0].files) == 3
+        assert await record(connection, source_id, reading(changed_kernel(), updated=LATER)) == []
+        await select_images(connection, (source_id, NOBLE))
+        (target,) = await targets.list_all(connection)
+        assert digest("rebuilt/boot-kernel") in {file.sha256 for file in target.files}
+        assert len(target.files) == 3
         fewer = _replaced(kernel("20260701").versions[0], items=kernel("20260701").versions[0].items[:2])
-        await products.record(
-            connection, source_id, reading(_replaced(kernel("20260701"), versions=(fewer,)), updated=LATER)
-        )
-        (product,) = await products.facts(connection, [(source_id, NOBLE)])
-        assert len(product.versions[0].files) == 2
+        await record(connection, source_id, reading(_replaced(kernel("20260701"), versions=(fewer,)), updated=LATER))
+        (target,) = await targets.list_all(connection)
+        assert len(target.files) == 2
 
 
 async def test_a_held_version_never_changes(engine: AsyncEngine) -> None:
@@ -267,7 +274,7 @@ async def test_a_held_version_never_changes(engine: AsyncEngine) -> None:
     async with transaction(engine) as connection:
         before = (await rows(connection))["items"]
     async with transaction(engine) as connection:
-        kept = await products.record(connection, source_id, reading(changed_kernel(), updated=LATER))
+        kept = await record(connection, source_id, reading(changed_kernel(), updated=LATER))
         assert len(kept) == 1
         assert GA in kept[0]
         assert "20260701" in kept[0]
@@ -283,16 +290,16 @@ async def test_a_held_product_that_upstream_gives_another_identity_stays_what_it
         source_id = await make_source(connection, kernel("20260701"))
         await hold(connection, source_id, "20260701")
         renamed = _replaced(kernel("20260701"), **{field: Name("other")})
-        await products.record(connection, source_id, reading(renamed, updated=LATER))
-        facts = await products.facts(connection, [(source_id, NOBLE)])
-        decided = plan([(source_id, NOBLE)], facts, await products.stored(connection))
-        held = [product for product in facts if any(version.held for version in product.versions)]
-        assert [product.slot for product in held] == ["ubuntu/amd64/ga-24.04/noble/stable"]
-        assert decided.retire == frozenset()
+        await record(connection, source_id, reading(renamed, updated=LATER))
+        await select_images(connection, (source_id, NOBLE))
+        state = await effect.look(connection)
+        assert [version.place for version in state.held] == ["ubuntu/amd64/ga-24.04/noble/stable"]
+        assert state.plan.withdraw == frozenset()
 
 
-async def test_facts_are_those_of_wanted_images_bootloaders_and_what_is_held(engine: AsyncEngine) -> None:
+async def test_targets_are_those_of_wanted_images_and_bootloaders(engine: AsyncEngine) -> None:
     async with transaction(engine) as connection:
+        await make_region(connection, Ed25519PrivateKey.generate())
         source_id = await make_source(
             connection,
             kernel("20260701"),
@@ -301,23 +308,24 @@ async def test_facts_are_those_of_wanted_images_bootloaders_and_what_is_held(eng
             bootloader("1"),
         )
         await hold(connection, source_id, "20260701", subarch="ga-20.04")
-        facts = {product.slot: product for product in await products.facts(connection, [(source_id, NOBLE)])}
-        assert set(facts) == {
-            "ubuntu/amd64/ga-24.04/noble/stable",
-            "ubuntu/amd64/ga-20.04/focal/stable",
-            "bootloader/uefi/amd64",
-        }
-        wanted = facts["ubuntu/amd64/ga-24.04/noble/stable"]
-        assert (wanted.image, wanted.source_id, wanted.priority) == (NOBLE, source_id, 10)
-        assert (wanted.bootloader, wanted.target()) == (False, wanted.versions[0])
-        assert [file.path for file in wanted.versions[0].files] == [
+        await select_images(connection, (source_id, NOBLE))
+        state = await effect.look(connection)
+        found = {target.place: target for target in state.targets}
+        assert set(found) == {"ubuntu/amd64/ga-24.04/noble/stable", "bootloader/uefi/amd64"}
+        assert [version.place for version in state.held] == ["ubuntu/amd64/ga-20.04/focal/stable"]
+        wanted = found["ubuntu/amd64/ga-24.04/noble/stable"]
+        assert (wanted.image, wanted.source_id, wanted.version) == (NOBLE, source_id, "20260701")
+        assert (wanted.bootloader, wanted.offered, wanted.held) == (False, True, False)
+        assert [file.path for file in wanted.files] == [
             "noble/amd64/20260701/ga-24.04/boot-initrd",
             "noble/amd64/20260701/ga-24.04/boot-kernel",
             "noble/amd64/20260701/squashfs",
         ]
-        assert facts["bootloader/uefi/amd64"].bootloader
+        assert found["bootloader/uefi/amd64"].bootloader
         await store_files(connection, [digest("noble/amd64/20260701/squashfs")])
-        assert len(await products.stored(connection)) == 4
+        found = {target.place: target for target in await targets.list_all(connection)}
+        stored = [file.stored for file in found["ubuntu/amd64/ga-24.04/noble/stable"].files]
+        assert stored == [False, False, True]
 
 
 @pytest.mark.skipif(
@@ -325,8 +333,8 @@ async def test_facts_are_those_of_wanted_images_bootloaders_and_what_is_held(eng
 )
 async def test_the_stable_stream_at_its_true_size(engine: AsyncEngine) -> None:
     async with transaction(engine) as connection:
+        await make_region(connection, Ed25519PrivateKey.generate())
         source_id = await make_source(connection)
-        await connection.execute(text("SELECT 1"))
     peak_before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began = time.perf_counter()
     index = parse_index((STABLE / "streams/v1/index.json").read_bytes(), "index.json")
@@ -343,9 +351,9 @@ async def test_the_stable_stream_at_its_true_size(engine: AsyncEngine) -> None:
     selected = {(source_id, ImageKey(p.os, p.release, p.arch)) for _, stream in changed for p in stream.products}
     selected = {(source, image) for source, image in selected if image.os in ("ubuntu", "centos")}
     async with transaction(engine) as connection:
-        assert await products.record(connection, source_id, whole) == []
-        facts = await products.facts(connection, selected)
-        decided = plan(selected, facts, await products.stored(connection))
+        assert await record(connection, source_id, whole) == []
+        await select_images(connection, *selected)
+        planned = (await effect.look(connection)).plan
     elapsed_s = time.perf_counter() - began
     grown_mb = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak_before) / 1024
 
@@ -364,9 +372,9 @@ async def test_the_stable_stream_at_its_true_size(engine: AsyncEngine) -> None:
         assert tuple(
             (await connection.execute(text("SELECT count(*), count(DISTINCT content_id) FROM products"))).one()
         ) == (206, 3)
-    assert len(facts) == len(decided.imports) == 206
+    assert len(planned.imports) == 206
     newest = {i.sha256: i.size for _, stream in changed for p in stream.products for i in p.versions[-1].items}
-    assert decided.fetch == newest
+    assert planned.fetch == newest
     assert elapsed_s < 2
     assert grown_mb < 150
 
@@ -374,6 +382,6 @@ async def test_the_stable_stream_at_its_true_size(engine: AsyncEngine) -> None:
     async with transaction(engine) as connection:
         before = await rows(connection)
     async with transaction(engine) as connection:
-        await products.record(connection, source_id, whole)
+        await record(connection, source_id, whole)
     async with transaction(engine) as connection:
         assert await rows(connection) == before

@@ -9,13 +9,13 @@ import pytest
 from sqlalchemy import text, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from region.catalogue import files, products, selections
+from region.catalogue import files, products
 from region.database.connection import transaction
 from region.database.tables import versions
 from shared.digest import Sha256
 from shared.errors import NotFound
 from shared.store import SLICE_S, Store, slice_of_day
-from tests.db.rows import NOBLE, NOW, bootloader, digest, hold, kernel, make_source, until_somebody_waits
+from tests.db.rows import NOBLE, NOW, bootloader, digest, hold, kernel, make_source, select_images, until_somebody_waits
 
 GRACE = timedelta(hours=24)
 
@@ -114,7 +114,7 @@ async def test_what_is_needed_is_what_is_held_or_will_be(engine: AsyncEngine, st
             kernel("20260701", release="jammy", subarch="ga-22.04"),
             bootloader("1", "2"),
         )
-        await selections.replace(connection, [(source_id, NOBLE)], NOW)
+        await select_images(connection, (source_id, NOBLE))
         # All are stored; of the selected image the oldest version is held, the newest is about to be.
         for serial in ("20260701", "20260702", "20260703", "1", "2"):
             await hold(connection, source_id, serial)

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from region.catalogue import images, products, selections, sources
+from region.catalogue import images, sources
 from region.catalogue.images import Image
 from region.database.connection import transaction
 from region.fleet.racks import LIVE_FOR
@@ -31,6 +31,8 @@ from tests.db.rows import (
     make_source,
     publish,
     reading,
+    record,
+    select_images,
     store_files,
 )
 
@@ -46,7 +48,7 @@ Arrange = Callable[[AsyncConnection], Awaitable[object]]
 async def selected(connection: AsyncConnection, *products: Product) -> int:
     """A source that offers noble with two kernels (or `products`), and noble selected from it."""
     source_id = await make_source(connection, *(products or KERNELS))
-    await selections.replace(connection, [(source_id, NOBLE)], NOW)
+    await select_images(connection, (source_id, NOBLE))
     return source_id
 
 
@@ -85,7 +87,7 @@ async def only_selected(connection: AsyncConnection) -> None:
 
 async def never_read(connection: AsyncConnection) -> None:
     source_id = await make_source(connection)
-    await selections.replace(connection, [(source_id, NOBLE)], NOW)
+    await select_images(connection, (source_id, NOBLE))
 
 
 async def waiting_import(connection: AsyncConnection) -> None:
@@ -112,7 +114,7 @@ async def running_after_a_failure(connection: AsyncConnection) -> None:
 async def running_for_a_new_version(connection: AsyncConnection) -> None:
     source_id = await held(connection)
     newer = (kernel("1", "2"), kernel("1", "2", subarch="hwe-24.04"))
-    await products.record(connection, source_id, reading(*newer, updated=LATER))
+    await record(connection, source_id, reading(*newer, updated=LATER))
     await imported(connection, "running", ImageProgress(1600, 800))
 
 
@@ -139,7 +141,7 @@ async def failed_for_a_new_version(connection: AsyncConnection) -> None:
 
 async def failed_by_the_source(connection: AsyncConnection) -> None:
     source_id = await make_source(connection)
-    await selections.replace(connection, [(source_id, NOBLE)], NOW)
+    await select_images(connection, (source_id, NOBLE))
     await source_failed(connection, source_id)
 
 
@@ -175,7 +177,7 @@ async def nothing_offers_it(connection: AsyncConnection) -> None:
 
 
 async def vanished(connection: AsyncConnection) -> None:
-    await products.record(connection, await held(connection), reading(updated=LATER))
+    await record(connection, await held(connection), reading(updated=LATER))
 
 
 async def versions_vanished(connection: AsyncConnection) -> None:
@@ -185,12 +187,12 @@ async def versions_vanished(connection: AsyncConnection) -> None:
 
 async def given_up(connection: AsyncConnection) -> None:
     await held(connection)
-    await selections.replace(connection, [], NOW)
+    await select_images(connection)
 
 
 async def given_up_and_vanished(connection: AsyncConnection) -> None:
     await vanished(connection)
-    await selections.replace(connection, [], NOW)
+    await select_images(connection)
 
 
 @pytest.mark.parametrize(
@@ -351,7 +353,7 @@ async def test_an_image_of_two_sources(
             )
             if holds:
                 await hold(connection, ids[name], serial)
-        await selections.replace(connection, [(i, NOBLE) for name, i in ids.items() if name[0] in chosen], NOW)
+        await select_images(connection, *[(i, NOBLE) for name, i in ids.items() if name[0] in chosen])
         await publish(connection, KEY)
         (image,) = await images.list_all(connection, NOW)
         assert ({i: name for name, i in ids.items()}[image.source_id or 0], image.status) == expected
@@ -362,7 +364,7 @@ async def test_a_kernel_that_vanished_holds_up_nothing(engine: AsyncEngine) -> N
     async with transaction(engine) as connection:
         await make_region(connection, KEY)
         source_id = await held(connection)
-        await products.record(connection, source_id, reading(kernel("1"), updated=LATER))
+        await record(connection, source_id, reading(kernel("1"), updated=LATER))
         image = await images.get(connection, NOBLE, NOW)
         assert (image.status, image.size_bytes) == ("stored", 1300)
 
@@ -373,7 +375,7 @@ async def test_images_are_listed_by_id_page_by_page(engine: AsyncEngine) -> None
         releases = ["noble", "jammy", "Zesty", "focal"]
         source_id = await make_source(connection, *(kernel("1", release=r) for r in releases), bootloader("1"))
         keys = [ImageKey.parse(f"ubuntu:{release}:amd64") for release in releases[:3]]
-        await selections.replace(connection, [(source_id, key) for key in keys], NOW)
+        await select_images(connection, *[(source_id, key) for key in keys])
         await hold(connection, source_id, "1")
 
         def ids(found: list[Image]) -> list[str]:

@@ -36,9 +36,11 @@ from region.publishing import manifest
 from shared.digest import Sha256
 from shared.errors import NoRoom
 from shared.names import ImageKey
+from shared.patience import Patience
 from shared.store import Store
 from shared.wire.manifest import Manifest
 from tests.conftest import NOW, Clock
+from tests.db.rows import select_images, selected
 
 RESOLUTE = ImageKey.parse("ubuntu:resolute:amd64")
 NOBLE = ImageKey.parse("ubuntu:noble:amd64")
@@ -107,13 +109,12 @@ class Bench:
         """From here on exactly these images are selected, from the first source where none is named."""
         wanted = [(1, entry) if isinstance(entry, ImageKey) else entry for entry in chosen]
         async with transaction(self.region.engine) as connection:
-            await selections.replace(connection, wanted, self.region.now())
+            await select_images(connection, *wanted, now=self.region.now())
 
     async def manifest(self) -> Manifest:
         async with transaction(self.region.engine) as connection:
             published = await manifest.current(connection, self.region.key)
-        assert published is not None
-        return published.manifest
+        return published.manifest if published else Manifest(0, 0, self.region.now(), ())
 
     async def manifests_since(self, serial: int) -> list[Manifest]:
         """Every manifest after the one with `serial`, oldest first."""
@@ -184,7 +185,7 @@ def build(directory: Path, database_url: str, server: Server, mirror: Mirror, cl
     )
     built = app.build(settings, now=clock)
     # No patience between attempts: what is waited for is tried at once.
-    built.importer = replace(built.importer, jitter=lambda: -0.5)
+    built.importer = replace(built.importer, patience=Patience(first_s=0.0))
     return built
 
 
@@ -216,7 +217,7 @@ async def test_the_first_import_brings_the_newest_lts_and_the_bootloaders(
     assert (done.state, done.error) == ("succeeded", "")
     assert done.bytes_done == done.bytes_total > 0
     async with transaction(bench.region.engine) as connection:
-        assert await selections.wanted(connection) == {(1, RESOLUTE)}
+        assert await selected(connection) == {(None, RESOLUTE)}
         assert (await imports.schedule(connection)).last_run_at == bench.region.now()
         for release, version in (("resolute", "26.04"), ("noble", "24.04"), ("jammy", "22.04")):
             assert await products.is_known(connection, 1, ImageKey.parse(f"ubuntu:{release}:arm64")), version
@@ -392,7 +393,7 @@ async def test_a_server_that_falters_is_asked_again(bench: Bench, server: Server
 async def test_a_server_that_stays_away_is_not_asked_for_ever(bench: Bench, server: Server) -> None:
     server.misbehave("resolute/*/squashfs", Status(503))
     assert (await bench.import_now()).error_code == "http_status"
-    assert len(server.asked("resolute/*/squashfs")) == importer.ATTEMPTS
+    assert len(server.asked("resolute/*/squashfs")) == bench.region.importer.patience.attempts
 
 
 async def test_a_stream_signed_by_another_key_is_refused_with_both_names(bench: Bench, mirror: Mirror) -> None:
@@ -430,7 +431,7 @@ async def test_a_source_declared_unsigned_needs_no_signature(bench: Bench, mirro
     mirror.unsigned()
     wished = sources.wish(name="maas.io", url=server.url, unsigned=True, priority=10)
     async with transaction(bench.region.engine) as connection:
-        await sources.change(connection, 1, wished)
+        await sources.change(connection, await sources.get(connection, 1), wished, bench.region.now())
     assert (await bench.import_now()).state == "succeeded"
     assert (await bench.source()).unsigned
     assert (await bench.image()).status == "stored"
@@ -663,7 +664,7 @@ async def test_a_source_of_which_nothing_is_selected_any_more_can_be_forgotten(b
         await bench.select(RESOLUTE)
         await bench.import_now()
     async with transaction(bench.region.engine) as connection:
-        await sources.remove(connection, second)
+        await sources.remove(connection, second, bench.region.now())
     loaders = [entry for entry in (await bench.manifest()).entries if entry.path.startswith("bootloader/")]
     assert {"bootloader/pxe/amd64"} <= {entry.path for entry in loaders}
 
@@ -895,7 +896,7 @@ async def test_selecting_everything_again_within_the_grace_makes_all_of_it_visib
         wished = sources.wish(name="stable", url=serving.url, unsigned=True, priority=20)
         async with transaction(bench.region.engine) as connection:
             stable = (await sources.create(connection, wished, bench.region.now())).id
-            await selections.replace(connection, [], bench.region.now())
+            await select_images(connection, now=bench.region.now())
         assert (await bench.import_now()).state == "succeeded"
         async with transaction(bench.region.engine) as connection:
             offered = await connection.execute(
@@ -903,7 +904,7 @@ async def test_selecting_everything_again_within_the_grace_makes_all_of_it_visib
                 {"id": stable},
             )
             everything = [(stable, ImageKey.parse(":".join(row))) for row in offered]
-            await selections.replace(connection, everything, bench.region.now())
+            await select_images(connection, *everything, now=bench.region.now())
             await connection.execute(
                 text("""
                     INSERT INTO files (sha256, size, stored_at)

@@ -9,9 +9,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from region.catalogue import products
 from region.database.connection import transaction
 from region.publishing import manifest
+from shared.digest import Sha256
 from shared.errors import BadSignature, BootferryError, InvalidDocument
 from shared.wire.envelope import seal
 from shared.wire.manifest import MANIFEST_TYPE, Kind
@@ -27,6 +27,7 @@ from tests.db.rows import (
     make_source,
     publish,
     reading,
+    record,
 )
 
 GA = "ubuntu/amd64/ga-24.04/noble/stable"
@@ -53,14 +54,28 @@ async def held_serials(connection: AsyncConnection) -> dict[str, int | None]:
     return {row.name: row.held_serial for row in found}
 
 
-async def test_a_region_that_holds_nothing_says_so(region: AsyncEngine, key: Ed25519PrivateKey) -> None:
+async def test_a_region_that_never_held_anything_publishes_nothing(region: AsyncEngine, key: Ed25519PrivateKey) -> None:
+    """A database made anew must not tell racks that there is nothing: they hold what the one before published."""
     async with transaction(region) as connection:
+        source_id = await make_source(connection, kernel("1"))
+        await publish(connection, key)
         assert await manifest.current(connection, key) is None
+        await hold(connection, source_id, "1")
+        first = await publish(connection, key)
+        assert first.manifest.order == (EPOCH, 1)
+        assert first.manifest.created_at == NOW
+        assert first.etag == f'"{EPOCH}-1-{Sha256.of(first.manifest.encode())[:16]}"'
+
+
+async def test_a_region_that_holds_nothing_any_longer_says_so(region: AsyncEngine, key: Ed25519PrivateKey) -> None:
+    async with transaction(region) as connection:
+        source_id = await make_source(connection, kernel("1"))
+        await hold(connection, source_id, "1")
+        await publish(connection, key)
+        await connection.execute(text("UPDATE versions SET held_at = NULL, held_serial = NULL"))
         published = await publish(connection, key)
         assert published.manifest.entries == ()
-        assert published.manifest.order == (EPOCH, 1)
-        assert published.manifest.created_at == NOW
-        assert published.etag == f'"{EPOCH}-1"'
+        assert published.manifest.order == (EPOCH, 2)
 
 
 async def test_what_is_held_has_its_names(region: AsyncEngine, key: Ed25519PrivateKey) -> None:
@@ -91,29 +106,27 @@ async def test_the_serial_rises_with_every_change_and_with_nothing_else(
 ) -> None:
     async with transaction(region) as connection:
         source_id = await make_source(connection, kernel("1"), kernel("1", subarch="hwe-24.04"))
+        await hold(connection, source_id, "1", subarch="ga-24.04")
         first = await publish(connection, key)
         again = await publish(connection, key, NOW + timedelta(hours=1))
         assert (again.envelope, again.etag) == (first.envelope, first.etag)
-        await hold(connection, source_id, "1", subarch="ga-24.04")
-        second = await publish(connection, key)
         await hold(connection, source_id, "1", subarch="hwe-24.04")
-        third = await publish(connection, key)
+        second = await publish(connection, key)
         await connection.execute(text("UPDATE versions SET held_at = NULL, held_serial = NULL"))
-        fourth = await publish(connection, key)
-        assert [entry.manifest.serial for entry in (first, second, third, fourth)] == [1, 2, 3, 4]
-        assert fourth.manifest.entries == ()
+        third = await publish(connection, key)
+        assert [entry.manifest.serial for entry in (first, second, third)] == [1, 2, 3]
+        assert third.manifest.entries == ()
 
 
 async def test_each_held_version_knows_its_first_manifest(region: AsyncEngine, key: Ed25519PrivateKey) -> None:
     async with transaction(region) as connection:
         source_id = await make_source(connection, kernel("1", "3"), kernel("2", subarch="hwe-24.04"))
-        await publish(connection, key)
         await hold(connection, source_id, "2")
         await publish(connection, key)
-        assert await held_serials(connection) == {"2": 2}
+        assert await held_serials(connection) == {"2": 1}
         await hold(connection, source_id, "3")
         await publish(connection, key)
-        assert await held_serials(connection) == {"2": 2, "3": 3}
+        assert await held_serials(connection) == {"2": 1, "3": 2}
 
 
 @pytest.mark.parametrize("other_source", [False, True], ids=["a new version", "another source"])
@@ -211,7 +224,7 @@ async def test_the_last_few_manifests_are_kept(region: AsyncEngine, key: Ed25519
     async with transaction(region) as connection:
         source_id = await make_source(connection, kernel("1"))
         for n in range(manifest.KEPT + 3):
-            if n % 2:
+            if n % 2 == 0:
                 await hold(connection, source_id, "1")
             else:
                 await connection.execute(text("UPDATE versions SET held_at = NULL, held_serial = NULL"))
@@ -227,7 +240,7 @@ async def test_a_product_that_vanished_upstream_stays_in_the_manifest(
         source_id = await make_source(connection, kernel("1"), bootloader("1"))
         await hold(connection, source_id, "1")
         before = await publish(connection, key)
-        await products.record(connection, source_id, reading(updated=NOW + timedelta(hours=1)))
+        await record(connection, source_id, reading(updated=NOW + timedelta(hours=1)))
         assert (await publish(connection, key)).envelope == before.envelope
 
 
@@ -257,6 +270,7 @@ async def test_what_was_tampered_with_in_the_database_is_not_told_to_racks(
 ) -> None:
     assert callable(tampered)
     async with transaction(region) as connection:
+        await hold(connection, await make_source(connection, kernel("1")), "1")
         published = await publish(connection, key)
         await connection.execute(text("UPDATE manifests SET envelope = :e"), {"e": tampered(published.envelope)})
     async with transaction(region) as connection:
@@ -266,6 +280,7 @@ async def test_what_was_tampered_with_in_the_database_is_not_told_to_racks(
 
 async def test_an_epoch_outranks_every_serial_before_it(region: AsyncEngine, key: Ed25519PrivateKey) -> None:
     async with transaction(region) as connection:
+        await hold(connection, await make_source(connection, kernel("1")), "1")
         for _ in range(3):
             await publish(connection, key)
         await connection.execute(text("UPDATE region SET epoch = epoch + 1, serial = 0"))

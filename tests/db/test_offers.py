@@ -7,14 +7,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from deploy.local.mirror.content import TINY
 from deploy.local.mirror.mirror import Mirror
-from region.catalogue import offers, products
+from region.catalogue import offers
 from region.catalogue.offers import Offer
 from region.catalogue.products import INDEX, Document, Reading
 from region.database.connection import transaction
 from region.stream.documents import Product, parse_index, parse_products
 from shared.names import RelativePath
 from tests.conftest import NOW
-from tests.db.rows import bootloader, kernel, make_source, reading
+from tests.db.rows import bootloader, kernel, make_source, reading, record
 
 STABLE = Path(__file__).parents[3] / "shared" / "data" / "stable-stream"
 
@@ -63,9 +63,9 @@ async def test_the_offers_of_the_stable_stream(engine: AsyncEngine) -> None:
 async def test_what_is_offered_no_more_is_no_offer(engine: AsyncEngine) -> None:
     async with transaction(engine) as connection:
         source_id = await make_source(connection, kernel("1"))
-        await products.record(connection, source_id, reading(kernel("1", release="jammy")))
+        await record(connection, source_id, reading(kernel("1", release="jammy")))
         assert [offer.release for offer in await offers.list_all(connection, source_id)] == ["jammy"]
-        await products.record(connection, source_id, reading())
+        await record(connection, source_id, reading())
         assert await offers.list_all(connection, source_id) == []
 
 
@@ -81,7 +81,7 @@ async def _both(engine: AsyncEngine, root: Path) -> list[Offer]:
     head = Document(INDEX, RelativePath("streams/v1/index.json"), index.updated, "")
     async with transaction(engine) as connection:
         source_id = await make_source(connection)
-        await products.record(
+        await record(
             connection, source_id, Reading(head, frozenset(entry.content_id for entry in index.entries), changed)
         )
         catalogued = await offers.list_all(connection, source_id)

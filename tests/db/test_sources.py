@@ -1,19 +1,20 @@
 """Sources: what operators may say, and what is remembered of each."""
 
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import insert, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from region.catalogue import products, selections, sources
+from region.actions.sources import keyring_of
+from region.catalogue import products, sources, versions
 from region.catalogue.products import INDEX
 from region.catalogue.sources import SourceWish, wish
+from region.catalogue.trust import KeyringUnreadable
 from region.database import tables
 from region.database.connection import transaction
-from region.stream.openpgp import DEFAULT_KEYRING
+from region.stream.keys import DEFAULT_KEYRING, parse_keyring
 from shared.errors import BootferryError, Conflict, InvalidKeyring, InvalidValue, NotFound
 from tests.db.rows import NOBLE, NOW, STREAM, hold, kernel, make_source
 
@@ -46,11 +47,6 @@ def test_the_address_of_a_source_is_its_root(given: str, root: str) -> None:
     [
         pytest.param({}, InvalidValue, id="neither signed nor declared unsigned"),
         pytest.param({"keyring": KEYRING, "unsigned": True}, InvalidValue, id="a keyring, and unsigned"),
-        pytest.param({"keyring": KEYRING, "keyring_path": "/etc/k"}, InvalidValue, id="two keyrings"),
-        pytest.param({"keyring": b""}, InvalidKeyring, id="an empty keyring"),
-        pytest.param({"keyring": b"not a key"}, InvalidKeyring, id="a keyring that is none"),
-        pytest.param({"keyring_path": "/nowhere/keyring.gpg"}, InvalidKeyring, id="a keyring that is not there"),
-        pytest.param({"keyring_path": "/"}, InvalidKeyring, id="a keyring that is a directory"),
         pytest.param({"unsigned": True, "url": "ftp://m.example/"}, InvalidValue, id="not http"),
         pytest.param({"unsigned": True, "url": "http:///maas"}, InvalidValue, id="no host"),
         pytest.param({"unsigned": True, "proxy": "socks5://p.example"}, InvalidValue, id="a proxy that is not http"),
@@ -63,26 +59,37 @@ def test_a_wish_that_cannot_be(fields: dict[str, object], error: type[BootferryE
         wish(**whole)  # type: ignore[arg-type]
 
 
-async def test_a_keyring_path_is_read_each_time(engine: AsyncEngine, tmp_path: Path) -> None:
-    path = tmp_path / "keyring.gpg"
-    path.write_bytes(KEYRING)
-    async with transaction(engine) as connection:
-        wished = wish(name="m", url="http://m.example/", keyring_path=str(path), priority=1)
-        source = await sources.create(connection, wished, NOW)
-    assert source.trusted_keyring() == wish(name="m", url="http://m/", keyring=KEYRING, priority=1).keyring
-    path.unlink()
-    with pytest.raises(InvalidKeyring, match="cannot be read"):
-        source.trusted_keyring()
+@pytest.mark.parametrize(
+    ("content", "path", "name", "error"),
+    [
+        pytest.param(KEYRING, "/etc/k", None, InvalidValue, id="two keyrings"),
+        pytest.param(KEYRING, None, "ubuntu", InvalidValue, id="contents and a name"),
+        pytest.param(b"", None, None, InvalidKeyring, id="an empty keyring"),
+        pytest.param(b"not a key", None, None, InvalidKeyring, id="a keyring that is none"),
+        pytest.param(None, "/nowhere/keyring.gpg", None, KeyringUnreadable, id="a keyring that is not there"),
+        pytest.param(None, "/", None, KeyringUnreadable, id="a keyring that is a directory"),
+        pytest.param(None, None, "debian", InvalidValue, id="a keyring that is not shipped"),
+    ],
+)
+async def test_a_keyring_that_cannot_be(
+    content: bytes | None, path: str | None, name: str | None, error: type[BootferryError]
+) -> None:
+    with pytest.raises(error):
+        await keyring_of(content, path, name, NOW)
+
+
+async def test_the_shipped_keyring_has_a_name() -> None:
+    assert await keyring_of(None, None, "ubuntu", NOW) == (parse_keyring(KEYRING), "ubuntu-cloudimage")
 
 
 async def test_the_source_with_the_highest_priority_comes_first(engine: AsyncEngine) -> None:
     async with transaction(engine) as connection:
-        assert await sources.next_priority(connection) == 10
+        assert await sources.lowest_priority(connection) == 10
         for name, priority in (("low", 10), ("high", 30), ("middle", 20)):
             created = await sources.create(connection, unsigned(name, priority=priority), NOW)
             assert await sources.get(connection, created.id) == created
         assert [source.name for source in await sources.list_all(connection)] == ["high", "middle", "low"]
-        assert await sources.next_priority(connection) == 40
+        assert await sources.lowest_priority(connection) == 0, "a new source takes nothing from the others"
         with pytest.raises(NotFound):
             await sources.get(connection, 99)
 
@@ -104,7 +111,7 @@ async def test_what_only_one_source_can_have(engine: AsyncEngine, second: Source
             if how == "create":
                 await sources.create(connection, second, NOW)
             else:
-                await sources.change(connection, other.id, second)
+                await sources.change(connection, other, second, NOW)
     async with transaction(engine) as connection:
         assert [source.name for source in await sources.list_all(connection)] == ["other", "first"]
 
@@ -114,7 +121,7 @@ async def test_what_only_one_source_can_have(engine: AsyncEngine, second: Source
     [
         pytest.param({}, id="none"),
         pytest.param({"unsigned": True, "keyring": KEYRING}, id="a keyring, and unsigned"),
-        pytest.param({"keyring_path": "/etc/k", "keyring": KEYRING}, id="two keyrings"),
+        pytest.param({"keyring_path": "/etc/k", "keyring_name": "ubuntu-cloudimage"}, id="two keyrings"),
     ],
 )
 async def test_the_schema_knows_one_way_to_trust_only(engine: AsyncEngine, trust: dict[str, object]) -> None:
@@ -125,28 +132,25 @@ async def test_the_schema_knows_one_way_to_trust_only(engine: AsyncEngine, trust
 
 
 @pytest.mark.parametrize(
-    ("wished", "forgotten"),
+    ("wished", "believed"),
     [
-        pytest.param(unsigned("renamed", "http://first.example/", 77), False, id="name and priority"),
-        pytest.param(unsigned("first", "http://elsewhere.example/"), True, id="address"),
-        pytest.param(wish(name="first", url="http://first.example/", keyring=KEYRING, priority=10), True, id="signer"),
+        pytest.param(unsigned("renamed", "http://first.example/", 77), True, id="name and priority"),
+        pytest.param(unsigned("first", "http://elsewhere.example/"), False, id="address"),
+        pytest.param(wish(name="first", url="http://first.example/", keyring=KEYRING, priority=10), False, id="signer"),
     ],
 )
 async def test_what_was_accepted_binds_the_same_origin_only(
-    engine: AsyncEngine, wished: SourceWish, forgotten: bool
+    engine: AsyncEngine, wished: SourceWish, believed: bool
 ) -> None:
     async with transaction(engine) as connection:
         source_id = await make_source(connection, kernel("20260701"))
-        assert set(await products.accepted(connection, source_id)) == {INDEX, STREAM}
-        changed = await sources.change(connection, source_id, wished)
+        before = await sources.get(connection, source_id)
+        changed = await sources.change(connection, before, wished, NOW)
         assert (changed.name, changed.url, changed.priority) == (wished.name, wished.url, wished.priority)
-        assert bool(await products.accepted(connection, source_id)) is not forgotten
-
-
-async def test_changing_a_source_that_is_not_there(engine: AsyncEngine) -> None:
-    with pytest.raises(NotFound):
-        async with transaction(engine) as connection:
-            await sources.change(connection, 7, unsigned())
+        assert changed.trust_revision == before.trust_revision + (not believed)
+        known = await products.accepted(connection, source_id)
+        assert {entry.believed for entry in known.values()} == {believed}
+        assert set(known) == {INDEX, STREAM}
 
 
 async def test_how_a_reading_went_is_remembered_until_the_next(engine: AsyncEngine) -> None:
@@ -163,20 +167,20 @@ async def test_how_a_reading_went_is_remembered_until_the_next(engine: AsyncEngi
             assert list(source.skipped) == skipped
 
 
-async def test_a_source_in_use_cannot_be_forgotten(engine: AsyncEngine) -> None:
+async def test_a_removed_source_stays_until_nothing_is_held_of_it(engine: AsyncEngine) -> None:
     async with transaction(engine) as connection:
-        selected = await make_source(connection, kernel("20260701"), name="selected", priority=1)
         held = await make_source(connection, kernel("20260701"), name="held", priority=2)
         idle = await make_source(connection, kernel("20260701"), name="idle", priority=3)
-        await selections.replace(connection, [(selected, NOBLE)], NOW)
         await hold(connection, held, "20260701")
-    for source_id in (selected, held):
-        with pytest.raises(Conflict, match="unselect them and sync first"):
-            async with transaction(engine) as connection:
-                await sources.remove(connection, source_id)
-    async with transaction(engine) as connection:
-        await sources.remove(connection, idle)
-        with pytest.raises(NotFound):
-            await sources.remove(connection, idle)
-        assert not await products.is_known(connection, idle, NOBLE)
-        assert await products.is_known(connection, held, NOBLE)
+        for source_id in (held, idle):
+            await sources.remove(connection, source_id, NOW)
+            with pytest.raises(NotFound):
+                await sources.get(connection, source_id)
+            assert not await products.is_known(connection, source_id, NOBLE)
+        assert await sources.list_all(connection) == []
+        assert [version.source_id for version in await versions.held(connection)] == [held]
+        # Name and priority are free again.
+        await make_source(connection, name="held", priority=2)
+        await connection.execute(text("UPDATE versions SET held_at = NULL"))
+        await sources.forget_removed(connection)
+        assert await connection.scalar(text("SELECT count(*) FROM sources")) == 1

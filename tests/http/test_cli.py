@@ -228,14 +228,14 @@ LISTED = [
         ["available"], [rf"^{NEWEST} +26.04 LTS .*yes$", r"^centos/centos70/amd64 .*ended 2024-06-30$"], id="available"
     ),
     pytest.param(["available", "--source", "maas.io"], [r"^ubuntu/noble/arm64 "], id="available-of-a-source"),
-    pytest.param(["selection", "show"], [rf"^{NEWEST} +maas.io$"], id="selection"),
+    pytest.param(["selection", "show"], [rf"^{NEWEST} +whichever wins$"], id="selection"),
     pytest.param(["sources"], [r"^SOURCE +NAME +URL", r"^ +1 +maas.io +http://.* yes +10 +\w"], id="sources"),
     pytest.param(
         ["source", "show", "1"], [r"^Trust +signed by [0-9A-F]{40}$", "^Skipped .*support-matrix"], id="source"
     ),
     pytest.param(["imports"], [r"^ +1 +Succeeded +the hourly sync"], id="imports"),
     pytest.param(
-        ["import", "show", "1"], [r"^State +Succeeded$", rf"^{NEWEST} +\d", r"^pxelinux/i386 +\d"], id="import"
+        ["import", "show", "1"], [r"^State +Succeeded$", rf"^{NEWEST} +\d", r"^bootloader/pxe/i386 +\d"], id="import"
     ),
     pytest.param(["image", "versions", NEWEST], [r"^VERSION +SIZE", r"^\d{8} +\d+\.\d kB +yes +yes$"], id="versions"),
     pytest.param(
@@ -288,7 +288,7 @@ NOTHING_THERE = [
     pytest.param(["select", "ubuntu/warty"], {}, 1, "No source offers ubuntu/warty", id="not-offered"),
     pytest.param(["select", "ubuntu/noble/amd64", "-a", "arm64"], {}, 2, "leave --arch out", id="arch-twice"),
     pytest.param(["unselect", NEWEST], {}, 2, "add --yes", id="nobody-to-ask"),
-    pytest.param(["source", "remove", "1", "--yes"], {}, 1, "unselect them", id="source-in-use"),
+    pytest.param(["source", "remove", "1", "--yes"], {}, 1, "say what becomes of them", id="source-in-use"),
     pytest.param(["source", "probe", "http://127.0.0.1:1"], {}, 2, "--unsigned", id="probe-without-trust"),
     pytest.param(["source", "probe", "{mirror}x", "--unsigned"], {}, 1, "answered 404", id="probe-of-nothing"),
     pytest.param(["selection", "apply", "/nonexistent"], {}, 2, "No such file", id="no-such-file"),
@@ -441,7 +441,7 @@ def test_select_and_unselect(operator: Operator) -> None:
 def test_a_selection_in_a_file(operator: Operator, tmp_path: Path) -> None:
     present = operator("selection", "show", "-o", "yaml").out
     assert yaml.safe_load(present) == {
-        "images": [{"image": "ubuntu/resolute", "arches": ["amd64"], "source": "maas.io"}],
+        "images": [{"image": "ubuntu/resolute", "arches": ["amd64"]}],
     }
     before = len(operator("imports", "-o", "json").json)
     unchanged = operator("selection", "apply", "-", stdin=present)

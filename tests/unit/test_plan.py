@@ -1,7 +1,7 @@
 """What to bring in and what to withdraw: named cases, then what must be true whatever the case."""
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import pytest
@@ -9,15 +9,17 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from region.catalogue.versions import File, Product, Version
+from region.catalogue.facts import File, Wish
 from region.importing.plan import Plan, plan
 from shared.digest import Sha256
 from shared.errors import InvalidValue
 from shared.names import ImageKey, RelativePath
+from tests import reference
+from tests.reference import Product, Source, Version
 
 NOBLE = ImageKey.parse("ubuntu:noble:amd64")
 JAMMY = ImageKey.parse("ubuntu:jammy:amd64")
-GRUB = ImageKey.parse("grub:grub:amd64")
+GRUB = ImageKey.parse("bootloader:uefi:amd64")
 _ids = itertools.count(1)
 
 
@@ -27,29 +29,57 @@ def sha(name: str) -> Sha256:
 
 def version(name: str, files: str, *, held: bool = False, offered: bool = True) -> Version:
     """A version with these files, 100 bytes each; what a test calls `k1` has its digest and path from that name."""
-    wanted = tuple(File(sha(file), 100, RelativePath(file)) for file in files.split())
+    wanted = tuple(File(sha(file), 100, RelativePath(file), False) for file in files.split())
     return Version(next(_ids), name, offered, held, wanted)
 
 
 def product(
-    slot: str, *versions: Version, source: int = 1, image: ImageKey = NOBLE, offered: bool = True, boot: bool = False
+    place: str, *versions: Version, source: int = 1, image: ImageKey = NOBLE, offered: bool = True, boot: bool = False
 ) -> Product:
     """A product of a source whose priority is ten times its id."""
     shown = tuple(replace(v, offered=v.offered and offered) for v in versions)
-    return Product(next(_ids), source, source * 10, image, slot, boot, shown)
+    return Product(next(_ids), source, image, place, offered, shown, kernel=place, bootloader=boot)
 
 
 def named(products: Iterable[Product]) -> dict[int, str]:
-    return {v.id: f"{p.source_id}/{p.slot}/{v.name}" for p in products for v in p.versions}
+    return {v.id: f"{p.source_id}/{p.place}/{v.name}" for p in products for v in p.versions}
+
+
+Selected = Collection[tuple[int, ImageKey]]
+
+
+def decide(
+    selected: Selected,
+    products: Iterable[Product],
+    stored: Mapping[Sha256, int],
+    *,
+    bootloader_source: int = 1,
+    not_current: Collection[int] = (),
+) -> Plan:
+    """The plan for this catalogue, with the targets that the reference finds."""
+    shown = [
+        replace(
+            p,
+            versions=tuple(
+                replace(v, files=tuple(file._replace(stored=file.sha256 in stored) for file in v.files))
+                for v in p.versions
+            ),
+        )
+        for p in products
+    ]
+    wishes = frozenset(Wish(source_id, image) for source_id, image in selected)
+    sources = [Source(n, n * 10, current=n not in not_current) for n in (1, 2)]
+    wanted = reference.targets(wishes, sources, shown, bootloader_source=bootloader_source)
+    return plan(wishes, wanted, reference.held(shown))
 
 
 @dataclass(frozen=True)
 class Expected:
-    """Versions are `source/slot/version`. `imports` names the files each lacks."""
+    """Versions are `source/place/version`. `imports` names the files each lacks."""
 
     imports: dict[str, str]
-    retire: set[str]
-    withdrawn: set[str]
+    withdraw: set[str]
+    lost: set[str]
     unavailable: set[ImageKey]
     needs_operator: bool = False
 
@@ -57,20 +87,20 @@ class Expected:
 def expect(
     imports: dict[str, str] | None = None,
     *,
-    retire: str = "",
-    withdrawn: str = "",
+    withdraw: str = "",
+    lost: str = "",
     unavailable: set[ImageKey] | None = None,
     needs_operator: bool = False,
 ) -> Expected:
-    return Expected(imports or {}, set(retire.split()), set(withdrawn.split()), unavailable or set(), needs_operator)
+    return Expected(imports or {}, set(withdraw.split()), set(lost.split()), unavailable or set(), needs_operator)
 
 
 def found(decided: Plan, products: Iterable[Product]) -> Expected:
     names = named(products)
     return Expected(
-        {names[e.version.id]: " ".join(file.path for file in e.missing) for e in decided.imports},
-        {names[i] for i in decided.retire},
-        {names[i] for i in decided.withdrawn},
+        {names[e.version_id]: " ".join(file.path for file in e.missing) for e in decided.imports},
+        {names[i] for i in decided.withdraw},
+        {names[i] for i in decided.lost},
         set(decided.unavailable),
         decided.needs_operator,
     )
@@ -134,7 +164,7 @@ def crowd(count: int) -> list[Product]:
             [(1, NOBLE)],
             [product("ga", version("1", "k1", held=True), version("2", "k2", held=True))],
             "k1 k2",
-            expect(retire="1/ga/1"),
+            expect(withdraw="1/ga/1"),
             id="the old version goes once the new one is held",
         ),
         pytest.param(
@@ -148,7 +178,7 @@ def crowd(count: int) -> list[Product]:
             [(1, NOBLE)],
             [product("ga", version("1", "k1", held=True), version("2", "k2", held=True, offered=False))],
             "k1 k2",
-            expect(retire="1/ga/2"),
+            expect(withdraw="1/ga/2"),
             id="a newest version taken back goes once the one before it is held",
         ),
         pytest.param(
@@ -179,21 +209,21 @@ def crowd(count: int) -> list[Product]:
             [],
             [product("ga", version("1", "k1", held=True))],
             "k1",
-            expect(retire="1/ga/1"),
-            id="what nobody selects any more is retired",
+            expect(withdraw="1/ga/1"),
+            id="what nobody selects any more is withdrawn",
         ),
         pytest.param(
             [],
             [product("ga", version("1", "k1", held=True), offered=False)],
             "k1",
-            expect(retire="1/ga/1"),
-            id="what nobody selects is retired, offered or not",
+            expect(withdraw="1/ga/1"),
+            id="what nobody selects is withdrawn, offered or not",
         ),
         pytest.param(
             [(1, JAMMY)],
             [product("ga", version("1", "k1", held=True)), *crowd(1)],
             "k1 c0",
-            expect(retire="1/ga/1"),
+            expect(withdraw="1/ga/1"),
             id="unselecting is an operator's word: no limit holds it up",
         ),
         # Several sources; the greater id has the higher priority.
@@ -239,7 +269,7 @@ def crowd(count: int) -> list[Product]:
                 product("hwe", version("1", "b2"), source=2),
             ],
             "a1 a2 b1",
-            expect({"2/hwe/1": "b2"}, retire="1/ga/1"),
+            expect({"2/hwe/1": "b2"}, withdraw="1/ga/1"),
             id="the loser goes place by place",
         ),
         pytest.param(
@@ -263,7 +293,7 @@ def crowd(count: int) -> list[Product]:
                 *crowd(9),
             ],
             "a1 a2 b1 c0 c1 c2 c3 c4 c5 c6 c7 c8",
-            expect(retire="1/ga/1 1/hwe/1", withdrawn="1/hwe/1"),
+            expect(withdraw="1/ga/1 1/hwe/1", lost="1/hwe/1"),
             id="what only the loser has goes once the winner is whole",
         ),
         # The limit: more than one in five.
@@ -276,7 +306,7 @@ def crowd(count: int) -> list[Product]:
                     *crowd(held - 2),
                 ],
                 " ".join(["a2", "b1", *(f"c{n}" for n in range(held - 2))]),
-                expect(retire="1/hwe/1", withdrawn="1/hwe/1", needs_operator=needs),
+                expect(withdraw="1/hwe/1", lost="1/hwe/1", needs_operator=needs),
                 id=name,
             )
             for held, needs, name in [
@@ -297,7 +327,7 @@ def crowd(count: int) -> list[Product]:
             [product("uefi", version("1", "g1"), image=GRUB, boot=True)],
             "",
             expect(),
-            id="bootloaders of a source not in use do not come",
+            id="bootloaders do not come while nothing is selected",
         ),
         pytest.param(
             [(1, NOBLE)],
@@ -308,19 +338,7 @@ def crowd(count: int) -> list[Product]:
             ],
             "k1",
             expect({"1/uefi/1": "g1"}),
-            id="bootloaders follow the source in use, whatever the priorities",
-        ),
-        pytest.param(
-            [(1, NOBLE), (2, JAMMY)],
-            [
-                product("ga", version("1", "k1", held=True)),
-                product("jammy", version("1", "j1", held=True), source=2, image=JAMMY),
-                product("uefi", version("1", "g1", held=True), image=GRUB, boot=True),
-                product("uefi", version("1", "h1", held=True), image=GRUB, boot=True, source=2),
-            ],
-            "k1 j1 g1 h1",
-            expect(retire="1/uefi/1"),
-            id="of two sources in use the higher priority gives the bootloader",
+            id="bootloaders come from their source, whatever the priorities",
         ),
         pytest.param(
             [],
@@ -348,7 +366,7 @@ def crowd(count: int) -> list[Product]:
             ],
             "k1 h1",
             expect({"1/uefi/1": "g1"}),
-            id="the bootloader of a source given up stays until the one in use has its own",
+            id="the bootloader of another source stays until the chosen one has its own",
         ),
         pytest.param(
             [(1, NOBLE)],
@@ -358,8 +376,8 @@ def crowd(count: int) -> list[Product]:
                 product("uefi", version("1", "h1", held=True), image=GRUB, boot=True, source=2),
             ],
             "k1 g1 h1",
-            expect(retire="2/uefi/1"),
-            id="the bootloader of a source given up goes once the one in use has its own",
+            expect(withdraw="2/uefi/1"),
+            id="the bootloader of another source goes once the chosen one has its own",
         ),
         # Healing.
         pytest.param(
@@ -390,7 +408,7 @@ def crowd(count: int) -> list[Product]:
             [],
             [product("ga", version("1", "k1 s1", held=True))],
             "k1",
-            expect(retire="1/ga/1"),
+            expect(withdraw="1/ga/1"),
             id="what is about to go is not healed",
         ),
         pytest.param(
@@ -404,20 +422,40 @@ def crowd(count: int) -> list[Product]:
 )
 def test_plan(selected: list[tuple[int, ImageKey]], products: list[Product], stored: str, expected: Expected) -> None:
     digests = {sha(name): 100 for name in stored.split()}
-    assert found(plan(selected, products, digests), products) == expected
+    assert found(decide(selected, products, digests), products) == expected
     # The order in which the database answers decides nothing.
-    assert found(plan(selected[::-1], products[::-1], digests), products) == expected
+    assert found(decide(selected[::-1], products[::-1], digests), products) == expected
+
+
+def test_of_two_sources_the_chosen_one_gives_the_bootloader_whatever_is_selected_of_it() -> None:
+    products = [
+        product("ga", version("1", "k1", held=True)),
+        product("jammy", version("1", "j1", held=True), source=2, image=JAMMY),
+        product("uefi", version("1", "g1", held=True), image=GRUB, boot=True),
+        product("uefi", version("1", "h1", held=True), image=GRUB, boot=True, source=2),
+    ]
+    stored = {sha(name): 100 for name in ("k1", "j1", "g1", "h1")}
+    for chosen, other in ((1, 2), (2, 1)):
+        decided = decide([(1, NOBLE), (2, JAMMY)], products, stored, bootloader_source=chosen)
+        assert found(decided, products) == expect(withdraw=f"{other}/uefi/1")
+
+
+def test_nothing_is_planned_from_a_source_that_was_not_read_under_its_present_trust() -> None:
+    products = [product("ga", version("1", "k1", held=True), version("2", "k2"))]
+    stored = {sha("k1"): 100}
+    assert found(decide([(1, NOBLE)], products, stored), products) == expect({"1/ga/2": "k2"})
+    assert found(decide([(1, NOBLE)], products, stored, not_current=[1]), products) == expect()
 
 
 def test_a_file_that_versions_share_is_counted_once() -> None:
     products = [product("ga", version("1", "k1 s1")), product("hwe", version("1", "h1 s1"))]
-    decided = plan([(1, NOBLE)], products, {})
+    decided = decide([(1, NOBLE)], products, {})
     assert decided.fetch == {sha("k1"): 100, sha("h1"): 100, sha("s1"): 100}
     assert decided.fetch_bytes == 300
 
 
 def test_held_counts_versions_of_every_image() -> None:
-    assert plan([(1, JAMMY)], crowd(3), {}).held == 3
+    assert decide([(1, JAMMY)], crowd(3), {}).held == 3
 
 
 @pytest.mark.parametrize(
@@ -435,7 +473,7 @@ def test_an_image_that_is_none(text: str) -> None:
         ImageKey.parse(text)
 
 
-# What is true of every catalogue: at most one product of a source in a slot.
+# What is true of every catalogue: at most one product of a source in a place.
 
 versions_ = st.lists(
     st.tuples(st.booleans(), st.booleans(), st.integers(0, 2)), min_size=1, max_size=3
@@ -448,30 +486,30 @@ def situations(draw: st.DrawFn) -> tuple[set[tuple[int, ImageKey]], list[Product
     products: list[Product] = []
     stored: dict[Sha256, int] = {}
     places = [(NOBLE, "noble/ga"), (NOBLE, "noble/hwe"), (JAMMY, "jammy/ga"), (GRUB, "uefi")]
-    for source, (image, slot) in itertools.product([1, 2], places):
+    for source, (image, place) in itertools.product([1, 2], places):
         made = []
         for serial, (offered, held, count) in enumerate(draw(versions_)):
-            names = f"{source}{slot}{serial}k {source}{slot}{serial}s"
+            names = f"{source}{place}{serial}k {source}{place}{serial}s"
             stored |= {sha(name): 100 for name in names.split()[: 2 if held else count]}
             made.append(version(str(serial), names, offered=offered, held=held))
         products.append(
-            product(slot, *made, source=source, image=image, offered=draw(st.booleans()), boot=image == GRUB)
+            product(place, *made, source=source, image=image, offered=draw(st.booleans()), boot=image == GRUB)
         )
     return selected, products, stored
 
 
-def held_slots(products: Iterable[Product], images: set[ImageKey]) -> set[str]:
-    return {p.slot for p in products if p.image in images for v in p.versions if v.held}
+def held_places(products: Iterable[Product], images: set[ImageKey]) -> set[str]:
+    return {p.place for p in products if p.image in images for v in p.versions if v.held}
 
 
 def carried_out(decided: Plan, products: Iterable[Product]) -> list[Product]:
     """The products once everything was fetched and everything withdrawn."""
-    whole = {entry.version.id for entry in decided.imports}
+    whole = {entry.version_id for entry in decided.imports}
     return [
         replace(
             p,
             versions=tuple(
-                replace(v, held=v.id not in decided.retire and (v.held or v.id in whole)) for v in p.versions
+                replace(v, held=v.id not in decided.withdraw and (v.held or v.id in whole)) for v in p.versions
             ),
         )
         for p in products
@@ -484,17 +522,17 @@ def test_withdrawing_never_leaves_a_wanted_place_empty_but_for_what_the_limit_co
     situation: tuple[set[tuple[int, ImageKey]], list[Product], dict[Sha256, int]],
 ) -> None:
     selected, products, stored = situation
-    decided = plan(selected, products, stored)
+    decided = decide(selected, products, stored)
     wanted = {image for _, image in selected} | {GRUB}
     gone = [
-        replace(p, versions=tuple(replace(v, held=v.held and v.id not in decided.retire) for v in p.versions))
+        replace(p, versions=tuple(replace(v, held=v.held and v.id not in decided.withdraw) for v in p.versions))
         for p in products
     ]
-    lost = held_slots(products, wanted) - held_slots(gone, wanted)
-    counted = {p.slot for p in products for v in p.versions if v.id in decided.withdrawn}
+    lost = held_places(products, wanted) - held_places(gone, wanted)
+    counted = {p.place for p in products for v in p.versions if v.id in decided.lost}
     assert lost <= counted
-    assert decided.withdrawn <= decided.retire
-    assert {p.image for p in gone if p.slot in lost} <= {p.image for p in gone if any(v.held for v in p.versions)}, (
+    assert decided.lost <= decided.withdraw
+    assert {p.image for p in gone if p.place in lost} <= {p.image for p in gone if any(v.held for v in p.versions)}, (
         "an image lost everything"
     )
 
@@ -506,15 +544,14 @@ def test_carrying_plans_out_comes_to_rest(
 ) -> None:
     selected, products, stored = situation
     for _ in range(2):
-        decided = plan(selected, products, stored)
+        decided = decide(selected, products, stored)
         stored |= decided.fetch
         products = carried_out(decided, products)
-    at_rest = plan(selected, products, stored)
-    assert (at_rest.imports, at_rest.retire) == ((), frozenset())
+    at_rest = decide(selected, products, stored)
+    assert (at_rest.imports, at_rest.withdraw) == ((), frozenset())
     for image in {image for _, image in selected}:
-        offering = [p for p in products if (p.source_id, image) in selected and p.image == image and p.target()]
-        top = max((p.priority for p in offering), default=None)
+        offering = [p for p in products if (p.source_id, image) in selected and p.image == image and p.lists()]
+        top = max((p.source_id for p in offering), default=None)
         for p in offering:
-            target = p.target()
-            assert target is not None
-            assert target.held == (p.priority == top), "the winner's newest versions, and only they, are held"
+            newest = max((v for v in p.versions if v.offered), key=lambda v: v.name.encode())
+            assert newest.held == (p.source_id == top), "the winner's newest versions, and only they, are held"

@@ -13,6 +13,11 @@ export const IMAGE = {
   synced: { word: "Synced", icon: "synced", means: "Every live rack serves all of the newest version." },
   failed: { word: "Failed", icon: "failed", means: "What is held stays; the next sync tries again." },
   unavailable: { word: "No longer offered", icon: "gone", means: "No source offers it; what is held is kept." },
+  unvouched: {
+    word: "Not vouched for",
+    icon: "failed",
+    means: "Nobody whom its source is believed by has signed its offers; what is held is kept.",
+  },
   retiring: { word: "Retiring", icon: "removed", means: "No longer selected; it is about to go." },
 };
 

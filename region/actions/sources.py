@@ -1,0 +1,247 @@
+"""What an operator does to sources, and to what was believed because of them.
+
+- A change of a source's URL, keyring or mode changes its trust: what it offers and no remaining voucher stands behind
+  lapses, and what is held of that stays served until an operator withdraws it. Whoever makes such a change says which
+  of the two he wants, and can see before what it concerns.
+- A signed source becomes unsigned only with a confirmation of its own.
+- A new source has the lowest priority: it takes nothing from the others.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from region.catalogue import offers, selections, sources, trust, wanted
+from region.catalogue.sources import Source, SourceWish
+from region.catalogue.trust import Keyring, Unvouched, read_keyring
+from region.database.topics import Topic, notify
+from region.importing import imports
+from region.people import activity
+from region.people.operators import Operator
+from region.publishing import held as publishing
+from region.publishing.held import Publisher
+from region.stream.keys import SHIPPED_KEYRINGS, key_ids, usable_keyring
+from shared.errors import Conflict, InvalidValue
+from shared.http import parse_url, shown
+
+
+class HeldChoice(StrEnum):
+    """What becomes of held versions that nobody vouches for after a change."""
+
+    KEEP = "keep"
+    """They stay served, and say who signed them."""
+    WITHDRAW = "withdraw"
+    """They are withdrawn in the same step."""
+
+
+class HeldUndecided(Conflict):
+    """The change needs a decision about what is held."""
+
+    code = "held_undecided"
+
+    def __init__(self, name: str, count: int) -> None:
+        super().__init__(
+            f"Nobody would vouch for {count} held versions of {name} after this; say what becomes of them:"
+            " held=keep to go on serving them, or held=withdraw."
+        )
+
+
+class UnsignedNotConfirmed(Conflict):
+    """A signed source would become unsigned, and nobody confirmed that."""
+
+    code = "unsigned_not_confirmed"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"{name} would be believed without any signature after this; say confirm_unsigned if that is what you want."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Lapse:
+    """What a change of a source's trust concerns: images it offers that lapse, and what is held of it."""
+
+    images: Sequence[str]
+    held: Sequence[Unvouched]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceChanged:
+    """The source after a change (or as it was removed), what lapsed, and the import that follows; None in a dry run."""
+
+    source: Source
+    lapse: Lapse
+    import_id: int | None
+
+
+async def keyring_of(
+    content: bytes | None, path: str | None, name: str | None, now: datetime
+) -> tuple[bytes | None, str | None]:
+    """A keyring in binary form, and its shipped name, from whichever of the three an operator gave.
+
+    Raises InvalidValue for more than one, InvalidKeyring when no key in it can be used.
+    """
+    if sum(given is not None for given in (content, path, name)) > 1:
+        raise InvalidValue("keyring", "several", "give its contents, its path on the region or a shipped one's name")
+    if name is not None:
+        # `ubuntu` is how people call it; what is kept is the name it is shipped under.
+        return await asyncio.to_thread(read_keyring, Keyring(None, name=name)), SHIPPED_KEYRINGS[0]
+    if path is not None:
+        content = await asyncio.to_thread(read_keyring, Keyring(None, path=path))
+    return (None if content is None else await asyncio.to_thread(usable_keyring, content, now)), None
+
+
+async def add(connection: AsyncConnection, operator: Operator, wished: SourceWish, now: datetime) -> SourceChanged:
+    """The new source; an import that reads it is asked for. Raises Conflict when name or priority is taken."""
+    source = await sources.create(connection, wished, now)
+    sentence = f"Added the source {source.name}{', unsigned' if source.unsigned else ''}."
+    await activity.record(connection, operator, now, "source.added", sentence, after=described(source))
+    return await _followed(connection, operator, source, Lapse((), ()), now)
+
+
+async def change(
+    connection: AsyncConnection,
+    operator: Operator,
+    publisher: Publisher,
+    before: Source,
+    wished: SourceWish,
+    now: datetime,
+    *,
+    confirm_unsigned: bool = False,
+    held: HeldChoice | None = None,
+    dry_run: bool = False,
+) -> SourceChanged:
+    """The source as `wished`; `before` was read in this transaction. A dry run tells what would lapse.
+
+    Raises UnsignedNotConfirmed; HeldUndecided when something held would lapse and `held` does not say what becomes of
+    it; Conflict when the name or priority is taken.
+    """
+    if wished.unsigned and not before.unsigned and not confirm_unsigned:
+        raise UnsignedNotConfirmed(before.name)
+    # The lock of the region's row comes before those of sources.
+    await selections.revision(connection, for_update=True)
+    before = await sources.get(connection, before.id, for_update=True)
+    offered, unvouched = await offers.images(connection, before.id), await trust.unvouched(connection, before.id)
+    async with connection.begin_nested() as attempt:
+        source = await sources.change(connection, before, wished, now)
+        known = {entry.version_id for entry in unvouched}
+        lapse = Lapse(
+            sorted(offered - await offers.images(connection, source.id)),
+            [entry for entry in await trust.unvouched(connection, source.id) if entry.version_id not in known],
+        )
+        if dry_run:
+            await attempt.rollback()
+            return SourceChanged(source, lapse, None)
+    await _settle(connection, publisher, source.name, lapse, held, now)
+    await activity.record(
+        connection,
+        operator,
+        now,
+        "source.changed",
+        f"Changed the source {source.name}.",
+        before=described(before),
+        after=described(source),
+    )
+    return await _followed(connection, operator, source, lapse, now)
+
+
+async def remove(
+    connection: AsyncConnection,
+    operator: Operator,
+    publisher: Publisher,
+    source_id: int,
+    now: datetime,
+    *,
+    held: HeldChoice | None = None,
+    dry_run: bool = False,
+) -> SourceChanged:
+    """The source is gone. Selections that named it mean whichever source wins; what is held of it is kept or withdrawn.
+
+    Raises NotFound; HeldUndecided when something is held of it and `held` does not say what becomes of it.
+    """
+    await selections.revision(connection, for_update=True)
+    source = await sources.get(connection, source_id, for_update=True)
+    offered = await offers.images(connection, source_id)
+    async with connection.begin_nested() as attempt:
+        await selections.unname(connection, source_id)
+        await sources.remove(connection, source_id, now)
+        await wanted.refresh(connection)
+        lapse = Lapse(sorted(offered), await trust.unvouched(connection, source_id))
+        if dry_run:
+            await attempt.rollback()
+            return SourceChanged(source, lapse, None)
+    await _settle(connection, publisher, source.name, lapse, held, now)
+    await sources.forget_removed(connection)
+    sentence = f"Removed the source {source.name}."
+    await activity.record(connection, operator, now, "source.removed", sentence, before=described(source))
+    return await _followed(connection, operator, source, lapse, now)
+
+
+async def withdraw_unvouched(
+    connection: AsyncConnection, operator: Operator, publisher: Publisher, now: datetime, *, dry_run: bool = False
+) -> Sequence[Unvouched]:
+    """Withdraw what is held and nobody vouches for; answers what that was. Machines lose it with the next poll."""
+    await selections.revision(connection, for_update=True)
+    found = await trust.unvouched(connection)
+    if found and not dry_run:
+        await publishing.change(
+            connection, publisher, now, withdraw=[entry.version_id for entry in found], confirmed=True
+        )
+        await sources.forget_removed(connection)
+        images = sorted({entry.image for entry in found})
+        await activity.record(
+            connection,
+            operator,
+            now,
+            "unvouched.withdrawn",
+            f"Withdrew {len(found)} versions that nobody vouches for.",
+            before={"images": images},
+        )
+        await imports.enqueue(connection, "operator", operator.name, now)
+    return found
+
+
+def described(source: Source) -> dict[str, Any]:
+    """How a source is described, without secrets: what the activity keeps of it."""
+    return {
+        "name": source.name,
+        "url": shown(parse_url(source.url)),
+        "unsigned": source.unsigned,
+        "key_ids": [] if source.keyring is None else list(key_ids(source.keyring)),
+        "keyring_path": source.keyring_path,
+        "keyring_name": source.keyring_name,
+        "priority": source.priority,
+        "proxy": shown(parse_url(source.proxy)) if source.proxy else None,
+        "ca_bundle": source.ca_bundle,
+    }
+
+
+async def _settle(
+    connection: AsyncConnection,
+    publisher: Publisher,
+    name: str,
+    lapse: Lapse,
+    held: HeldChoice | None,
+    now: datetime,
+) -> None:
+    if not lapse.held:
+        return
+    if held is None:
+        raise HeldUndecided(name, len(lapse.held))
+    if held is HeldChoice.WITHDRAW:
+        await publishing.change(
+            connection, publisher, now, withdraw=[entry.version_id for entry in lapse.held], confirmed=True
+        )
+
+
+async def _followed(
+    connection: AsyncConnection, operator: Operator, source: Source, lapse: Lapse, now: datetime
+) -> SourceChanged:
+    import_id = await imports.enqueue(connection, "operator", operator.name, now)
+    await notify(connection, Topic.SOURCES, Topic.IMAGES)
+    return SourceChanged(source, lapse, import_id)

@@ -1,0 +1,165 @@
+"""Fetching: every missing file once, by whichever road leads to it.
+
+A file has a road for each source and path that lists its digest: that of the version it is wanted for first, the others
+after. A road that fails costs nothing but itself; the bytes are the right ones by their digest, whoever sends them.
+When all roads have failed, those whose failure may pass are tried again after growing pauses.
+"""
+
+import asyncio
+import errno
+import random
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from region.catalogue.facts import File
+from region.catalogue.sources import Source
+from region.catalogue.versions import Road
+from region.importing import reading
+from region.importing.plan import Import
+from shared.digest import Sha256
+from shared.download import Transfer, download
+from shared.errors import BootferryError, Conflict, DiskFailed, FetchError, InvalidConfiguration, NoRoom
+from shared.logs import logger
+from shared.names import ImageKey
+from shared.patience import Patience, is_transient
+from shared.store import Store
+
+log = logger(__name__)
+
+
+class NoRoad(BootferryError):
+    """No source that was read under its present trust lists the file."""
+
+    code = "no_road"
+
+    def __init__(self, sha256: str) -> None:
+        super().__init__(f"No source offers the file {sha256[:12]}… at the moment; look at the sources' errors.")
+
+
+@dataclass(frozen=True, slots=True)
+class Fetching:
+    """How to fetch. `progress` is told the bytes of each file that have arrived."""
+
+    store: Store
+    parallel: int
+    patience: Patience
+    rng: random.Random
+    proxy: str | None
+    progress: dict[Sha256, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """A road with a session to walk it."""
+
+    connected: reading.Upstream
+    transfer: Transfer
+    road: Road
+
+
+async def fetch(
+    fetching: Fetching,
+    sources: Mapping[int, Source],
+    wanted: Sequence[Import],
+    roads: Mapping[Sha256, Sequence[Road]],
+    stored: Callable[[Sha256, int], None],
+    errors: dict[ImageKey, BootferryError],
+) -> None:
+    """Fetch every file that `wanted` lacks; `stored` is called for each that has arrived.
+
+    What fails is put down in `errors` for each image that waited for it, the first failure of each.
+    """
+    files: dict[Sha256, tuple[File, list[Import]]] = {}
+    for entry in wanted:
+        for file in entry.missing:
+            files.setdefault(file.sha256, (file, []))[1].append(entry)
+    slots = asyncio.Semaphore(fetching.parallel)
+    async with AsyncExitStack() as stack:
+        executor = stack.enter_context(ThreadPoolExecutor(fetching.parallel, "download"))
+        connections: dict[int, tuple[reading.Upstream, Transfer] | InvalidConfiguration] = {}
+        for source_id in {road.source_id for known in roads.values() for road in known} & sources.keys():
+            try:
+                connected = await stack.enter_async_context(reading.connect(sources[source_id], None, fetching.proxy))
+            except InvalidConfiguration as error:
+                connections[source_id] = error
+                continue
+            connections[source_id] = (connected, Transfer(connected.session, executor, proxy=connected.proxy))
+
+        async def bring(file: File, waiting: Sequence[Import]) -> None:
+            async with slots:
+                try:
+                    await _fetch_one(fetching, file, _ways(file, waiting[0], roads, connections))
+                    await asyncio.to_thread(_require_stored, fetching.store, file)
+                except (FetchError, DiskFailed, NoRoom, NoRoad, InvalidConfiguration, Conflict) as error:
+                    log.warning(f"A file could not be fetched. {error}", action="fetch", code=error.code)
+                    for entry in waiting:
+                        errors.setdefault(entry.image, error)
+                    return
+            stored(file.sha256, file.size)
+
+        async with asyncio.TaskGroup() as tasks:
+            for file, waiting in files.values():
+                tasks.create_task(bring(file, waiting))
+
+
+def _ways(
+    file: File,
+    wanted_for: Import,
+    roads: Mapping[Sha256, Sequence[Road]],
+    connections: Mapping[int, tuple[reading.Upstream, Transfer] | InvalidConfiguration],
+) -> list[_Way]:
+    """The ways to the file, best first. Raises NoRoad; InvalidConfiguration when that is why there is none."""
+    own = Road(wanted_for.source_id, file.path)
+    known = sorted(roads.get(file.sha256, ()), key=lambda road: (road != own, road.source_id != own.source_id))
+    ways = []
+    refused: InvalidConfiguration | None = None
+    for road in known:
+        match connections.get(road.source_id):
+            case (connected, transfer):
+                ways.append(_Way(connected, transfer, road))
+            case InvalidConfiguration() as error:
+                refused = refused or error
+    if not ways:
+        raise refused or NoRoad(file.sha256)
+    return ways
+
+
+def _require_stored(store: Store, file: File) -> None:
+    """Raises DiskFailed when the disk has not kept what it has just been given."""
+    if not store.has(file.sha256, file.size):
+        raise DiskFailed(str(store.root), OSError(errno.EIO, f"{file.sha256} went away at once"))
+
+
+async def _fetch_one(fetching: Fetching, file: File, ways: Sequence[_Way]) -> None:
+    """When this returns the store holds the file. Raises what the best road met last."""
+
+    def progress(done: int) -> None:
+        fetching.progress[file.sha256] = done
+
+    failures = 0
+    while True:
+        first: FetchError | None = None
+        passing: list[_Way] = []
+        for way in ways:
+            try:
+                await download(
+                    way.transfer,
+                    fetching.store,
+                    way.connected.url(way.road.path),
+                    file.sha256,
+                    file.size,
+                    progress,
+                )
+            except FetchError as error:
+                first = first or error
+                if is_transient(error):
+                    passing.append(way)
+            else:
+                return
+        failures += 1
+        if first is not None and (not passing or failures >= fetching.patience.attempts):
+            raise first
+        ways = passing
+        await asyncio.sleep(fetching.patience.pause_s(failures, fetching.rng))

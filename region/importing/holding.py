@@ -1,0 +1,111 @@
+"""Holding: files that have arrived become rows, and whole versions become held, many at a time.
+
+- Rows of files are written for all that arrived while the last ones were written.
+- The first whole versions are published at once; after that at most one manifest a second is made, and at most a tenth
+  of the time is spent on it. What became whole meanwhile goes together.
+- Every transaction shows the import's lease.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from region.catalogue import files, trust
+from region.database.connection import transaction
+from region.importing import imports
+from region.importing.imports import Claim
+from region.importing.plan import Import
+from region.publishing import held
+from region.publishing.held import Publisher
+from shared.digest import Sha256
+from shared.logs import logger
+
+PAUSE_S = 1.0
+SHARE = 10
+"""A manifest that took a while is followed by a pause of nine times as long."""
+
+log = logger(__name__)
+
+
+@dataclass(slots=True)
+class Holding:
+    """What one import has brought in. `run` until `close`; `stored` is called for each file that has arrived."""
+
+    engine: AsyncEngine
+    publisher: Publisher
+    claim: Claim
+    now: Callable[[], datetime]
+    _arrived: dict[Sha256, int] = field(default_factory=dict)
+    _closed: bool = False
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def stored(self, sha256: Sha256, size: int) -> None:
+        """The store holds this file, whole and flushed."""
+        self._arrived[sha256] = size
+        self._wake.set()
+
+    def close(self) -> None:
+        """No more files will come: what is whole is held, then `run` returns."""
+        self._closed = True
+        self._wake.set()
+
+    async def run(self, wanted: Sequence[Import]) -> None:
+        """Write rows for files, and hold those of `wanted` that are whole, until there is nothing more to come."""
+        lacking = {entry.version_id: {file.sha256 for file in entry.missing} for entry in wanted}
+        waiting: dict[Sha256, list[int]] = {}
+        for version_id, digests in lacking.items():
+            for sha256 in digests:
+                waiting.setdefault(sha256, []).append(version_id)
+        whole = {version_id for version_id, digests in lacking.items() if not digests}
+        due = 0.0
+        while True:
+            for sha256 in await self._record():
+                for version_id in waiting.pop(sha256, ()):
+                    lacking[version_id].discard(sha256)
+                    if not lacking[version_id]:
+                        whole.add(version_id)
+            if whole and (self._closed or time.monotonic() >= due):
+                began = time.monotonic()
+                await self._hold(whole)
+                whole = set()
+                due = time.monotonic() + max(PAUSE_S, (SHARE - 1) * (time.monotonic() - began))
+            if self._closed and not self._arrived and not whole:
+                return
+            await self._wait(due - time.monotonic() if whole else None)
+
+    async def _record(self) -> list[Sha256]:
+        """The files that have arrived, their rows written."""
+        arrived, self._arrived = self._arrived, {}
+        if arrived:
+            async with transaction(self.engine) as connection:
+                await imports.require_lease(connection, self.claim)
+                await files.record(connection, arrived, self.now())
+        return list(arrived)
+
+    async def _hold(self, whole: set[int]) -> None:
+        await trust.look_all(self.engine, self.now())
+        async with transaction(self.engine) as connection:
+            await imports.require_lease(connection, self.claim)
+            done = await held.change(connection, self.publisher, self.now(), hold=whole)
+        if done.published is not None:
+            log.info(
+                f"{len(done.held)} versions are whole and held.",
+                action="publish",
+                serial=done.published.manifest.serial,
+                withdrawn=len(done.withdrawn),
+            )
+
+    async def _wait(self, most_s: float | None) -> None:
+        if self._closed or self._arrived:
+            self._wake.clear()
+            return
+        try:
+            async with asyncio.timeout(None if most_s is None else max(0.0, most_s)):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+        self._wake.clear()
