@@ -214,12 +214,15 @@ class AddressForbidden(FetchError):
 
 
 class HttpStatus(FetchError):
-    """The other side answered `status` instead of the bytes; `problem` is its own error code where it gave one."""
+    """The other side answered `status` instead of the bytes; `problem` is its own error code where it gave one.
+
+    `retry_after` is how many seconds it asks to be left alone for; 0 where it does not say.
+    """
 
     code = "http_status"
 
-    def __init__(self, url: str, status: int, detail: str = "", problem: str = "") -> None:
-        self.status, self.detail, self.problem = status, detail, problem
+    def __init__(self, url: str, status: int, detail: str = "", problem: str = "", retry_after: float = 0.0) -> None:
+        self.status, self.detail, self.problem, self.retry_after = status, detail, problem, retry_after
         words = "".join(character if character.isprintable() else " " for character in detail).strip().rstrip(".")
         super().__init__(url, f"{url} answered {status}{': ' + words if words else '; check the URL'}.")
 

@@ -170,7 +170,13 @@ async def require_ok(response: aiohttp.ClientResponse, *accepted: int) -> None:
             document = None
         if isinstance(document, dict):
             detail, problem = str(document.get("detail") or "")[:500], str(document.get("code") or "")[:64]
-    raise HttpStatus(shown(response.url), response.status, detail, problem)
+    raise HttpStatus(shown(response.url), response.status, detail, problem, _retry_after(response))
+
+
+def _retry_after(response: aiohttp.ClientResponse) -> float:
+    """`Retry-After` in seconds (RFC 9110, section 10.2.3), 0 for none; a date needs clocks that agree: none, too."""
+    said = response.headers.get("Retry-After", "").strip()
+    return float(said) if re.fullmatch("[0-9]{1,9}", said) else 0.0
 
 
 @contextmanager

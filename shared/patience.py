@@ -1,4 +1,10 @@
-"""Patience: which failures pass by themselves, and how long to wait before trying again."""
+"""Patience: which failures pass by themselves, and how long to wait before trying again. One policy for both services.
+
+- Only a FetchError that may be gone in a moment is tried again (`is_transient`); bytes that are wrong stay wrong.
+- Pauses double, with a random part, so that all the racks of a region that comes back do not ask in the same moment.
+- Who answers `Retry-After` is not asked before. If that is longer than patience lasts, the failure is final for now:
+  the next poll or sync is the next attempt.
+"""
 
 import asyncio
 import random
@@ -28,22 +34,23 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """At most `attempts` tries, with pauses that begin at `first_s` seconds and double up to `most_s`."""
+    """At most `attempts` tries, with pauses that begin at `first_s` seconds and double up to `most_s`.
+
+    A pause that the other side asks for may be as long as `asked_most_s`.
+    """
 
     attempts: int = 4
     first_s: float = 1.0
     most_s: float = 10.0
+    asked_most_s: float = 30.0
 
     def pause_s(self, failures: int, rng: random.Random) -> float:
-        """Seconds to wait after so many failures in a row: between half and all of the doubled pause.
-
-        The random part keeps the racks of a region that comes back from all asking in the same moment.
-        """
+        """Seconds to wait after so many failures in a row: between half and all of the doubled pause."""
         return min(self.most_s, self.first_s * 2.0 ** min(failures - 1, 32)) * rng.uniform(0.5, 1.0)
 
 
 def is_transient(error: BootferryError) -> bool:
-    """True says: the same request may well succeed in a moment."""
+    """True if the same request may well succeed in a moment."""
     match error:
         case HttpStatus():
             return error.status in (408, 425, 429) or error.status >= 500
@@ -54,7 +61,7 @@ def is_transient(error: BootferryError) -> bool:
 
 
 def is_regions(error: BootferryError) -> bool:
-    """True says: the failure is about the region or the way to it, so that no other file would fare better."""
+    """True if the failure is about the region or the way to it, so that no other file would fare better."""
     match error:
         case NameNotFound() | ConnectionRefused() | TimedOut() | TlsFailed() | ProxyFailed() | AddressForbidden():
             return True
@@ -72,6 +79,7 @@ async def patiently(attempt: Callable[[], Awaitable[T]], patience: Patience, rng
             return await attempt()
         except FetchError as error:
             failures += 1
-            if failures >= patience.attempts or not is_transient(error):
+            asked_s = error.retry_after if isinstance(error, HttpStatus) else 0.0
+            if failures >= patience.attempts or not is_transient(error) or asked_s > patience.asked_most_s:
                 raise
-        await asyncio.sleep(patience.pause_s(failures, rng))
+        await asyncio.sleep(max(asked_s, patience.pause_s(failures, rng)))

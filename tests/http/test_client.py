@@ -357,6 +357,19 @@ async def test_another_status_is_told_with_the_other_sides_words(
     assert len(str(caught.value)) < 700
 
 
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [("7", 7.0), (" 120 ", 120.0), ("", 0.0), ("-1", 0.0), ("9" * 30, 0.0), ("Wed, 01 Jul 2026 00:00:00 GMT", 0.0)],
+)
+async def test_how_long_the_other_side_asks_to_be_left_alone(
+    upstream: Server, session: aiohttp.ClientSession, said: str, seconds: float
+) -> None:
+    upstream.misbehave("*", Status(503, {"Retry-After": said}))
+    with pytest.raises(HttpStatus) as caught:
+        await get(session, upstream.url + "greeting")
+    assert caught.value.retry_after == seconds
+
+
 async def test_other_statuses_can_be_accepted(upstream: Server, session: aiohttp.ClientSession) -> None:
     upstream.misbehave("*", Status(304))
     async with request(session, "GET", URL(upstream.url + "greeting")) as answer:

@@ -42,7 +42,7 @@ from shared.patience import Patience
 from shared.store import Store
 from tests.http.fake_region import FakeRegion, noise, tar_xz, tree_bytes, ubuntu
 
-QUICK = Patience(attempts=3, first_s=0.01, most_s=0.02)
+QUICK = Patience(attempts=3, first_s=0.01, most_s=0.02, asked_most_s=0.5)
 KERNEL = "ubuntu/amd64/ga-24.04/noble/stable/boot-kernel"
 SQUASHFS = "ubuntu/amd64/ga-24.04/noble/stable/squashfs"
 GRUB = {"bootx64.efi": noise("shim", 900), "grub/grubx64.efi": noise("grub", 3000)}

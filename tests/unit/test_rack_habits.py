@@ -26,7 +26,7 @@ from shared.errors import (
     WrongDigest,
     WrongSize,
 )
-from shared.patience import Patience, is_regions, is_transient
+from shared.patience import Patience, is_regions, is_transient, patiently
 
 NOW = datetime(2026, 7, 1, 12, 0, tzinfo=UTC)
 
@@ -118,6 +118,41 @@ def test_pauses_double_up_to_a_limit_and_differ() -> None:
     limits = [min(60.0, 2.0**number) for number in range(99)]
     assert all(limit / 2 <= pause <= limit for pause, limit in zip(pauses, limits, strict=True))
     assert len(set(pauses)) == len(pauses)
+
+
+ASKED = [
+    pytest.param(0.0, 2, [1.0], id="not-asked"),
+    pytest.param(0.25, 2, [1.0], id="asked-for-less-than-the-own-pause"),
+    pytest.param(20.0, 2, [20.0], id="asked-for-more"),
+    pytest.param(31.0, 1, [], id="asked-for-longer-than-patience-lasts"),
+]
+
+
+@pytest.mark.parametrize(("asked_s", "attempts", "pauses"), ASKED)
+async def test_who_answers_retry_after_is_not_asked_before(
+    monkeypatch: pytest.MonkeyPatch, asked_s: float, attempts: int, pauses: list[float]
+) -> None:
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    async def attempt() -> str:
+        tried.append(None)
+        raise HttpStatus("u", 503, retry_after=asked_s)
+
+    monkeypatch.setattr("shared.patience.asyncio.sleep", sleep)
+    tried: list[None] = []
+    with pytest.raises(HttpStatus):
+        await patiently(attempt, Patience(attempts=2, first_s=1.0), Steady())
+    assert (len(tried), slept) == (attempts, pauses)
+
+
+class Steady(random.Random):
+    """No jitter."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return b
 
 
 def test_the_state_comes_back_and_a_spoilt_one_is_a_fresh_one(tmp_path: Path) -> None:
