@@ -15,11 +15,12 @@ from aiohttp import web
 from yarl import URL
 
 from rack import serve
-from rack.agent import Agent, Habits
+from rack.beat import Beat
 from rack.client import Region
 from rack.configuration import RackConfiguration
 from rack.identity import Identity, load
 from rack.lock import hold
+from rack.poll import Habits, Poller
 from shared import __version__
 from shared.download import Transfer
 from shared.errors import Conflict, InvalidConfiguration
@@ -37,7 +38,7 @@ def run(configuration: RackConfiguration) -> None:
     Raises InvalidConfiguration when the configuration or the missing enrolment forbid a start, Conflict when the port
     or the data directory is another process's.
     """
-    # Whoever finds the lock may ask for a poll; before there is an agent, that must not end the process.
+    # Whoever finds the lock may ask for a poll; before there is a beat, that must not end the process.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     identity = load(configuration.data_dir)
     with hold(configuration.data_dir / "lock"), _listen(configuration.host, configuration.port) as listener:
@@ -51,11 +52,11 @@ async def _serve(configuration: RackConfiguration, identity: Identity, listener:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
-        agent = await stack.enter_async_context(_agent(configuration, identity))
-        loop.add_signal_handler(signal.SIGHUP, agent.wake)
-        await asyncio.to_thread(agent.recover)
+        poller, beat = await stack.enter_async_context(_polling(configuration, identity))
+        loop.add_signal_handler(signal.SIGHUP, beat.wake)
+        await asyncio.to_thread(poller.recover)
 
-        server = serve.runner(serve.application(configuration.data_dir, agent.belief, agent.doubt))
+        server = serve.runner(serve.application(configuration.data_dir, poller.belief, beat.doubt))
         stack.push_async_callback(server.cleanup)
         await server.setup()
         await web.SockSite(server, listener).start()
@@ -65,12 +66,12 @@ async def _serve(configuration: RackConfiguration, identity: Identity, listener:
             rack=identity.name,
             region=str(identity.region_url),
             address=f"{configuration.host}:{configuration.port}",
-            tree=agent.belief.tree.name if agent.belief.tree else "none yet",
+            tree=poller.belief.tree.name if poller.belief.tree else "none yet",
             version=__version__,
         )
         notify("READY=1")
 
-        polling = asyncio.create_task(agent.run())
+        polling = asyncio.create_task(beat.run())
         stack.push_async_callback(_ended, polling)
         stack.push_async_callback(_ended, asyncio.create_task(_watchdog()))
         stopping = asyncio.create_task(stop.wait())
@@ -83,7 +84,7 @@ async def _serve(configuration: RackConfiguration, identity: Identity, listener:
 
 
 @asynccontextmanager
-async def _agent(configuration: RackConfiguration, identity: Identity) -> AsyncIterator[Agent]:
+async def _polling(configuration: RackConfiguration, identity: Identity) -> AsyncIterator[tuple[Poller, Beat]]:
     proxy = URL(configuration.proxy) if configuration.proxy else None
     rng = random.Random()  # noqa: S311 - jitter, not a secret
     async with client_session(ca_bundle=configuration.ca_bundle) as session:
@@ -91,7 +92,7 @@ async def _agent(configuration: RackConfiguration, identity: Identity) -> AsyncI
         with ThreadPoolExecutor(configuration.parallel_downloads, "download") as executor:
             transfer = Transfer(session, executor, proxy, region.sign)
             store = Store(configuration.data_dir)
-            yield Agent(
+            poller = Poller(
                 configuration.data_dir,
                 store,
                 identity,
@@ -105,6 +106,7 @@ async def _agent(configuration: RackConfiguration, identity: Identity) -> AsyncI
                 port=configuration.port,
                 told=lambda sentence: notify(f"STATUS={sentence}"),
             )
+            yield poller, Beat(poller, region, rng=rng)
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

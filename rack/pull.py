@@ -80,4 +80,4 @@ async def _fetch(
 
 
 def _unwatched(_arrived: int) -> None:
-    """How far a file is can be seen in `incoming/`; the agent looks there every few seconds."""
+    """How far a file is can be seen in `incoming/`; the poll looks there every few seconds."""

@@ -3,7 +3,7 @@
 A name is looked up in the tree the rack believes in, never on the disk, so no request can climb out of it; the file
 behind it is opened once, so that a request that has begun ends with the bytes it began with, whatever is swapped or
 pruned meanwhile. A file that was touched since it was verified is not served: the machine hears 503 and Retry-After,
-and the agent hears of it too. The kernel copies the bytes (sendfile), in steps as large as the machine's window.
+and the rack polls soon to mend it. The kernel copies the bytes (sendfile), in steps as large as the machine's window.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry, Counter, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from rack.agent import Belief
+from rack.belief import Belief
 from rack.disk import is_verified
 from rack.tree import Link, Tree, tree_path
 from shared.conditions import decide, representation_headers

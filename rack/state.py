@@ -4,7 +4,6 @@
 """
 
 import json
-from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,15 +52,3 @@ class State:
 
 def _optional(value: Any) -> float | None:
     return None if value is None else float(value)
-
-
-def after_grace(
-    unwanted: Collection[str], since: Mapping[str, float], now: float, grace_s: float
-) -> tuple[set[str], dict[str, float]]:
-    """Of the things `unwanted` at `now`: those to be removed, and since when each of the others is unwanted.
-
-    What is wanted again in between starts anew. A clock that was set back starts the grace anew too.
-    """
-    began = {name: min(since.get(name, now), now) for name in unwanted}
-    due = {name for name, moment in began.items() if now - moment >= grace_s}
-    return due, {name: moment for name, moment in began.items() if name not in due}

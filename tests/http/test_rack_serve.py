@@ -13,7 +13,7 @@ from aiohttp import web
 from yarl import URL
 
 from rack import serve
-from rack.agent import Belief
+from rack.belief import Belief
 from rack.tree import Link, Tree
 from shared.digest import Sha256
 from shared.names import RelativePath

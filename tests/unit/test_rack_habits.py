@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from rack.agent import JITTER_S, PERIOD_S, next_beat
 from rack.audit import due_today
+from rack.beat import JITTER_S, PERIOD_S, next_beat
 from rack.configuration import RackConfiguration
 from rack.lock import hold, holder
-from rack.state import State, after_grace
+from rack.prune import after_grace
+from rack.state import State
 from shared.digest import Sha256
 from shared.errors import (
     BootferryError,

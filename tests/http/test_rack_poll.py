@@ -1,4 +1,4 @@
-"""A real agent against a real region on a socket: what arrives, what stays, and what heals."""
+"""A real rack against a real region on a socket: what arrives, what stays, and what heals."""
 
 import asyncio
 import errno
@@ -19,8 +19,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from rack import identity as identities
 from rack import serve
-from rack.agent import Agent, Habits
+from rack.beat import Beat
 from rack.client import Region
+from rack.poll import Habits, Poller
 from rack.tree import tree_path
 from shared.digest import Sha256
 from shared.download import Transfer
@@ -63,7 +64,8 @@ class Rack:
     """One rack that runs inside the test."""
 
     root: Path
-    agent: Agent
+    poller: Poller
+    beat: Beat
     store: Store
     clock: Clock
     machine: aiohttp.ClientSession
@@ -75,7 +77,7 @@ class Rack:
 
     def error(self) -> BootferryError | None:
         """What the last poll ended with."""
-        return self.agent.belief.last_error
+        return self.poller.belief.last_error
 
 
 @asynccontextmanager
@@ -91,7 +93,7 @@ async def running_rack(
         link = Region(session, identity, now=lambda: datetime.now(UTC))
         with ThreadPoolExecutor(4) as executor:
             store = Store(root)
-            agent = Agent(
+            poller = Poller(
                 root,
                 store,
                 identity,
@@ -101,8 +103,6 @@ async def running_rack(
                     at_once=at_once,
                     prune_grace_s=grace_s,
                     patience=QUICK,
-                    reconnect=QUICK,
-                    hint_within_s=0.01,
                     report_every_s=0.05,
                 ),
                 rng=random.Random(1),
@@ -110,14 +110,15 @@ async def running_rack(
                 host="0.0.0.0",  # noqa: S104
                 port=5248,
             )
-            agent.recover()
-            server = serve.runner(serve.application(root, agent.belief, agent.doubt))
+            beat = Beat(poller, link, rng=random.Random(2), reconnect=QUICK, hint_within_s=0.01)
+            poller.recover()
+            server = serve.runner(serve.application(root, poller.belief, beat.doubt))
             await server.setup()
             try:
                 await web.TCPSite(server, "127.0.0.1", 0).start()
                 base = f"http://127.0.0.1:{server.addresses[0][1]}"
                 async with aiohttp.ClientSession(base, auto_decompress=False) as machine:
-                    yield Rack(root, agent, store, clock, machine)
+                    yield Rack(root, poller, beat, store, clock, machine)
             finally:
                 await server.cleanup()
 
@@ -144,7 +145,7 @@ async def test_what_the_region_publishes_is_what_machines_get(region: FakeRegion
     image = ubuntu("1")
     manifest = region.publish(image, {"bootloader/uefi/amd64": tar_xz(GRUB)})
     assert (await rack.boot(KERNEL))[0] == 503
-    await rack.agent.poll()
+    await rack.poller.poll()
 
     assert rack.error() is None
     assert tree_bytes(rack.root) == image | {f"bootloader/uefi/amd64/{name}": data for name, data in GRUB.items()}
@@ -163,18 +164,18 @@ async def test_what_the_region_publishes_is_what_machines_get(region: FakeRegion
 
 async def test_a_second_poll_asks_for_nothing_it_has(region: FakeRegion, rack: Rack) -> None:
     region.publish(ubuntu("1"), {"bootloader/uefi/amd64": tar_xz(GRUB)})
-    await rack.agent.poll()
-    before = rack.agent.belief.tree
-    await rack.agent.poll()
+    await rack.poller.poll()
+    before = rack.poller.belief.tree
+    await rack.poller.poll()
     assert set(region.asked_for.values()) == {1}
     assert region.seen("GET", "/api/v1/manifest")[-1].headers["If-None-Match"]
-    assert rack.agent.belief.tree is before
+    assert rack.poller.belief.tree is before
 
 
 async def test_a_new_version_replaces_the_old_one_without_a_gap(region: FakeRegion, rack: Rack) -> None:
     old, new = ubuntu("1"), ubuntu("2")
     region.publish(old)
-    await rack.agent.poll()
+    await rack.poller.poll()
     answers: list[tuple[int, bytes]] = []
     stop = asyncio.Event()
 
@@ -185,7 +186,7 @@ async def test_a_new_version_replaces_the_old_one_without_a_gap(region: FakeRegi
     asking = asyncio.create_task(machine())
     region.pause_s = 0.005
     region.publish(new)
-    await rack.agent.poll()
+    await rack.poller.poll()
     stop.set()
     await asking
     assert {status for status, _ in answers} == {200}
@@ -197,13 +198,13 @@ async def test_a_new_version_replaces_the_old_one_without_a_gap(region: FakeRegi
 async def test_an_open_request_ends_with_the_bytes_it_began_with(region: FakeRegion, rack: Rack) -> None:
     old = ubuntu("1", size=3_000_000)
     region.publish(old)
-    await rack.agent.poll()
+    await rack.poller.poll()
     async with rack.machine.get(f"/images/{SQUASHFS}") as response:
         first = await response.content.readexactly(1000)
         region.publish(ubuntu("2"))
-        await rack.agent.poll()
+        await rack.poller.poll()
         rack.clock.offset = timedelta(hours=2)
-        await rack.agent.poll()
+        await rack.poller.poll()
         assert first + await response.read() == old[SQUASHFS]
     assert not rack.store.path(Sha256.of(old[SQUASHFS])).exists()
 
@@ -213,11 +214,11 @@ async def test_an_image_that_cannot_be_whole_keeps_its_old_version_while_others_
 ) -> None:
     noble, jammy = ubuntu("1"), ubuntu("1", release="jammy")
     region.publish(noble | jammy)
-    await rack.agent.poll()
+    await rack.poller.poll()
     noble_2, jammy_2 = ubuntu("2"), ubuntu("2", release="jammy")
     region.file_status[Sha256.of(noble_2[KERNEL])] = 404
     region.publish(noble_2 | jammy_2)
-    await rack.agent.poll()
+    await rack.poller.poll()
 
     assert isinstance(rack.error(), HttpStatus)
     assert tree_bytes(rack.root) == noble | jammy_2
@@ -226,11 +227,11 @@ async def test_an_image_that_cannot_be_whole_keeps_its_old_version_while_others_
 
     # What the old version needs stays, however long the new one takes.
     rack.clock.offset = timedelta(days=2)
-    await rack.agent.poll()
+    await rack.poller.poll()
     assert await rack.boot(SQUASHFS) == (200, noble[SQUASHFS])
 
     region.file_status.clear()
-    await rack.agent.poll()
+    await rack.poller.poll()
     assert rack.error() is None
     assert tree_bytes(rack.root) == noble_2 | jammy_2
     assert region.reports[-1].serial == 2
@@ -253,10 +254,10 @@ async def test_no_fault_of_the_region_changes_what_is_served(
 ) -> None:
     image = ubuntu("1")
     region.publish(image)
-    await rack.agent.poll()
+    await rack.poller.poll()
     racks, order, entries = dict(region.racks), region.order, region.entries
     break_it(region)
-    await rack.agent.poll()
+    await rack.poller.poll()
     assert isinstance(rack.error(), error)
     assert tree_bytes(rack.root) == image
     assert await rack.boot(KERNEL) == (200, image[KERNEL])
@@ -265,7 +266,7 @@ async def test_no_fault_of_the_region_changes_what_is_served(
     region.manifest_status, region.manifest_key = 200, None
     newer = ubuntu("2")
     region.publish(newer)
-    await rack.agent.poll()
+    await rack.poller.poll()
     assert rack.error() is None
     assert tree_bytes(rack.root) == newer
 
@@ -274,11 +275,11 @@ async def test_the_floor_outlives_the_process_and_its_manifest(region: FakeRegio
     image = ubuntu("1")
     async with running_rack(region, tmp_path) as rack:
         region.publish(image, serial=7)
-        await rack.agent.poll()
+        await rack.poller.poll()
     (tmp_path / "manifest.json").write_bytes(b"spoilt")
     async with running_rack(region, tmp_path) as rack:
         region.publish({}, serial=6)
-        await rack.agent.poll()
+        await rack.poller.poll()
         assert isinstance(rack.error(), TooOld)
         assert await rack.boot(KERNEL) == (200, image[KERNEL])
 
@@ -287,14 +288,14 @@ async def test_a_rack_serves_without_its_region_from_the_start(region: FakeRegio
     image = ubuntu("1")
     async with running_rack(region, tmp_path) as rack:
         region.publish(image)
-        await rack.agent.poll()
+        await rack.poller.poll()
     gone = FakeRegion()
     gone.url = region.url.with_port(1)
     text = (tmp_path / "identity" / "region.json").read_text().replace(str(region.url), str(gone.url))
     (tmp_path / "identity" / "region.json").write_text(text)
     async with running_rack(gone, tmp_path) as rack:
         assert await rack.boot(KERNEL) == (200, image[KERNEL])
-        await rack.agent.poll()
+        await rack.poller.poll()
         assert isinstance(rack.error(), ConnectionRefused)
         assert await rack.boot(KERNEL) == (200, image[KERNEL])
 
@@ -330,14 +331,14 @@ async def test_a_damaged_file_is_found_and_healed(
 ) -> None:
     image = ubuntu("1")
     region.publish(image)
-    await rack.agent.poll()
-    belief = rack.agent.belief
+    await rack.poller.poll()
+    belief = rack.poller.belief
     assert belief.tree is not None
     damage(rack.store.path(Sha256.of(image[KERNEL])), tree_path(rack.root, belief.tree, KERNEL))
 
     status, body = await rack.boot(KERNEL)
     assert (status, body) == (200, image[KERNEL]) or status == 503
-    await rack.agent.poll()
+    await rack.poller.poll()
     assert rack.error() is None
     assert await rack.boot(KERNEL) == (200, image[KERNEL])
     assert tree_bytes(rack.root) == image
@@ -349,11 +350,11 @@ async def test_a_damaged_bootloader_is_unpacked_again_without_the_region(
     region: FakeRegion, rack: Rack, damage: Callable[[Path], None]
 ) -> None:
     region.publish(ubuntu("1"), {"bootloader/uefi/amd64": tar_xz(GRUB)})
-    await rack.agent.poll()
+    await rack.poller.poll()
     region.manifest_status = 503
     damage(rack.root / "current" / "bootloader/uefi/amd64/bootx64.efi")
     for _ in range(2):
-        await rack.agent.poll()
+        await rack.poller.poll()
         rack.clock.offset += timedelta(days=1)
     assert await rack.boot("bootloader/uefi/amd64/bootx64.efi") == (200, GRUB["bootx64.efi"])
 
@@ -361,11 +362,11 @@ async def test_a_damaged_bootloader_is_unpacked_again_without_the_region(
 async def test_rot_that_moves_no_clock_is_found_within_a_day(region: FakeRegion, rack: Rack) -> None:
     image = ubuntu("1")
     region.publish(image)
-    await rack.agent.poll()
+    await rack.poller.poll()
     flip_unseen(rack.store.path(Sha256.of(image[KERNEL])))
-    await rack.agent.poll()
+    await rack.poller.poll()
     rack.clock.offset = timedelta(days=1)
-    await rack.agent.poll()
+    await rack.poller.poll()
     assert rack.error() is None
     assert tree_bytes(rack.root) == image
 
@@ -373,16 +374,16 @@ async def test_rot_that_moves_no_clock_is_found_within_a_day(region: FakeRegion,
 async def test_a_wrong_file_that_cannot_be_healed_is_not_served(region: FakeRegion, rack: Rack) -> None:
     image = ubuntu("1")
     region.publish(image)
-    await rack.agent.poll()
+    await rack.poller.poll()
     region.manifest_status = 503
     flip(rack.store.path(Sha256.of(image[KERNEL])))
-    await rack.agent.poll()
+    await rack.poller.poll()
     async with rack.machine.get(f"/images/{KERNEL}") as response:
         assert response.status == 503
         assert int(response.headers["Retry-After"]) > 0
     assert await rack.boot(SQUASHFS) == (200, image[SQUASHFS])
     region.manifest_status = 200
-    await rack.agent.poll()
+    await rack.poller.poll()
     assert await rack.boot(KERNEL) == (200, image[KERNEL])
 
 
@@ -391,13 +392,13 @@ async def test_wrong_bytes_are_asked_for_once_a_poll_and_never_served(region: Fa
     kernel = Sha256.of(image[KERNEL])
     region.wrong_bytes.add(kernel)
     region.publish(image)
-    await rack.agent.poll()
+    await rack.poller.poll()
     assert isinstance(rack.error(), WrongDigest)
     assert region.asked_for[kernel] == 1
-    assert rack.agent.belief.tree is None
-    assert len(rack.agent.belief.held) == len({Sha256.of(data) for data in image.values()}) - 1
+    assert rack.poller.belief.tree is None
+    assert len(rack.poller.belief.held) == len({Sha256.of(data) for data in image.values()}) - 1
     region.wrong_bytes.clear()
-    await rack.agent.poll()
+    await rack.poller.poll()
     assert tree_bytes(rack.root) == image
 
 
@@ -406,7 +407,7 @@ async def test_a_cut_download_is_resumed_within_the_poll(region: FakeRegion, rac
     squashfs = Sha256.of(image[SQUASHFS])
     region.cut_after[squashfs] = 120_000
     region.publish(image)
-    await rack.agent.poll()
+    await rack.poller.poll()
     assert rack.error() is None
     ranges = [request.headers.get("Range") for request in region.seen("GET", f"/api/v1/files/{squashfs}")]
     assert ranges[0] is None
@@ -420,7 +421,7 @@ async def test_a_cancelled_pull_is_resumed_by_the_next_process(region: FakeRegio
     region.pause_s = 0.01
     region.publish(image)
     async with running_rack(region, tmp_path, at_once=1) as rack:
-        polling = asyncio.create_task(rack.agent.poll())
+        polling = asyncio.create_task(rack.poller.poll())
         partial = rack.store.incoming(squashfs)
         await until(lambda: partial.exists() and partial.stat().st_size > 100_000)
         polling.cancel()
@@ -430,7 +431,7 @@ async def test_a_cancelled_pull_is_resumed_by_the_next_process(region: FakeRegio
     assert kept > 100_000
     region.pause_s = 0
     async with running_rack(region, tmp_path) as rack:
-        await rack.agent.poll()
+        await rack.poller.poll()
         assert tree_bytes(rack.root) == image
     assert region.seen("GET", f"/api/v1/files/{squashfs}")[-1].headers["Range"] == f"bytes={kept}-"
 
@@ -439,8 +440,8 @@ async def test_images_appear_and_progress_is_reported_while_the_pull_goes_on(reg
     jammy, noble = ubuntu("1", release="jammy", size=20_000), ubuntu("1", size=600_000)
     region.pause_s = 0.01
     region.publish(jammy | noble)
-    polling = asyncio.create_task(rack.agent.poll())
-    await until(lambda: rack.agent.belief.tree is not None)
+    polling = asyncio.create_task(rack.poller.poll())
+    await until(lambda: rack.poller.belief.tree is not None)
     assert not polling.done()
     assert tree_bytes(rack.root) == jammy
     await until(lambda: len(region.reports) > 1)
@@ -458,7 +459,7 @@ async def test_no_byte_is_fetched_when_not_everything_fits(
 ) -> None:
     region.publish(ubuntu("1"))
     monkeypatch.setattr(rack.store, "bytes_free", lambda: 1000)
-    await rack.agent.poll()
+    await rack.poller.poll()
     assert isinstance(rack.error(), NoRoom)
     assert not region.asked_for
     assert region.reports[-1].error_code == "no_room"
@@ -469,7 +470,7 @@ async def test_a_disk_that_fills_up_in_the_middle_stops_the_pull_and_nothing_els
 ) -> None:
     old, new = ubuntu("1"), ubuntu("2")
     region.publish(old)
-    await rack.agent.poll()
+    await rack.poller.poll()
     region.asked_for.clear()
 
     def full(*_: object) -> None:
@@ -478,11 +479,11 @@ async def test_a_disk_that_fills_up_in_the_middle_stops_the_pull_and_nothing_els
     with monkeypatch.context() as patched:
         patched.setattr("shared.download._Sink.take", full)
         region.publish(new)
-        await rack.agent.poll()
+        await rack.poller.poll()
     assert isinstance(rack.error(), NoRoom)
     assert max(region.asked_for.values()) == 1
     assert await rack.boot(KERNEL) == (200, old[KERNEL])
-    await rack.agent.poll()
+    await rack.poller.poll()
     assert rack.error() is None
     assert tree_bytes(rack.root) == new
 
@@ -490,7 +491,7 @@ async def test_a_disk_that_fills_up_in_the_middle_stops_the_pull_and_nothing_els
 async def test_a_region_that_sends_files_elsewhere_is_refused(region: FakeRegion, rack: Rack) -> None:
     region.redirect_files_to = "http://127.0.0.1:1/stolen"
     region.publish(ubuntu("1"))
-    await rack.agent.poll()
+    await rack.poller.poll()
     assert isinstance(rack.error(), RedirectRefused)
 
 
@@ -499,7 +500,7 @@ async def test_a_bad_archive_costs_only_its_own_directory(region: FakeRegion, ra
     region.publish(
         image, {"bootloader/uefi/amd64": tar_xz({"../../escape": b"x"}), "bootloader/pxe/amd64": tar_xz(GRUB)}
     )
-    await rack.agent.poll()
+    await rack.poller.poll()
     assert isinstance(rack.error(), InvalidDocument)
     assert "bootloader/uefi/amd64" in str(rack.error())
     assert set(tree_bytes(rack.root)) == {*image, *(f"bootloader/pxe/amd64/{name}" for name in GRUB)}
@@ -513,16 +514,16 @@ async def test_what_nothing_names_is_pruned_after_the_grace_also_over_a_restart(
     gone = Sha256.of(old[KERNEL])
     async with running_rack(region, tmp_path, grace_s=3600) as rack:
         region.publish(old, {"bootloader/uefi/amd64": tar_xz(GRUB)})
-        await rack.agent.poll()
+        await rack.poller.poll()
         region.publish(new)
-        await rack.agent.poll()
+        await rack.poller.poll()
         rack.clock.offset = timedelta(minutes=50)
-        await rack.agent.poll()
+        await rack.poller.poll()
         assert rack.store.path(gone).exists()
         assert len(list((tmp_path / "trees").glob("*/"))) >= 2
     async with running_rack(region, tmp_path, grace_s=3600) as rack:
         rack.clock.offset = timedelta(minutes=61)
-        await rack.agent.poll()
+        await rack.poller.poll()
         assert not rack.store.path(gone).exists()
         assert not any((tmp_path / "unpacked").iterdir())
         assert {path.name.removesuffix(".json") for path in (tmp_path / "trees").iterdir()} == {
@@ -535,7 +536,7 @@ async def test_partial_files_nobody_waits_for_are_dropped(region: FakeRegion, ra
     leftover = rack.store.incoming(Sha256.of(b"nobody wants this"))
     leftover.write_bytes(b"nobody")
     region.publish(ubuntu("1"))
-    await rack.agent.poll()
+    await rack.poller.poll()
     assert not leftover.exists()
 
 
@@ -543,7 +544,7 @@ async def test_what_a_crash_left_half_built_is_cleared(region: FakeRegion, tmp_p
     image = ubuntu("1")
     async with running_rack(region, tmp_path) as rack:
         region.publish(image, {"bootloader/uefi/amd64": tar_xz(GRUB)})
-        await rack.agent.poll()
+        await rack.poller.poll()
     whole = tree_bytes(tmp_path)
     leftovers = [tmp_path / name for name in ("trees/1-2-0.new", "trees/1-2-0", "unpacked/0123", "unpacked/45.new")]
     for leftover in leftovers:
@@ -551,18 +552,18 @@ async def test_what_a_crash_left_half_built_is_cleared(region: FakeRegion, tmp_p
     leftovers.append(tmp_path / "trees" / "7-7-0.json")
     leftovers[-1].write_text("{}")
     async with running_rack(region, tmp_path) as rack:
-        before = rack.agent.belief.tree
-        await rack.agent.poll()
+        before = rack.poller.belief.tree
+        await rack.poller.poll()
         assert not [leftover for leftover in leftovers if leftover.exists()]
-        assert rack.agent.belief.tree is before
+        assert rack.poller.belief.tree is before
         assert tree_bytes(tmp_path) == whole
 
 
 async def test_a_hint_makes_the_rack_poll_at_once_and_a_cut_stream_comes_back(region: FakeRegion, rack: Rack) -> None:
     region.publish(ubuntu("1"))
-    running = asyncio.create_task(rack.agent.run())
+    running = asyncio.create_task(rack.beat.run())
     try:
-        await until(lambda: rack.agent.belief.polls["ok"] > 0 and bool(region.streams))
+        await until(lambda: rack.poller.belief.polls["ok"] > 0 and bool(region.streams))
         second = ubuntu("2")
         region.publish(second)
         await until(lambda: tree_bytes(rack.root) == second)
@@ -581,16 +582,16 @@ async def test_a_hint_makes_the_rack_poll_at_once_and_a_cut_stream_comes_back(re
 async def test_polls_never_overlap_and_a_wake_during_one_means_one_more(region: FakeRegion, rack: Rack) -> None:
     region.publish(ubuntu("1", size=200_000))
     region.pause_s = 0.005
-    running = asyncio.create_task(rack.agent.run())
+    running = asyncio.create_task(rack.beat.run())
     try:
         await until(lambda: bool(region.asked_for))
         for _ in range(5):
-            rack.agent.wake()
+            rack.beat.wake()
         region.pause_s = 0
-        await until(lambda: rack.agent.belief.polls["ok"] >= 2)
+        await until(lambda: rack.poller.belief.polls["ok"] >= 2)
         await asyncio.sleep(0.5)
         # The hint, the five wakes as one, and the first beat, which may come after both.
-        assert rack.agent.belief.polls["ok"] <= 3
+        assert rack.poller.belief.polls["ok"] <= 3
         assert set(region.asked_for.values()) == {1}
     finally:
         running.cancel()
@@ -600,14 +601,14 @@ async def test_polls_never_overlap_and_a_wake_during_one_means_one_more(region: 
 
 async def test_the_log_hears_of_a_fault_once(region: FakeRegion, rack: Rack, monkeypatch: pytest.MonkeyPatch) -> None:
     with structlog.testing.capture_logs() as lines:
-        monkeypatch.setattr("rack.agent._log", structlog.get_logger())
+        monkeypatch.setattr("rack.poll._log", structlog.get_logger())
         region.publish(ubuntu("1"))
         region.manifest_status = 503
         for _ in range(3):
-            await rack.agent.poll()
+            await rack.poller.poll()
         region.manifest_status = 200
-        await rack.agent.poll()
-        await rack.agent.poll()
+        await rack.poller.poll()
+        await rack.poller.poll()
     said = [(line["log_level"], line.get("code")) for line in lines if line["action"] == "poll"]
     assert said == [("warning", "http_status"), ("info", None)]
-    assert rack.agent.belief.polls == {"http_status": 3, "ok": 2}
+    assert rack.poller.belief.polls == {"http_status": 3, "ok": 2}

@@ -1,90 +1,53 @@
-"""The agent: keeps this disk equal to what the region publishes, and knows what the rack believes, in one place.
+"""Poll: one round that makes this disk equal to what the region publishes.
 
-A poll asks for the manifest, audits the disk, pulls what is missing, swaps the tree, reports and prunes. It happens
-every five minutes counted from the start of the process, at once on `wake`, and soon after the region's event stream
-hints that the manifest changed. Whatever fails, the tree that machines boot from stays: only a manifest signed by this
-rack's region, not older than the last one, with bytes that were verified, ever changes it.
+It asks for the manifest, audits the disk, pulls what is missing, swaps the tree, reports and prunes, in this order
+(`beat.py` says when). Whatever fails, the tree that machines boot from stays: only a manifest signed by this rack's
+region, not older than the last one, with bytes that were verified, ever changes it.
 """
 
 import asyncio
 import random
-import time
-from collections import Counter
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from rack import audit, tree
+from rack.belief import Belief
 from rack.client import Published, Region
 from rack.disk import write_whole
 from rack.identity import Identity
+from rack.prune import prune
 from rack.pull import diff, pull
-from rack.state import State, after_grace
-from rack.tree import Tree
+from rack.state import State
 from shared import __version__
-from shared.digest import Sha256
 from shared.download import Transfer
-from shared.errors import BootferryError, FetchError, SignatureError, TooOld
+from shared.errors import BootferryError, FetchError, TooOld
 from shared.logs import logger
 from shared.patience import Patience, is_regions, patiently
-from shared.promises import POLL_PERIOD
 from shared.signing import fingerprint
 from shared.store import Store, disk_error
 from shared.wire.envelope import open_envelope
 from shared.wire.manifest import MANIFEST_TYPE, Manifest
 from shared.wire.report import OldReport
 
-PERIOD_S = POLL_PERIOD.total_seconds()
-
-JITTER_S = 15.0
-FIRST_POLL_WITHIN_S = 2.0
-HINT_WITHIN_S = 2.0
 REPORT_EVERY_S = 5.0
-DOUBT_EVERY_S = 10.0
 
 _log = logger(__name__)
 
 
-@dataclass(slots=True)
-class Belief:
-    """What this rack believes; whoever shows it reads it here. Sizes in bytes."""
-
-    manifest: Manifest | None = None
-    tree: Tree | None = None
-    held: frozenset[Sha256] = frozenset()
-    bytes_left: int = 0
-    bytes_free: int = 0
-    last_poll_at: datetime | None = None
-    last_error: BootferryError | None = None
-    polls: Counter[str] = field(default_factory=Counter)
-    """How polls ended: `ok`, or the code of the first error."""
-
-
 @dataclass(frozen=True, slots=True)
 class Habits:
-    """How the agent goes about it; tests go faster."""
+    """How a rack goes about its polls; tests go faster."""
 
     at_once: int = 4
     prune_grace_s: float = 3600.0
     patience: Patience = field(default_factory=Patience)
-    reconnect: Patience = field(default_factory=lambda: Patience(most_s=60.0))
-    hint_within_s: float = HINT_WITHIN_S
     report_every_s: float = REPORT_EVERY_S
 
 
-def next_beat(tick: int, elapsed_s: float, jitter_s: float) -> tuple[int, float]:
-    """The tick after `tick` and when it is due, in seconds since the process began, `elapsed_s` of which are over.
-
-    Ticks stay on the grid of whole periods, so jitter never adds up; those that a long poll has slept through are one.
-    """
-    following = max(tick + 1, int(elapsed_s // PERIOD_S))
-    return following, following * PERIOD_S + jitter_s
-
-
-class Agent:
-    """The agent of one enrolled rack, alone in `root`. `recover` first; then `run`, or `poll` one at a time."""
+class Poller:
+    """The polls of one enrolled rack, alone in `root`. `recover` first; then `poll`, which waits for the one before."""
 
     def __init__(
         self,
@@ -108,10 +71,7 @@ class Agent:
         self._state = State()
         self._etag = ""
         self._polling = asyncio.Lock()
-        self._wake = asyncio.Event()
-        self._hinted = (0, 0)
         self._last_audit: datetime | None = None
-        self._last_doubt_s = float("-inf")
         self._logged: tuple[str, str] | None = None
 
     def recover(self) -> None:
@@ -134,21 +94,15 @@ class Agent:
         self._state.floor = max(self._state.floor, manifest.order)
         self._measure()
 
-    async def run(self) -> None:
-        """Poll until cancelled. Partial files stay and are resumed."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._beat())
-            tasks.create_task(self._listen())
+    @property
+    def floor(self) -> tuple[int, int]:
+        """The (epoch, serial) of the newest manifest ever accepted from this region."""
+        return self._state.floor
 
-    def wake(self) -> None:
-        """Poll at once; during a poll, once more right after it."""
-        self._wake.set()
-
-    def doubt(self) -> None:
-        """A machine asked for something that is not as it was verified: look soon, but not for every request."""
-        if time.monotonic() - self._last_doubt_s >= DOUBT_EVERY_S:
-            self._last_doubt_s = time.monotonic()
-            self.wake()
+    @property
+    def busy(self) -> bool:
+        """True while a poll is under way."""
+        return self._polling.locked()
 
     async def poll(self) -> None:
         """One poll, from the manifest to the pruning. Never raises: what went wrong is in `belief.last_error`."""
@@ -293,28 +247,16 @@ class Agent:
         self.belief.bytes_free = self._store.bytes_free()
 
     def _prune(self, grace_s: float | None = None) -> None:
-        """Remove what neither the manifest nor the tree names, once it has been so for the grace."""
-        manifest, current = self.belief.manifest, self.belief.tree
-        if manifest is None:
-            return
-        wanted: set[str] = set(manifest.files())
-        shown = {name.archive or name.sha256 for name in current.names.values()} if current else set()
-        found = {f"file:{sha256}" for sha256, _ in self._store.held() if sha256 not in wanted | shown}
-        found |= {f"unpacked:{name}" for name in tree.archives_on_disk(self._root) if name not in wanted | shown}
-        found |= {f"tree:{name}" for name in tree.trees_on_disk(self._root) if not current or name != current.name}
-        grace = self._habits.prune_grace_s if grace_s is None else grace_s
-        due, self._state.unwanted = after_grace(found, self._state.unwanted, self._now().timestamp(), grace)
-        for thing in due:
-            kind, _, name = thing.partition(":")
-            if kind == "file":
-                self._store.remove(Sha256(name))
-            elif kind == "tree":
-                tree.drop_tree(self._root, name)
-            else:
-                tree.drop_archive(self._root, name)
-        self._store.clear_incoming(Sha256(name) for name in wanted)
-        if due:
-            _log.info("Files that nothing names any more were removed.", action="prune", things=len(due))
+        if (manifest := self.belief.manifest) is not None:
+            self._state.unwanted = prune(
+                self._root,
+                self._store,
+                manifest,
+                self.belief.tree,
+                self._state.unwanted,
+                now=self._now().timestamp(),
+                grace_s=self._habits.prune_grace_s if grace_s is None else grace_s,
+            )
 
     # --- what others are told
 
@@ -364,59 +306,6 @@ class Agent:
     def _summary(self) -> str:
         images = len(self.belief.tree.images()) if self.belief.tree else 0
         return f"serves {images} images, {self.belief.bytes_left} bytes left to pull"
-
-    # --- when
-
-    async def _beat(self) -> None:
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        tick, due = 0, self._rng.uniform(0, FIRST_POLL_WITHIN_S)
-        while True:
-            try:
-                await asyncio.wait_for(self._wake.wait(), max(0.0, began + due - loop.time()))
-            except TimeoutError:
-                tick, due = next_beat(tick, loop.time() - began, self._rng.uniform(-JITTER_S, JITTER_S))
-            self._wake.clear()
-            await self.poll()
-
-    async def _listen(self) -> None:
-        loop = asyncio.get_running_loop()
-        failures = 0
-        while True:
-            try:
-                async with aclosing(self._region.hints()) as hints:
-                    fresh = True
-                    async for order in hints:
-                        if failures:
-                            _log.info("The region's event stream is back.", action="listen")
-                        failures = 0
-                        if self._worth_asking(order, fresh=fresh):
-                            loop.call_later(self._rng.uniform(0, self._habits.hint_within_s), self.wake)
-                        fresh = False
-                why = "it ended"
-            except BootferryError as error:
-                why = str(error)
-            except Exception as error:
-                # Haste is all this task gives; no mistake in it may end the process (I4).
-                why = repr(error)
-            if not failures:
-                _log.info(
-                    "The region's event stream is cut; polling every five minutes goes on.", action="listen", why=why
-                )
-            failures += 1
-            await asyncio.sleep(self._habits.reconnect.pause_s(failures, self._rng))
-
-    def _worth_asking(self, order: tuple[int, int], *, fresh: bool) -> bool:
-        """A newer manifest, or a region that is back after a poll failed, or while one may be failing.
-
-        Each hint counts once: it is unsigned, and whoever can fake it must not make this rack poll without end.
-        """
-        if fresh:
-            self._hinted = (0, 0)
-        newer = order > max(self._state.floor, self._hinted)
-        self._hinted = max(order, self._hinted)
-        failed = isinstance(self.belief.last_error, FetchError | SignatureError)
-        return newer or (fresh and (failed or self._polling.locked()))
 
 
 def _spoken(order: tuple[int, int]) -> str:
