@@ -196,7 +196,7 @@ def _facts(configuration: RackConfiguration) -> dict[str, Any]:
         "files_held": sum(store.has(sha256, size) for sha256, size in files.items()),
         "bytes_left": store.bytes_missing(files.items()),
         "bytes_free": store.bytes_free(),
-        "tree": {"name": tree.name, "order": list(tree.order), "images": sorted(tree.images())} if tree else None,
+        "tree": {"name": tree.name, "images": sorted(tree.images())} if tree else None,
     }
 
 

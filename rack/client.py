@@ -19,7 +19,7 @@ from shared.errors import InvalidRequestSignature, TooLarge
 from shared.http import read_capped, request, require_ok, shown
 from shared.signing import REQUEST_LIFETIME_S, sign_request
 from shared.wire.manifest import MAX_MANIFEST_BYTES
-from shared.wire.report import OldReport
+from shared.wire.report import Report
 
 MAX_ENVELOPE_BYTES = MAX_MANIFEST_BYTES * 4 // 3 + 64 * 1024
 """A manifest grows by a third in its envelope."""
@@ -70,7 +70,7 @@ class Region:
                 return None
             return Published(await read_capped(response, MAX_ENVELOPE_BYTES), response.headers.get("ETag", ""))
 
-    async def report(self, report: OldReport) -> None:
+    async def report(self, report: Report) -> None:
         """When this returns the region knows. Raises FetchError, InvalidRequestSignature."""
         path = f"racks/{self._identity.rack_id}/report"
         headers = {"Content-Type": "application/json"}

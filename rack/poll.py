@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from rack import audit, tree
-from rack.belief import Belief
+from rack.belief import Belief, Round, fault, pending
 from rack.client import Published, Region
 from rack.disk import write_whole
 from rack.identity import Identity
@@ -21,6 +21,7 @@ from rack.prune import prune
 from rack.pull import diff, pull
 from rack.state import State
 from shared import __version__
+from shared.digest import Sha256
 from shared.download import Transfer
 from shared.errors import BootferryError, FetchError, TooOld
 from shared.logs import logger
@@ -29,7 +30,7 @@ from shared.signing import fingerprint
 from shared.store import Store, disk_error
 from shared.wire.envelope import open_envelope
 from shared.wire.manifest import MANIFEST_TYPE, Manifest
-from shared.wire.report import OldReport
+from shared.wire.report import Fault, Knows, Pending, Report
 
 REPORT_EVERY_S = 5.0
 
@@ -72,6 +73,7 @@ class Poller:
         self._etag = ""
         self._polling = asyncio.Lock()
         self._last_audit: datetime | None = None
+        self._reported: tuple[Knows, tuple[Pending, ...], Fault] | None = None
         self._logged: tuple[str, str] | None = None
 
     def recover(self) -> None:
@@ -84,15 +86,15 @@ class Poller:
         self.belief.tree = tree.load_current(self._root)
         tree.clear_unfinished(self._root)
         try:
-            manifest = self._opened((self._root / "manifest.json").read_bytes())
+            manifest, knows = self._opened((self._root / "manifest.json").read_bytes())
         except FileNotFoundError:
             return
         except BootferryError as error:
             _log.warning("The manifest kept here is not used.", action="recover", error=str(error), code=error.code)
             return
-        self.belief.manifest = manifest
+        self.belief.manifest, self.belief.knows = manifest, knows
         self._state.floor = max(self._state.floor, manifest.order)
-        self._measure()
+        self._measure(Round())
 
     @property
     def floor(self) -> tuple[int, int]:
@@ -107,18 +109,20 @@ class Poller:
     async def poll(self) -> None:
         """One poll, from the manifest to the pruning. Never raises: what went wrong is in `belief.last_error`."""
         async with self._polling:
-            errors: list[BootferryError] = []
+            went = Round()
+            errors = went.errors
             await self._attempt(self._ask, errors)
-            reachable = not any(isinstance(error, FetchError) or is_regions(error) for error in errors)
+            away = next((error for error in errors if isinstance(error, FetchError) or is_regions(error)), None)
             await self._attempt(self._audit, errors)
             if (manifest := self.belief.manifest) is not None:
-                if reachable:
-                    await self._attempt(lambda: self._pull(manifest, errors), errors)
-                await self._attempt(lambda: self._advance(manifest, errors), errors)
-            self.belief.last_error = errors[0] if errors else None
+                await self._attempt(lambda: self._pull(manifest, went, away), errors)
+                await self._attempt(lambda: self._advance(manifest, went), errors)
+                errors += went.images.values()
+            await self._attempt(lambda: asyncio.to_thread(self._measure, went), errors)
+            self.belief.last_error = went.error
             self.belief.last_poll_at = self._now()
-            if reachable:
-                await self._attempt(self._report, errors)
+            if away is None:
+                await self._attempt(lambda: self._report_patiently(went), errors)
             await self._attempt(lambda: asyncio.to_thread(self._prune), errors)
             await self._attempt(lambda: self._conclude(errors), errors)
 
@@ -142,9 +146,8 @@ class Poller:
             await asyncio.to_thread(self._accept, published)
 
     def _accept(self, published: Published) -> None:
-        manifest = self._opened(published.envelope)
-        known = self.belief.manifest
-        if known is None or known != manifest:
+        manifest, knows = self._opened(published.envelope)
+        if knows != self.belief.knows:
             write_whole(self._root / "manifest.json", published.envelope)
             _log.info(
                 "The region publishes a new manifest.",
@@ -155,9 +158,9 @@ class Poller:
             )
         self._state.floor = manifest.order
         self._state.save(self._root)
-        self.belief.manifest, self._etag = manifest, published.etag
+        self.belief.manifest, self.belief.knows, self._etag = manifest, knows, published.etag
 
-    def _opened(self, envelope: bytes) -> Manifest:
+    def _opened(self, envelope: bytes) -> tuple[Manifest, Knows]:
         """The manifest this rack's region has signed, not older than the last one (I2, I3)."""
         payload = open_envelope(
             envelope, MANIFEST_TYPE, [self._identity.region_key], origin=f"{self._identity.region_url}'s manifest"
@@ -165,7 +168,7 @@ class Poller:
         manifest = Manifest.parse(payload)
         if manifest.order < self._state.floor:
             raise TooOld("The region's manifest", _spoken(manifest.order), _spoken(self._state.floor))
-        return manifest
+        return manifest, Knows(*manifest.order, Sha256.of(payload))
 
     # --- the disk
 
@@ -188,23 +191,30 @@ class Poller:
         due = audit.due_today({place.sha256 for place in places}, self._last_audit, now)
         return audit.doubts(places, due)
 
-    async def _pull(self, manifest: Manifest, errors: list[BootferryError]) -> None:
-        await asyncio.to_thread(self._measure)
+    async def _pull(self, manifest: Manifest, went: Round, away: BootferryError | None) -> None:
+        """Fetch what is missing, unless the region is `away`: then that is what each missing file lacks."""
+        await asyncio.to_thread(self._measure, went)
         missing = diff(manifest, self.belief.held)
-        if not missing:
-            return
+        if away is not None:
+            for sha256, _ in missing:
+                went.miss(sha256, away)
+        elif missing:
+            await self._fetch(manifest, missing, went)
+
+    async def _fetch(self, manifest: Manifest, missing: list[tuple[Sha256, int]], went: Round) -> None:
         _log.info("Pulling files.", action="pull", files=len(missing), bytes=self.belief.bytes_left)
         if self.belief.bytes_left > self.belief.bytes_free:
             # What nothing names any more is kept for a while out of courtesy only: it makes room first.
             await asyncio.to_thread(self._prune, grace_s=0.0)
         done = asyncio.Event()
-        watch = asyncio.create_task(self._while_pulling(manifest, done))
+        watch = asyncio.create_task(self._while_pulling(manifest, went, done))
         try:
-            errors += await pull(
+            await pull(
                 self._transfer,
                 self._store,
                 self._region.file_url,
                 missing,
+                went.miss,
                 at_once=self._habits.at_once,
                 patience=self._habits.patience,
                 rng=self._rng,
@@ -217,8 +227,8 @@ class Poller:
             done.set()
             await asyncio.wait([watch])
 
-    async def _while_pulling(self, manifest: Manifest, done: asyncio.Event) -> None:
-        """Put each image into the tree when it is whole, and tell the region how far the pull is."""
+    async def _while_pulling(self, manifest: Manifest, went: Round, done: asyncio.Event) -> None:
+        """Put each image into the tree when it is whole, and tell the region when that changes what it should know."""
         passing: list[BootferryError] = []
         while True:
             try:
@@ -226,25 +236,31 @@ class Poller:
             except TimeoutError:
                 # What fails here fails again at the end of the poll, and is told there.
                 passing.clear()
-                await self._attempt(lambda: self._advance(manifest, passing), passing)
-                await self._attempt(self._report, passing)
+                await self._attempt(lambda: self._advance(manifest, went), passing)
+                await self._attempt(lambda: asyncio.to_thread(self._measure, went), passing)
+                if self._reported != (self.belief.knows, self.belief.pending, fault(went.error)):
+                    await self._attempt(lambda: self._report(went), passing)
             else:
                 return
 
-    async def _advance(self, manifest: Manifest, errors: list[BootferryError]) -> None:
+    async def _advance(self, manifest: Manifest, went: Round) -> None:
         before = self.belief.tree
-        after, stale = await asyncio.to_thread(tree.advance, self._root, self._store, manifest, before)
-        errors += stale
+        after, went.images = await asyncio.to_thread(tree.advance, self._root, self._store, manifest, before)
         self.belief.tree = after
-        await asyncio.to_thread(self._measure)
-        if after is not None and after is not before:
+        if after is not None and (before is None or after.name != before.name):
             _log.info("Machines boot from a new tree.", action="swap", tree=after.name, images=len(after.images()))
 
-    def _measure(self) -> None:
-        files = self.belief.manifest.files() if self.belief.manifest else {}
-        self.belief.held = frozenset(sha256 for sha256, size in files.items() if self._store.has(sha256, size))
-        self.belief.bytes_left = self._store.bytes_missing(files.items())
-        self.belief.bytes_free = self._store.bytes_free()
+    def _measure(self, went: Round) -> None:
+        """Compare the disk with the manifest; what went wrong so far says why an image is pending."""
+        belief, manifest = self.belief, self.belief.manifest
+        files = manifest.files() if manifest else {}
+        belief.held = frozenset(sha256 for sha256, size in files.items() if self._store.has(sha256, size))
+        belief.bytes_left = self._store.bytes_missing(files.items())
+        belief.bytes_free = self._store.bytes_free()
+        if manifest is not None:
+            behind = tree.behind(self._root, manifest, belief.tree)
+            belief.faults = {image: told for image, told in went.faults(manifest).items() if image in behind}
+            belief.pending = pending(behind, belief.faults)
 
     def _prune(self, grace_s: float | None = None) -> None:
         if (manifest := self.belief.manifest) is not None:
@@ -260,25 +276,24 @@ class Poller:
 
     # --- what others are told
 
-    async def _report(self) -> None:
+    async def _report_patiently(self, went: Round) -> None:
+        await patiently(lambda: self._report(went), self._habits.patience, self._rng)
+
+    async def _report(self, went: Round) -> None:
         belief, state = self.belief, self._state
         state.sequence = max(state.sequence + 1, int(self._now().timestamp() * 1000))
-        error = belief.last_error
-        epoch, serial = belief.tree.order if belief.tree else (0, 0)
-        await self._region.report(
-            OldReport(
-                sequence=state.sequence,
-                version=__version__,
-                epoch=epoch,
-                serial=serial,
-                held=belief.held,
-                bytes_left=belief.bytes_left,
-                bytes_free=belief.bytes_free,
-                error_code=error.code if error else "",
-                error=str(error)[:1000] if error else "",
-                address=await self._address(),
-            )
+        report = Report(
+            sequence=state.sequence,
+            version=__version__,
+            address=await self._address(),
+            knows=belief.knows,
+            pending=belief.pending,
+            bytes_left=belief.bytes_left,
+            bytes_free=belief.bytes_free,
+            error=fault(went.error),
         )
+        await self._region.report(report)
+        self._reported = report.knows, report.pending, report.error
 
     async def _address(self) -> str:
         """Where machines reach this rack, as far as it can know: as `host:port`."""

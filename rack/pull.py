@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Iterator
 
 from yarl import URL
 
-from rack.tree import image_of
 from shared.digest import Sha256
 from shared.download import Transfer, download
 from shared.errors import BootferryError, HttpStatus, InvalidRequestSignature, NoRoom
@@ -18,7 +17,7 @@ from shared.wire.manifest import Manifest
 def diff(manifest: Manifest, held: Collection[Sha256]) -> list[tuple[Sha256, int]]:
     """The files `manifest` names that are not `held`, with their sizes, each once; the files of one image together,
     so that the first image is whole long before the last."""
-    entries = sorted(manifest.entries, key=lambda entry: (image_of(entry), entry.path))
+    entries = sorted(manifest.entries, key=lambda entry: (entry.image, entry.path))
     return list({entry.sha256: entry.size for entry in entries if entry.sha256 not in held}.items())
 
 
@@ -27,41 +26,47 @@ async def pull(
     store: Store,
     file_url: Callable[[Sha256], URL],
     missing: Collection[tuple[Sha256, int]],
+    failed: Callable[[Sha256, BootferryError], None],
     *,
     at_once: int,
     patience: Patience,
     rng: random.Random,
-) -> list[BootferryError]:
-    """Fetch what is `missing` into `store`, at most `at_once` files at a time; an empty answer says that all is there.
+) -> None:
+    """Fetch what is `missing` into `store`, at most `at_once` files at a time; `failed` hears at once of each that is
+    not to be had now, and why.
 
     A file that fails does not keep the others from coming, except where no other would fare better: the region is
-    away, or the disk is full. Bytes with a wrong digest are not asked for again before the next pull. Cancelling keeps
-    what has arrived. Where all together do not fit, NoRoom is the answer and no byte is fetched.
+    away, or the disk is full; those that were not tried have failed for the same reason. Bytes with a wrong digest are
+    not asked for again before the next pull. Cancelling keeps what has arrived. Where all together do not fit, all fail
+    by NoRoom and no byte is fetched.
     """
-    errors: list[BootferryError] = []
+    hopeless: list[BootferryError] = []
+    waiting = iter(missing)
     try:
         await asyncio.to_thread(store.require_room, missing)
     except NoRoom as error:
-        return [error]
-    waiting = iter(missing)
+        hopeless.append(error)
 
     async def work() -> None:
-        for sha256, size in _until_hopeless(waiting, errors):
+        for sha256, size in _while_hopeful(waiting, hopeless):
             try:
                 await patiently(lambda: _fetch(transfer, store, file_url, sha256, size), patience, rng)  # noqa: B023
             except BootferryError as error:
-                errors.append(error)
+                failed(sha256, error)
+                if is_regions(error) or isinstance(error, NoRoom):
+                    hopeless.append(error)
 
     async with asyncio.TaskGroup() as tasks:
         for _ in range(min(at_once, len(missing))):
             tasks.create_task(work())
-    return errors
+    for sha256, _ in waiting:
+        failed(sha256, hopeless[0])
 
 
-def _until_hopeless(
-    waiting: Iterator[tuple[Sha256, int]], errors: list[BootferryError]
+def _while_hopeful(
+    waiting: Iterator[tuple[Sha256, int]], hopeless: list[BootferryError]
 ) -> Iterator[tuple[Sha256, int]]:
-    while not any(is_regions(error) or isinstance(error, NoRoom) for error in errors):
+    while not hopeless:
         try:
             yield next(waiting)
         except StopIteration:

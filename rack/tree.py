@@ -4,21 +4,23 @@
     <data_dir>/unpacked/<sha256>/…        the members of the archive with that digest
     <data_dir>/unpacked/<sha256>.json     their digests and sizes; written last, so it says the directory is whole
     <data_dir>/trees/<epoch>-<serial>-<n>/ubuntu/amd64/ga-24.04/noble/stable/boot-kernel
-    <data_dir>/trees/<epoch>-<serial>-<n>.json    every name in it, with digest, size and image
+    <data_dir>/trees/<epoch>-<serial>-<n>.json    every name in it, with digest, size and image; the images' versions
     <data_dir>/current -> trees/<epoch>-<serial>-<n>
 
 Everything below `trees/` is a hard link to a file of the store or of `unpacked/`: a tree costs names only, and a new
 one stands complete beside the old one before `current` moves.
 
 An image changes as a whole. When a manifest names a version of which some file cannot be had yet, that image keeps the
-names it has in the current tree, and every other image moves on; a tree never mixes two versions of one image.
+names it has in the current tree, and every other image moves on; a tree never mixes two versions of one image. The
+manifest says which entries are one image: nothing is read out of names, except in trees of before (`_of_before`).
 """
 
 import json
 import shutil
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from rack.archive import Content, unpack
 from rack.disk import holds_verified, read_document, write_whole
@@ -27,10 +29,11 @@ from shared.errors import BootferryError, InvalidDocument, InvalidValue, Unavail
 from shared.names import Name, RelativePath
 from shared.store import Store, sync_directory
 from shared.wire.manifest import Entry, Kind, Manifest
+from shared.wire.messages import encode
+from shared.wire.report import UNKNOWN_VERSION
 
-TREE_FORMAT = "bootferry-tree:1"
-_IMAGE_DEPTH = 6
-"""`<os>/<arch>/<subarch>/<release>/<label>/<ftype>`"""
+TREE_FORMAT = "bootferry-tree:2"
+TREE_FORMAT_OF_BEFORE = "bootferry-tree:1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +46,20 @@ class Link:
     archive: Sha256 | None = None
 
 
+class Shown(NamedTuple):
+    """What a tree shows of an image: the `version` for people, and a digest of the entries, "" where nobody knows."""
+
+    version: str
+    content: str
+
+
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """A tree on disk. `order` is the (epoch, serial) of the newest manifest it showed entirely, (0, 0) for none."""
+    """A tree on disk: its names, and by image what it shows of each."""
 
     name: str
-    order: tuple[int, int]
     names: Mapping[RelativePath, Link]
+    shown: Mapping[str, Shown] = field(default_factory=dict)
 
     def archives(self) -> set[Sha256]:
         """The archives it shows members of."""
@@ -62,28 +72,27 @@ class Tree:
 
 @dataclass(slots=True)
 class Draft:
-    """A tree to be: where each name's bytes come from. `entire` says that it shows all of its manifest."""
+    """A tree to be: where each name's bytes come from, and which images it carries over from the current tree.
+
+    `faults` says why, for those images that stay behind although all their files are held. `entire` is true if it
+    shows all of its manifest.
+    """
 
     names: dict[RelativePath, Link] = field(default_factory=dict)
     sources: dict[RelativePath, Path] = field(default_factory=dict)
+    shown: dict[str, Shown] = field(default_factory=dict)
     carried: set[str] = field(default_factory=set)
-    errors: list[BootferryError] = field(default_factory=list)
+    faults: dict[str, BootferryError] = field(default_factory=dict)
 
     @property
     def entire(self) -> bool:
-        return not self.carried and not self.errors
+        return not self.carried
 
 
-def image_of(entry: Entry) -> str:
-    """What the entry changes together with: the kernels and root of one os, architecture, release and label are one
-    image whatever their subarchitecture; anything else goes by its directory."""
-    parts = entry.path.split("/")
-    if entry.kind is Kind.ARCHIVE:
-        return entry.path
-    if len(parts) == _IMAGE_DEPTH:
-        system, architecture, _, release, label, _ = parts
-        return f"{system}/{architecture}/*/{release}/{label}"
-    return "/".join(parts[:-1])
+def shown_by(entries: Sequence[Entry]) -> Shown:
+    """What a tree shows of an image that has these entries. Its version is the newest of theirs."""
+    content = [(entry.path, entry.kind, entry.sha256, entry.size) for entry in entries]
+    return Shown(max(entry.version for entry in entries) or UNKNOWN_VERSION, Sha256.of(encode(content)))
 
 
 def tree_path(root: Path, tree: Tree, path: str) -> Path:
@@ -108,20 +117,21 @@ def plan(
 
     Raises InvalidDocument when two images claim one name.
     """
-    images: dict[str, list[Entry]] = {}
-    for entry in manifest.entries:
-        images.setdefault(image_of(entry), []).append(entry)
     draft = Draft()
-    for image, entries in images.items():
+    for image, entries in manifest.images().items():
         whole = all(entry.sha256 in (held if entry.kind is Kind.FILE else unpacked) for entry in entries)
         try:
             names = _names(root, image, entries, unpacked, stored) if whole else None
         except InvalidDocument as error:
-            draft.errors.append(error)
+            draft.faults[image] = error
             names = None
         if names is None:
             draft.carried.add(image)
             names = _carried(root, image, current)
+            if current and image in current.shown:
+                draft.shown[image] = current.shown[image]
+        else:
+            draft.shown[image] = shown_by(entries)
         for path, (name, source) in names.items():
             if path in draft.names:
                 raise InvalidDocument("The manifest", f"two images claim the name {path}")
@@ -165,31 +175,43 @@ def _refuse_nesting(names: Collection[RelativePath]) -> None:
 
 def advance(
     root: Path, store: Store, manifest: Manifest, current: Tree | None
-) -> tuple[Tree | None, list[BootferryError]]:
+) -> tuple[Tree | None, dict[str, BootferryError]]:
     """The best tree for `manifest` that the disk allows now; it is what `current` points at when this returns. Blocks.
 
-    Also mends the tree: a name whose link is gone is linked again once its bytes are held. The errors say why an image
-    stays behind although its files are held. Raises InvalidDocument, Unavailable, OSError; the old tree then stays.
+    Also mends the tree: a name whose link is gone is linked again once its bytes are held. The errors say, by image,
+    why it stays behind although its files are held. Raises InvalidDocument, Unavailable, OSError; the old tree stays.
     """
     held = {sha256 for sha256, size in manifest.files().items() if store.has(sha256, size)}
     unpacked: dict[Sha256, Mapping[RelativePath, Content]] = {}
-    errors: list[BootferryError] = []
+    faults: dict[str, BootferryError] = {}
     for entry in manifest.entries:
         if entry.kind is Kind.ARCHIVE and entry.sha256 in held and entry.sha256 not in unpacked:
             try:
                 unpacked[entry.sha256] = _unpacked(root, store, entry)
             except InvalidDocument as error:
-                errors.append(error)
+                faults[entry.image] = error
     draft = plan(root, manifest, held, unpacked, current, store.path)
-    errors += draft.errors
-    before = current.order if current else (0, 0)
-    order = manifest.order if draft.entire else before
+    faults |= draft.faults
     if not draft.names and not draft.entire:
-        return current, errors
-    if current and draft.names == current.names and order == before and not _mendable(root, draft, current):
+        return current, faults
+    if current and draft.names == current.names and not _mendable(root, draft, current):
         _point_again(root, current)
-        return current, errors
-    return _build(root, draft, manifest.order, order), errors
+        return _said_anew(root, current, draft.shown), faults
+    return _build(root, draft, manifest.order), faults
+
+
+def behind(root: Path, manifest: Manifest, current: Tree | None) -> dict[str, str]:
+    """The images that machines do not get as `manifest` says, and the version of each that they get ("": none). Blocks.
+
+    An image with a name whose bytes are gone or touched is among them, whatever its version.
+    """
+    broken = {current.names[path].image for path in holes(root, current)} if current else set()
+    shown = current.shown if current else {}
+    return {
+        image: shown[image].version if image in shown else ""
+        for image, entries in manifest.images().items()
+        if image in broken or image not in shown or shown[image].content != shown_by(entries).content
+    }
 
 
 def holes(root: Path, tree: Tree) -> list[RelativePath]:
@@ -220,11 +242,11 @@ def _unpacked(root: Path, store: Store, entry: Entry) -> Mapping[RelativePath, C
     return found
 
 
-def _build(root: Path, draft: Draft, shown: tuple[int, int], order: tuple[int, int]) -> Tree:
+def _build(root: Path, draft: Draft, order: tuple[int, int]) -> Tree:
     """Make the tree, then point `current` at it. Raises Unavailable when a file went away meanwhile; OSError."""
     trees = root / "trees"
     trees.mkdir(exist_ok=True)
-    tree = Tree(_free_name(trees, shown), order, draft.names)
+    tree = Tree(_free_name(trees, order), draft.names, draft.shown)
     staging = trees / f"{tree.name}.new"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
@@ -245,6 +267,15 @@ def _build(root: Path, draft: Draft, shown: tuple[int, int], order: tuple[int, i
     staging.rename(trees / tree.name)
     write_whole(trees / f"{tree.name}.json", _encode(tree))
     _point(root / "current", f"trees/{tree.name}")
+    return tree
+
+
+def _said_anew(root: Path, tree: Tree, shown: Mapping[str, Shown]) -> Tree:
+    """The same tree, which its document calls by other versions where `shown` does: the names need no moving for it."""
+    if shown == tree.shown:
+        return tree
+    tree = replace(tree, shown=shown)
+    write_whole(root / "trees" / f"{tree.name}.json", _encode(tree))
     return tree
 
 
@@ -274,7 +305,8 @@ def _encode(tree: Tree) -> bytes:
         path: [name.sha256, name.size, name.image, *([name.archive] if name.archive else [])]
         for path, name in tree.names.items()
     }
-    document = {"format": TREE_FORMAT, "order": tree.order, "names": names}
+    images = {image: shown._asdict() for image, shown in tree.shown.items()}
+    document = {"format": TREE_FORMAT, "images": images, "names": names}
     return json.dumps(document, separators=(",", ":")).encode()
 
 
@@ -283,13 +315,33 @@ def load_current(root: Path) -> Tree | None:
     try:
         name = Name((root / "current").readlink().name)
         document = read_document(root / "trees" / f"{name}.json")
+        if document["format"] == TREE_FORMAT_OF_BEFORE:
+            document = _of_before(document)
         if document["format"] != TREE_FORMAT or not (root / "trees" / name).is_dir():
             return None
-        epoch, serial = document["order"]
         names = {RelativePath(path): _name(*fields) for path, fields in document["names"].items()}
-        return Tree(name, (int(epoch), int(serial)), names)
-    except (OSError, InvalidDocument, InvalidValue, KeyError, TypeError, ValueError):
+        shown = {
+            str(image): Shown(str(said["version"]), str(said["content"])) for image, said in document["images"].items()
+        }
+        return Tree(name, names, shown)
+    except (OSError, InvalidDocument, InvalidValue, KeyError, TypeError, ValueError, AttributeError):
         return None
+
+
+def _of_before(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The document of a tree of format 1, as one of now: images are called as manifests call them.
+
+    They were called by their directory, with `*` for the kernel: `ubuntu/amd64/*/noble/stable` is `ubuntu:noble:amd64`,
+    `bootloader/uefi/amd64` is `bootloader:uefi:amd64`. Labels of one release are one image now. Nobody said versions.
+    """
+    names = {}
+    for path, (sha256, size, image, *archive) in document["names"].items():
+        parts = image.split("/")
+        if len(parts) == 5 and parts[2] == "*":
+            parts = [parts[0], parts[3], parts[1]]
+        names[path] = [sha256, size, ":".join(parts), *archive]
+    images = {image: {"version": UNKNOWN_VERSION, "content": ""} for _, _, image, *_ in names.values()}
+    return {"format": TREE_FORMAT, "images": images, "names": names}
 
 
 def _name(sha256: str, size: int, image: str, archive: str | None = None) -> Link:

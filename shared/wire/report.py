@@ -6,9 +6,10 @@
      "bytes_left": 1, "bytes_free": 2, "error": {"code": "", "sentence": ""}}
 
 `knows` is the last manifest the rack has accepted, by the digest of its payload; zeros and an empty text before the
-first. `pending` are the images of that manifest which the rack does not show as it says, a lost file included:
-`shown_version` is what machines get meanwhile (empty: nothing) and `code` why, where something went wrong. What is not
-pending is shown. A report of version 1 named every digest instead (`OldReport`).
+first. `pending` are the images of that manifest which the rack does not show as it says, a lost file included; what is
+not pending is shown. `shown_version` is what machines get meanwhile (empty: nothing; `unknown`: a version that the
+manifest of its time did not name) and `code` why, where something went wrong. A report of version 1 named every digest
+instead (`OldReport`).
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -25,6 +26,7 @@ REPORT_FORMAT = "bootferry-report:2"
 MAX_REPORT_BYTES = 8 * 1024 * 1024
 MAX_SENTENCE_CHARACTERS = 1000
 _CODE_CHARACTERS = 64
+UNKNOWN_VERSION = "unknown"
 
 
 class Knows(msgspec.Struct, frozen=True):

@@ -25,7 +25,7 @@ from shared.signing import claimed_key_id, encode_bytes, fingerprint, parse_publ
 from shared.wire.enrolment import Enrolment, EnrolmentRequest, EnrolmentToken
 from shared.wire.envelope import seal
 from shared.wire.manifest import MANIFEST_TYPE, Entry, Kind, Manifest
-from shared.wire.report import OldReport, parse_report
+from shared.wire.report import Report, parse_report
 
 EPOCH = 1_789_000_000
 CREATED_AT = datetime(2026, 7, 1, tzinfo=UTC)
@@ -59,6 +59,12 @@ def ubuntu(version: str, *, release: str = "noble", size: int = 50_000) -> dict[
     }
 
 
+def image_named(path: str, kind: Kind) -> str:
+    """The image that these tests mean by a path."""
+    parts = path.split("/")
+    return ":".join(parts if kind is Kind.ARCHIVE else (parts[0], parts[3], parts[1]))
+
+
 class FakeRegion:
     """What it publishes, whom it knows, what it was asked, and how it misbehaves."""
 
@@ -74,7 +80,9 @@ class FakeRegion:
         self.files: dict[Sha256, bytes] = {}
         self.requests: list[web.BaseRequest] = []
         self.bodies: list[bytes] = []
-        self.reports: list[OldReport] = []
+        self.reports: list[Report] = []
+        self.report_faults: list[int] = []
+        """Statuses to answer the next reports with; 0 cuts the connection."""
         self.refused: list[str] = []
         self.streams: set[asyncio.Queue[tuple[int, int]]] = set()
 
@@ -90,14 +98,17 @@ class FakeRegion:
     def publish(
         self, files: Mapping[str, bytes], archives: Mapping[str, bytes] | None = None, *, serial: int | None = None
     ) -> Manifest:
-        """From now on this is the manifest; every open event stream says so."""
+        """Make this the manifest, all of it in the version that its serial names; every open event stream says so."""
         named = [(path, Kind.FILE, content) for path, content in files.items()]
         named += [(path, Kind.ARCHIVE, content) for path, content in (archives or {}).items()]
         self.files |= {Sha256.of(content): content for _, _, content in named}
-        self.entries = tuple(
-            Entry(RelativePath(path), kind, Sha256.of(content), len(content)) for path, kind, content in named
-        )
         self.order = (self.order[0], self.order[1] + 1 if serial is None else serial)
+        self.entries = tuple(
+            Entry(
+                RelativePath(path), kind, Sha256.of(content), len(content), image_named(path, kind), str(self.order[1])
+            )
+            for path, kind, content in named
+        )
         for stream in self.streams:
             stream.put_nowait(self.order)
         return self.manifest()
@@ -239,8 +250,13 @@ class FakeRegion:
         return response
 
     async def _report(self, request: web.Request) -> web.StreamResponse:
+        if self.report_faults:
+            if not (status := self.report_faults.pop(0)):
+                assert request.transport is not None
+                request.transport.close()
+            return problem(status or 500, "unavailable", "Not now.")
         report = parse_report(await request.read())
-        assert isinstance(report, OldReport)
+        assert isinstance(report, Report)
         self.reports.append(report)
         return web.Response(status=204)
 

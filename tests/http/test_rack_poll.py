@@ -3,28 +3,16 @@
 import asyncio
 import errno
 import os
-import random
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
-import aiohttp
 import pytest
 import structlog
-from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from rack import identity as identities
-from rack import serve
-from rack.beat import Beat
-from rack.client import Region
-from rack.poll import Habits, Poller
 from rack.tree import tree_path
 from shared.digest import Sha256
-from shared.download import Transfer
 from shared.errors import (
     BadSignature,
     BootferryError,
@@ -37,90 +25,13 @@ from shared.errors import (
     TooOld,
     WrongDigest,
 )
-from shared.http import client_session
-from shared.names import Name
-from shared.patience import Patience
-from shared.store import Store
+from shared.wire.report import Fault, Knows, Pending
 from tests.http.fake_region import FakeRegion, noise, tar_xz, tree_bytes, ubuntu
+from tests.http.running_rack import Rack, running_rack, until
 
-QUICK = Patience(attempts=3, first_s=0.01, most_s=0.02, asked_most_s=0.5)
 KERNEL = "ubuntu/amd64/ga-24.04/noble/stable/boot-kernel"
 SQUASHFS = "ubuntu/amd64/ga-24.04/noble/stable/squashfs"
 GRUB = {"bootx64.efi": noise("shim", 900), "grub/grubx64.efi": noise("grub", 3000)}
-
-
-@dataclass
-class Clock:
-    """The rack's wall clock, moved by hand."""
-
-    offset: timedelta = timedelta()
-
-    def __call__(self) -> datetime:
-        return datetime.now(UTC) + self.offset
-
-
-@dataclass
-class Rack:
-    """One rack that runs inside the test."""
-
-    root: Path
-    poller: Poller
-    beat: Beat
-    store: Store
-    clock: Clock
-    machine: aiohttp.ClientSession
-
-    async def boot(self, path: str, **headers: str) -> tuple[int, bytes]:
-        """What a machine gets for `path`."""
-        async with self.machine.get(f"/images/{path}", headers=headers) as response:
-            return response.status, await response.read()
-
-    def error(self) -> BootferryError | None:
-        """What the last poll ended with."""
-        return self.poller.belief.last_error
-
-
-@asynccontextmanager
-async def running_rack(
-    region: FakeRegion, root: Path, *, grace_s: float = 3600.0, again: bool = False, at_once: int = 4
-) -> AsyncIterator[Rack]:
-    async with client_session(connect_timeout_s=2.0, read_timeout_s=2.0) as session:
-        if again or not (root / "identity").exists():
-            await identities.enrol(session, root, region.url, region.token, Name("rack-a"), again=again)
-        identity = identities.load(root)
-        clock = Clock()
-        # The region checks that requests are signed now; only the rack's own reckoning follows the test's clock.
-        link = Region(session, identity, now=lambda: datetime.now(UTC))
-        with ThreadPoolExecutor(4) as executor:
-            store = Store(root)
-            poller = Poller(
-                root,
-                store,
-                identity,
-                link,
-                Transfer(session, executor, sign=link.sign),
-                habits=Habits(
-                    at_once=at_once,
-                    prune_grace_s=grace_s,
-                    patience=QUICK,
-                    report_every_s=0.05,
-                ),
-                rng=random.Random(1),
-                now=clock,
-                host="0.0.0.0",  # noqa: S104
-                port=5248,
-            )
-            beat = Beat(poller, link, rng=random.Random(2), reconnect=QUICK, hint_within_s=0.01)
-            poller.recover()
-            server = serve.runner(serve.application(root, poller.belief, beat.doubt))
-            await server.setup()
-            try:
-                await web.TCPSite(server, "127.0.0.1", 0).start()
-                base = f"http://127.0.0.1:{server.addresses[0][1]}"
-                async with aiohttp.ClientSession(base, auto_decompress=False) as machine:
-                    yield Rack(root, poller, beat, store, clock, machine)
-            finally:
-                await server.cleanup()
 
 
 @pytest.fixture
@@ -135,12 +46,6 @@ async def rack(region: FakeRegion, tmp_path: Path) -> AsyncIterator[Rack]:
         yield rack
 
 
-async def until(condition: Callable[[], bool], *, within_s: float = 5.0) -> None:
-    async with asyncio.timeout(within_s):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-
-
 async def test_what_the_region_publishes_is_what_machines_get(region: FakeRegion, rack: Rack) -> None:
     image = ubuntu("1")
     manifest = region.publish(image, {"bootloader/uefi/amd64": tar_xz(GRUB)})
@@ -152,13 +57,10 @@ async def test_what_the_region_publishes_is_what_machines_get(region: FakeRegion
     assert await rack.boot(KERNEL) == (200, image[KERNEL])
     assert await rack.boot("bootloader/uefi/amd64/grub/grubx64.efi") == (200, GRUB["grub/grubx64.efi"])
     report = region.reports[-1]
-    assert (report.epoch, report.serial, report.held, report.bytes_left) == (
-        *manifest.order,
-        frozenset(manifest.files()),
-        0,
-    )
+    assert report.knows == Knows(*manifest.order, Sha256.of(manifest.encode()))
+    assert (report.pending, report.bytes_left) == ((), 0)
     assert report.address == "127.0.0.1:5248"
-    assert report.error == ""
+    assert report.error == Fault()
     assert not region.refused
 
 
@@ -222,8 +124,10 @@ async def test_an_image_that_cannot_be_whole_keeps_its_old_version_while_others_
 
     assert isinstance(rack.error(), HttpStatus)
     assert tree_bytes(rack.root) == noble | jammy_2
-    assert region.reports[-1].error_code == "http_status"
-    assert (region.reports[-1].serial, region.reports[-1].bytes_left) == (1, len(noble_2[KERNEL]))
+    report = region.reports[-1]
+    assert report.error.code == "http_status"
+    assert report.pending == (Pending("ubuntu:noble:amd64", "1", "http_status"),)
+    assert (report.knows.serial, report.bytes_left) == (2, len(noble_2[KERNEL]))
 
     # What the old version needs stays, however long the new one takes.
     rack.clock.offset = timedelta(days=2)
@@ -234,7 +138,7 @@ async def test_an_image_that_cannot_be_whole_keeps_its_old_version_while_others_
     await rack.poller.poll()
     assert rack.error() is None
     assert tree_bytes(rack.root) == noble_2 | jammy_2
-    assert region.reports[-1].serial == 2
+    assert region.reports[-1].pending == ()
 
 
 FAULTS = [
@@ -462,7 +366,8 @@ async def test_no_byte_is_fetched_when_not_everything_fits(
     await rack.poller.poll()
     assert isinstance(rack.error(), NoRoom)
     assert not region.asked_for
-    assert region.reports[-1].error_code == "no_room"
+    assert region.reports[-1].error.code == "no_room"
+    assert region.reports[-1].pending == (Pending("ubuntu:noble:amd64", "", "no_room"),)
 
 
 async def test_a_disk_that_fills_up_in_the_middle_stops_the_pull_and_nothing_else(
@@ -505,6 +410,7 @@ async def test_a_bad_archive_costs_only_its_own_directory(region: FakeRegion, ra
     assert "bootloader/uefi/amd64" in str(rack.error())
     assert set(tree_bytes(rack.root)) == {*image, *(f"bootloader/pxe/amd64/{name}" for name in GRUB)}
     assert not (rack.root.parent / "escape").exists()
+    assert region.reports[-1].pending == (Pending("bootloader:uefi:amd64", "", "invalid_document"),)
 
 
 async def test_what_nothing_names_is_pruned_after_the_grace_also_over_a_restart(

@@ -132,7 +132,7 @@ async def test_killed_and_stopped_in_the_middle_of_a_pull_it_ends_whole(
         assert await asyncio.to_thread(command_line, ["status", "-o", "json"]) == 0
         facts = json.loads(capsys.readouterr().out)
         assert (facts["process"], facts["files_held"], facts["bytes_left"]) == (whole.pid, 5, 0)
-        assert facts["tree"]["images"] == ["ubuntu/amd64/*/noble/stable"]
+        assert facts["tree"]["images"] == ["ubuntu:noble:amd64"]
 
         newer = ubuntu("2")
         region.streams.clear()  # no hint: only the signal makes it poll

@@ -36,12 +36,12 @@ def belief(tmp_path: Path) -> Belief:
     (path.parent / "unlisted").write_bytes(b"secret")
     (tmp_path / "identity").mkdir()
     (tmp_path / "identity" / "rack.key").write_bytes(b"secret")
-    name = Link(SHA256, len(CONTENT), "ubuntu/amd64/*/noble/stable")
+    name = Link(SHA256, len(CONTENT), "ubuntu:noble:amd64")
     empty = tmp_path / "trees" / "1-1-0" / "empty"
     empty.write_bytes(b"")
     os.utime(empty, (VERIFIED_AT, VERIFIED_AT))
     return Belief(
-        tree=Tree("1-1-0", (1, 1), {RelativePath(PATH): name, RelativePath("empty"): Link(Sha256.of(b""), 0, "empty")})
+        tree=Tree("1-1-0", {RelativePath(PATH): name, RelativePath("empty"): Link(Sha256.of(b""), 0, "empty")})
     )
 
 
@@ -229,7 +229,7 @@ async def test_a_machine_that_goes_away_is_no_error(
     os.utime(path, (VERIFIED_AT, VERIFIED_AT))
     assert belief.tree is not None
     names = {**belief.tree.names, RelativePath("large"): Link(SHA256, 200_000_000, "")}
-    belief.tree = Tree("1-1-0", (1, 1), names)
+    belief.tree = Tree("1-1-0", names)
     for _ in range(5):
         connection = socket.create_connection(address)
         connection.sendall(b"GET /images/large HTTP/1.1\r\nHost: rack\r\n\r\n")
@@ -248,7 +248,7 @@ async def test_a_file_that_shrinks_while_it_is_sent_ends_the_connection(
         file.truncate(50_000_000)
     os.utime(path, (VERIFIED_AT, VERIFIED_AT))
     assert belief.tree is not None
-    belief.tree = Tree("1-1-0", (1, 1), {RelativePath("large"): Link(SHA256, 50_000_000, "")})
+    belief.tree = Tree("1-1-0", {RelativePath("large"): Link(SHA256, 50_000_000, "")})
     async with machine.get("/images/large") as response:
         os.truncate(path, 1000)
         with pytest.raises(aiohttp.ClientPayloadError):

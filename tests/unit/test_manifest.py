@@ -1,4 +1,4 @@
-"""The Manifest and the OldReport: what a reader may rely on once either exists."""
+"""The Manifest and the Report: what a reader may rely on once either exists."""
 
 import json
 from datetime import UTC, datetime, timedelta, timezone
@@ -13,7 +13,7 @@ from shared.errors import InvalidDocument
 from shared.names import RelativePath
 from shared.sizes import spoken_size
 from shared.wire.manifest import MANIFEST_FORMAT, MAX_MANIFEST_BYTES, Entry, Kind, Manifest
-from shared.wire.report import MAX_REPORT_BYTES, OldReport, parse_report
+from shared.wire.report import MAX_REPORT_BYTES, Fault, Knows, OldReport, Pending, Report, parse_report
 
 NOW = datetime(2026, 7, 1, 12, 0, tzinfo=UTC)
 A, B = Sha256.of(b"a"), Sha256.of(b"b")
@@ -38,6 +38,22 @@ def document(**changes: Any) -> dict[str, Any]:
 
 
 def report(**changes: Any) -> dict[str, Any]:
+    """A report as it is."""
+    return {
+        "format": "bootferry-report:2",
+        "sequence": 1,
+        "version": "0.1.0",
+        "address": "10.0.0.2:5248",
+        "knows": {"epoch": 1, "serial": 2, "sha256": A},
+        "pending": [{"image": "ubuntu:noble:amd64", "shown_version": "20260701", "code": "connection_lost"}],
+        "bytes_left": 3,
+        "bytes_free": 4,
+        "error": {"code": "connection_lost", "sentence": "It was lost."},
+    } | changes
+
+
+def old_report(**changes: Any) -> dict[str, Any]:
+    """A report of version 1."""
     return {
         "sequence": 1,
         "version": "0.1.0",
@@ -117,6 +133,24 @@ def test_a_later_region_may_say_more() -> None:
     assert Manifest.parse(json.dumps(said).encode()) == manifest(entry("a/b"))
 
 
+IMAGES_OF_BEFORE = [
+    pytest.param("ubuntu/amd64/ga-24.04/noble/stable/boot-kernel", "file", "ubuntu:noble:amd64", id="ga-kernel"),
+    pytest.param("ubuntu/amd64/hwe-24.04/noble/stable/boot-kernel", "file", "ubuntu:noble:amd64", id="hwe-kernel"),
+    pytest.param("ubuntu/arm64/ga-24.04/noble/stable/squashfs", "file", "ubuntu:noble:arm64", id="arm64"),
+    pytest.param("ubuntu/amd64/ga-24.04/noble/candidate/squashfs", "file", "ubuntu:noble:amd64", id="another-label"),
+    pytest.param("bootloader/uefi/amd64", "archive", "bootloader:uefi:amd64", id="archive"),
+    pytest.param("bootloader/uefi/amd64/notes", "file", "bootloader:uefi:amd64", id="file-beside-an-archive"),
+    pytest.param("top", "file", "", id="file-at-the-top"),
+]
+
+
+@pytest.mark.parametrize(("path", "kind", "image"), IMAGES_OF_BEFORE)
+def test_what_changed_together_before_manifests_said_it(path: str, kind: str, image: str) -> None:
+    said = document(entries=[{"path": path, "kind": kind, "sha256": A, "size": 1}])
+    (found,) = Manifest.parse(json.dumps(said).encode()).entries
+    assert (found.path, found.image, found.version) == (path, image, "")
+
+
 MANIFEST_REFUSED = [
     pytest.param(document(format="bootferry-manifest:2"), "its format is", id="another-format"),
     pytest.param(document(format=None), "its format is", id="no-format"),
@@ -141,16 +175,31 @@ MANIFEST_REFUSED = [
 ]
 
 REPORT_REFUSED = [
-    pytest.param({}, "the field 'sequence' is missing", id="empty"),
+    pytest.param(report(format="bootferry-report:3"), "its format is", id="another-format"),
+    pytest.param({"format": "bootferry-report:2"}, "the field 'sequence' is missing", id="nothing-else"),
     pytest.param(report(sequence=-1), "sequence", id="negative-sequence"),
-    pytest.param(report(bytes_free=1.0), "bytes_free", id="fractional-bytes"),
+    pytest.param(report(knows={"epoch": 1.5, "serial": 1, "sha256": A}), "epoch", id="fractional-epoch"),
+    pytest.param(report(knows={"epoch": 1, "serial": 1, "sha256": "0"}), "SHA-256", id="knows-no-digest"),
+    pytest.param(report(knows=None), "knows", id="knows-null"),
+    pytest.param(report(pending=None), "pending", id="lacks-null"),
+    pytest.param(report(pending=[{"image": "ubuntu/noble"}]), "os:release:architecture", id="lacks-no-image"),
+    pytest.param(report(pending=[{"image": "a:../b:c"}]), "name", id="lacks-what-climbs"),
+    pytest.param(report(pending=[{}]), "image", id="lacks-nobody-knows-what"),
+    pytest.param(report(error={"sentence": "a\x00b"}), "sentence", id="text-with-nul"),
     pytest.param(report(bytes_left=2**63), "bytes_left", id="more-than-a-database-holds"),
-    pytest.param(report(held=None), "", id="holds-null"),
-    pytest.param(report(held=["0"]), "SHA-256", id="holds-no-digest"),
-    pytest.param(report(version=1), "version", id="version-as-number"),
-    pytest.param(report(error="a\x00b"), "error", id="text-with-nul"),
-    pytest.param(report(error="a\ud800b"), "not JSON", id="text-no-database-can-hold"),
-    pytest.param(report(address=["a"]), "address", id="address-as-list"),
+]
+
+OLD_REPORT_REFUSED = [
+    pytest.param({}, "the field 'sequence' is missing", id="old-empty"),
+    pytest.param(old_report(sequence=-1), "sequence", id="old-negative-sequence"),
+    pytest.param(old_report(bytes_free=1.0), "bytes_free", id="old-fractional-bytes"),
+    pytest.param(old_report(bytes_left=2**63), "bytes_left", id="old-more-than-a-database-holds"),
+    pytest.param(old_report(held=None), "", id="old-holds-null"),
+    pytest.param(old_report(held=["0"]), "SHA-256", id="old-holds-no-digest"),
+    pytest.param(old_report(version=1), "version", id="old-version-as-number"),
+    pytest.param(old_report(error="a\x00b"), "error", id="old-text-with-nul"),
+    pytest.param(old_report(error="a\ud800b"), "not JSON", id="old-text-no-database-can-hold"),
+    pytest.param(old_report(address=["a"]), "address", id="old-address-as-list"),
 ]
 
 NO_OBJECT = [
@@ -169,7 +218,7 @@ def test_no_manifest(said: dict[str, Any], why: str) -> None:
         Manifest.parse(json.dumps(said).encode())
 
 
-@pytest.mark.parametrize(("said", "why"), REPORT_REFUSED)
+@pytest.mark.parametrize(("said", "why"), REPORT_REFUSED + OLD_REPORT_REFUSED)
 def test_no_report(said: dict[str, Any], why: str) -> None:
     with pytest.raises(InvalidDocument, match=f"^The report cannot be read: .*{why}"):
         parse_report(json.dumps(said).encode())
@@ -191,9 +240,31 @@ def test_caps() -> None:
 
 
 def test_what_a_rack_says_at_length_is_cut() -> None:
-    parsed = parse_report(json.dumps(report(error="x" * 5000, error_code="y" * 100)).encode())
-    assert isinstance(parsed, OldReport)
-    assert (len(parsed.error), len(parsed.error_code), parsed.address) == (1000, 64, "")
+    old = parse_report(json.dumps(old_report(error="x" * 5000, error_code="y" * 100)).encode())
+    assert isinstance(old, OldReport)
+    assert (len(old.error), len(old.error_code), old.address) == (1000, 64, "")
+    parsed = parse_report(json.dumps(report(error={"code": "y" * 100, "sentence": "x" * 5000})).encode())
+    assert isinstance(parsed, Report)
+    assert (len(parsed.error.sentence), len(parsed.error.code)) == (1000, 64)
+
+
+def test_a_report_is_what_it_says() -> None:
+    assert parse_report(json.dumps(report()).encode()) == Report(
+        sequence=1,
+        version="0.1.0",
+        address="10.0.0.2:5248",
+        knows=Knows(1, 2, A),
+        pending=(Pending("ubuntu:noble:amd64", "20260701", "connection_lost"),),
+        bytes_left=3,
+        bytes_free=4,
+        error=Fault("connection_lost", "It was lost."),
+    )
+    assert json.loads(Report(sequence=1, version="0.1.0").encode())["format"] == "bootferry-report:2"
+
+
+def test_reports_that_differ_by_their_sequence_say_the_same() -> None:
+    first, second = (Report(sequence=number, version="0.1.0", bytes_free=4) for number in (1, 2))
+    assert first.says() == second.says() != Report(sequence=1, version="0.1.0", bytes_free=5).says()
 
 
 whole = st.integers(0, 2**63 - 1)
@@ -217,7 +288,27 @@ text = st.text("aZ0 /.\n\x7f\xe9\u2028\U0001f427", max_size=20)
         address=text,
     )
 )
-def test_every_report_travels_unchanged(sent: OldReport) -> None:
+def test_every_report_of_version_1_travels_unchanged(sent: OldReport) -> None:
+    assert parse_report(sent.encode()) == sent
+
+
+names = st.sampled_from(["ubuntu:noble:amd64", "bootloader:uefi:amd64", "centos:8:arm64"])
+
+
+@given(
+    st.builds(
+        Report,
+        sequence=whole,
+        version=text,
+        address=text,
+        knows=st.builds(Knows, epoch=whole, serial=whole, sha256=st.just("") | digests.map(str)),
+        pending=st.lists(st.builds(Pending, image=names, shown_version=text, code=text), max_size=3).map(tuple),
+        bytes_left=whole,
+        bytes_free=whole,
+        error=st.builds(Fault, code=text, sentence=text),
+    )
+)
+def test_every_report_travels_unchanged(sent: Report) -> None:
     assert parse_report(sent.encode()) == sent
 
 
@@ -232,9 +323,18 @@ anything = st.recursive(
 
 
 @settings(max_examples=40)
-@given(st.dictionaries(st.sampled_from(["epoch", "serial", "created_at", "entries", "held", "version"]), anything))
+@given(
+    st.dictionaries(
+        st.sampled_from(["epoch", "serial", "created_at", "entries", "held", "version", "knows", "pending", "error"]),
+        anything,
+    )
+)
 def test_any_json_is_a_message_or_refused_as_a_document(changes: dict[str, Any]) -> None:
-    for parse, said in ((Manifest.parse, document(**changes)), (parse_report, report(**changes))):
+    for parse, said in (
+        (Manifest.parse, document(**changes)),
+        (parse_report, old_report(**changes)),
+        (parse_report, report(**changes)),
+    ):
         try:
             parse(json.dumps(said).encode())
         except InvalidDocument as error:

@@ -1,6 +1,6 @@
 """Which tree follows from a manifest and what is held; and what is missing."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import pytest
 
 from rack.archive import Content
 from rack.pull import diff
-from rack.tree import Link, Tree, advance, image_of, plan
+from rack.tree import Link, Shown, Tree, advance, behind, load_current, plan, shown_by
 from shared.digest import Sha256
 from shared.errors import InvalidDocument
 from shared.names import RelativePath
@@ -23,12 +23,12 @@ def sha(text: str) -> Sha256:
     return Sha256.of(text.encode())
 
 
-def file(path: str, content: str) -> Entry:
-    return Entry(RelativePath(path), Kind.FILE, sha(content), len(content))
+def file(path: str, content: str, image: str = "", version: str = "") -> Entry:
+    return Entry(RelativePath(path), Kind.FILE, sha(content), len(content), image, version)
 
 
-def bundle(path: str, content: str) -> Entry:
-    return Entry(RelativePath(path), Kind.ARCHIVE, sha(content), len(content))
+def bundle(path: str, content: str, image: str = "", version: str = "") -> Entry:
+    return Entry(RelativePath(path), Kind.ARCHIVE, sha(content), len(content), image, version)
 
 
 def manifest(*entries: Entry) -> Manifest:
@@ -38,21 +38,24 @@ def manifest(*entries: Entry) -> Manifest:
 def tree(names: Mapping[str, tuple[str, str]]) -> Tree:
     return Tree(
         "1-1-0",
-        (1, 1),
         {RelativePath(path): Link(sha(content), len(content), image) for path, (content, image) in names.items()},
     )
 
 
 GA, HWE = "ubuntu/amd64/ga-24.04/noble/stable", "ubuntu/amd64/hwe-24.04/noble/stable"
-NOBLE, JAMMY = "ubuntu/amd64/*/noble/stable", "ubuntu/amd64/*/jammy/stable"
-NOBLE_2 = (file(f"{GA}/boot-kernel", "ga2"), file(f"{HWE}/boot-kernel", "hwe2"), file(f"{GA}/squashfs", "root2"))
-JAMMY_2 = (file("ubuntu/amd64/ga-22.04/jammy/stable/boot-kernel", "jammy2"),)
+NOBLE, JAMMY, UEFI = "ubuntu:noble:amd64", "ubuntu:jammy:amd64", "bootloader:uefi:amd64"
+NOBLE_2 = (
+    file(f"{GA}/boot-kernel", "ga2", NOBLE, "2"),
+    file(f"{HWE}/boot-kernel", "hwe2", NOBLE, "2"),
+    file(f"{GA}/squashfs", "root2", NOBLE, "2"),
+)
+JAMMY_2 = (file("ubuntu/amd64/ga-22.04/jammy/stable/boot-kernel", "jammy2", JAMMY, "2"),)
 OLD = tree(
     {
         f"{GA}/boot-kernel": ("ga1", NOBLE),
         f"{GA}/squashfs": ("root1", NOBLE),
         "ubuntu/amd64/ga-22.04/jammy/stable/boot-kernel": ("jammy1", JAMMY),
-        "bootloader/uefi/amd64/bootx64.efi": ("boot1", "bootloader/uefi/amd64"),
+        "bootloader/uefi/amd64/bootx64.efi": ("boot1", UEFI),
     }
 )
 
@@ -80,7 +83,7 @@ PLANS = [
     pytest.param((*NOBLE_2,), set(), None, {}, False, id="nothing-yet"),
     pytest.param((), set(), OLD, {}, True, id="an-empty-manifest-is-an-order"),
     pytest.param(
-        (bundle("bootloader/uefi/amd64", "archive2"),),
+        (bundle("bootloader/uefi/amd64", "archive2", UEFI),),
         {"archive2"},
         OLD,
         {"bootloader/uefi/amd64/bootx64.efi": "boot1"},
@@ -114,7 +117,7 @@ def unpacked(**archives: dict[str, str]) -> dict[Sha256, dict[RelativePath, Cont
 
 
 def test_archives_that_share_a_directory_are_one_image_and_the_later_wins() -> None:
-    entries = (bundle("bootloader/uefi/amd64", "grub"), bundle("bootloader/uefi/amd64", "shim"))
+    entries = (bundle("bootloader/uefi/amd64", "grub", UEFI), bundle("bootloader/uefi/amd64", "shim", UEFI))
     members = unpacked(grub={"a.efi": "grub-a", "b.efi": "grub-b"}, shim={"a.efi": "shim-a"})
     draft = plan(ROOT, manifest(*entries), set(), members, None, lambda digest: ROOT / digest)
     assert {path: name.sha256 for path, name in draft.names.items()} == {
@@ -124,41 +127,24 @@ def test_archives_that_share_a_directory_are_one_image_and_the_later_wins() -> N
     source = draft.sources[RelativePath("bootloader/uefi/amd64/a.efi")]
     assert source == ROOT / "unpacked" / sha("shim") / "a.efi"
     half = plan(ROOT, manifest(*entries), set(), unpacked(grub={"b.efi": "x"}), OLD, lambda digest: ROOT / digest)
-    assert half.carried == {"bootloader/uefi/amd64"}
+    assert half.carried == {UEFI}
     assert {name.sha256 for name in half.names.values()} == {sha("boot1")}
 
 
 def test_an_archive_whose_members_cannot_stand_together_stays_behind_alone() -> None:
-    entries = (bundle("bootloader/a/b", "one"), bundle("bootloader/a/b", "two"), *JAMMY_2)
+    both = "bootloader:a:b"
+    entries = (bundle("bootloader/a/b", "one", both), bundle("bootloader/a/b", "two", both), *JAMMY_2)
     members = unpacked(one={"x": "1"}, two={"x/y": "2"})
     draft = plan(ROOT, manifest(*entries), {sha("jammy2")}, members, None, lambda digest: ROOT / digest)
     assert set(draft.names) == {JAMMY_2[0].path}
-    assert [type(error) for error in draft.errors] == [InvalidDocument]
+    assert {image: type(error) for image, error in draft.faults.items()} == {both: InvalidDocument}
     assert not draft.entire
 
 
 def test_two_images_that_claim_one_name_are_refused() -> None:
-    entries = (bundle("a/b", "one"), file("a/b/c/d", "two"))
+    entries = (bundle("a/b", "one", "bootloader:b:a"), file("a/b/c/d", "two", "a:c:b"))
     with pytest.raises(InvalidDocument, match="two images claim"):
         plan(ROOT, manifest(*entries), {sha("two")}, unpacked(one={"c/d": "1"}), None, lambda digest: ROOT / digest)
-
-
-IMAGES = [
-    pytest.param(file(f"{GA}/boot-kernel", "x"), NOBLE, id="ga-kernel"),
-    pytest.param(file(f"{HWE}/boot-kernel", "x"), NOBLE, id="hwe-kernel-of-the-same-release"),
-    pytest.param(file("ubuntu/arm64/ga-24.04/noble/stable/squashfs", "x"), "ubuntu/arm64/*/noble/stable", id="arm64"),
-    pytest.param(
-        file("ubuntu/amd64/ga-24.04/noble/candidate/squashfs", "x"), "ubuntu/amd64/*/noble/candidate", id="label"
-    ),
-    pytest.param(bundle("bootloader/uefi/amd64", "x"), "bootloader/uefi/amd64", id="archive"),
-    pytest.param(file("bootloader/uefi/amd64/notes", "x"), "bootloader/uefi/amd64", id="file-beside-an-archive"),
-    pytest.param(file("top", "x"), "", id="file-at-the-top"),
-]
-
-
-@pytest.mark.parametrize(("entry", "image"), IMAGES)
-def test_what_changes_together(entry: Entry, image: str) -> None:
-    assert image_of(entry) == image
 
 
 DIFFS = [
@@ -186,10 +172,97 @@ def test_a_current_link_that_was_removed_is_put_back_though_nothing_changed(tmp_
         store.commit(entry.sha256)
     wanted = manifest(*NOBLE_2)
     first, errors = advance(tmp_path, store, wanted, None)
-    assert (first is not None, errors) == (True, [])
+    assert (first is not None, errors) == (True, {})
     kernel = tmp_path / "current" / GA / "boot-kernel"
     assert kernel.read_text() == "ga2"
     (tmp_path / "current").unlink()
     again, _ = advance(tmp_path, store, wanted, first)
     assert again == first
     assert kernel.read_text() == "ga2"
+
+
+def stored(root: Path, *contents: str) -> Store:
+    store = Store(root)
+    for content in contents:
+        store.incoming(sha(content)).write_text(content)
+        store.commit(sha(content))
+    return store
+
+
+def test_a_tree_comes_back_as_it_was_built(tmp_path: Path) -> None:
+    store = stored(tmp_path, "ga2", "hwe2", "root2", "jammy2")
+    built, _ = advance(tmp_path, store, manifest(*NOBLE_2, *JAMMY_2), None)
+    assert built is not None
+    assert built.shown == {NOBLE: shown_by(NOBLE_2), JAMMY: shown_by(JAMMY_2)}
+    assert built.shown[NOBLE].version == "2"
+    assert load_current(tmp_path) == built
+
+
+JAMMY_3 = (file(JAMMY_2[0].path, "jammy3", JAMMY, "3"),)
+JAMMY_2_AS_3 = (file(JAMMY_2[0].path, "jammy2", JAMMY, "3"),)
+BEHIND = [
+    pytest.param((*NOBLE_2, *JAMMY_2), None, {}, id="nothing"),
+    pytest.param((*NOBLE_2, *JAMMY_3), None, {JAMMY: "2"}, id="a-version-whose-files-are-missing"),
+    pytest.param((*NOBLE_2, *JAMMY_2_AS_3), None, {}, id="another-version-of-the-very-same-files"),
+    pytest.param((*NOBLE_2, *JAMMY_2, file("a/b", "x", "a:c:b", "1")), None, {"a:c:b": ""}, id="an-image-not-yet-here"),
+    pytest.param(JAMMY_2, None, {}, id="an-image-that-is-to-go-is-not-behind"),
+    pytest.param((*NOBLE_2, *JAMMY_2), Path.unlink, {JAMMY: "2"}, id="a-lost-file"),
+    pytest.param((*NOBLE_2, *JAMMY_2), Path.touch, {JAMMY: "2"}, id="a-touched-file"),
+]
+
+
+@pytest.mark.parametrize(("wanted", "harm", "found"), BEHIND)
+def test_which_images_are_behind(
+    tmp_path: Path, wanted: tuple[Entry, ...], harm: Callable[[Path], None] | None, found: dict[str, str]
+) -> None:
+    assert set(behind(tmp_path, manifest(*NOBLE_2, *JAMMY_2), None).values()) == {""}
+    store = stored(tmp_path, "ga2", "hwe2", "root2", "jammy2")
+    current, _ = advance(tmp_path, store, manifest(*NOBLE_2, *JAMMY_2), None)
+    if harm:
+        harm(tmp_path / "current" / JAMMY_2[0].path)
+    assert behind(tmp_path, manifest(*wanted), current) == found
+
+
+def test_a_new_version_of_the_very_same_files_moves_no_name(tmp_path: Path) -> None:
+    store = stored(tmp_path, "jammy2")
+    before, _ = advance(tmp_path, store, manifest(*JAMMY_2), None)
+    after, _ = advance(tmp_path, store, manifest(*JAMMY_2_AS_3), before)
+    assert before is not None
+    assert after is not None
+    assert (after.name, after.names, after.shown[JAMMY].version) == (before.name, before.names, "3")
+    assert load_current(tmp_path) == after
+
+
+CALLED_BEFORE = [
+    pytest.param("ubuntu/amd64/*/noble/stable", "ubuntu:noble:amd64", id="image"),
+    pytest.param("ubuntu/arm64/*/jammy/candidate", "ubuntu:jammy:arm64", id="of-another-label"),
+    pytest.param("bootloader/uefi/amd64", "bootloader:uefi:amd64", id="bootloader"),
+    pytest.param("some/directory", "some:directory", id="directory"),
+    pytest.param("", "", id="top"),
+]
+
+
+@pytest.mark.parametrize(("before", "now"), CALLED_BEFORE)
+def test_a_tree_of_before_is_read(tmp_path: Path, before: str, now: str) -> None:
+    (tmp_path / "trees" / "7-3-0").mkdir(parents=True)
+    (tmp_path / "current").symlink_to("trees/7-3-0")
+    (tmp_path / "trees" / "7-3-0.json").write_text(
+        f'{{"format":"bootferry-tree:1","order":[7,2],"names":{{"a/b":["{sha("b")}",1,"{before}"],'
+        f'"a/c":["{sha("c")}",2,"{before}","{sha("archive")}"]}}}}'
+    )
+    assert load_current(tmp_path) == Tree(
+        "7-3-0",
+        {
+            RelativePath("a/b"): Link(sha("b"), 1, now),
+            RelativePath("a/c"): Link(sha("c"), 2, now, sha("archive")),
+        },
+        {now: Shown("unknown", "")},
+    )
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format":"bootferry-tree:1"}', '{"format":"bootferry-tree:3"}'])
+def test_a_tree_that_cannot_be_read_is_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "trees" / "7-3-0").mkdir(parents=True)
+    (tmp_path / "current").symlink_to("trees/7-3-0")
+    (tmp_path / "trees" / "7-3-0.json").write_text(text)
+    assert load_current(tmp_path) is None
