@@ -60,13 +60,15 @@ class Region:
         return self._url(f"files/{sha256}")
 
     async def manifest(self, etag: str) -> Published | None:
-        """What the region publishes now, or None when it is still what `etag` stands for ("" for nothing yet).
+        """What the region publishes now; None if that is no news.
+
+        No news is what `etag` stands for already ("" for nothing), and that the region has published nothing yet.
 
         Raises FetchError; InvalidRequestSignature when the region does not know this rack.
         """
         headers = {"If-None-Match": etag} if etag else {}
-        async with self._ask("GET", "manifest", 304, headers=headers) as response:
-            if response.status == 304:
+        async with self._ask("GET", "manifest", 204, 304, headers=headers) as response:
+            if response.status in (204, 304):
                 return None
             return Published(await read_capped(response, MAX_ENVELOPE_BYTES), response.headers.get("ETag", ""))
 

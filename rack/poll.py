@@ -2,7 +2,7 @@
 
 It asks for the manifest, audits the disk, pulls what is missing, swaps the tree, reports and prunes, in this order
 (`beat.py` says when). Whatever fails, the tree that machines boot from stays: only a manifest signed by this rack's
-region, not older than the last one, with bytes that were verified, ever changes it.
+region, not older than the last one and no other of its number, with bytes that were verified, ever changes it.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from rack.state import State
 from shared import __version__
 from shared.digest import Sha256
 from shared.download import Transfer
-from shared.errors import BootferryError, FetchError, TooOld
+from shared.errors import BootferryError, FetchError, ForkedManifest, TooOld
 from shared.logs import logger
 from shared.patience import Patience, is_regions, patiently
 from shared.signing import fingerprint
@@ -93,7 +93,7 @@ class Poller:
             _log.warning("The manifest kept here is not used.", action="recover", error=str(error), code=error.code)
             return
         self.belief.manifest, self.belief.knows = manifest, knows
-        self._state.floor = max(self._state.floor, manifest.order)
+        self._state.floor, self._state.floor_sha256 = manifest.order, knows.sha256
         self._measure(Round())
 
     @property
@@ -156,19 +156,25 @@ class Poller:
                 serial=manifest.serial,
                 files=len(manifest.files()),
             )
-        self._state.floor = manifest.order
+        self._state.floor, self._state.floor_sha256 = manifest.order, knows.sha256
         self._state.save(self._root)
         self.belief.manifest, self.belief.knows, self._etag = manifest, knows, published.etag
 
     def _opened(self, envelope: bytes) -> tuple[Manifest, Knows]:
-        """The manifest this rack's region has signed, not older than the last one (I2, I3)."""
+        """The manifest this rack's region has signed, not older than the last one (I2, I3) and no other of its number.
+
+        Raises TooOld, ForkedManifest, BadSignature, InvalidDocument.
+        """
         payload = open_envelope(
             envelope, MANIFEST_TYPE, [self._identity.region_key], origin=f"{self._identity.region_url}'s manifest"
         )
         manifest = Manifest.parse(payload)
         if manifest.order < self._state.floor:
             raise TooOld("The region's manifest", _spoken(manifest.order), _spoken(self._state.floor))
-        return manifest, Knows(*manifest.order, Sha256.of(payload))
+        sha256 = Sha256.of(payload)
+        if manifest.order == self._state.floor and self._state.floor_sha256 not in ("", sha256):
+            raise ForkedManifest(*manifest.order)
+        return manifest, Knows(*manifest.order, sha256)
 
     # --- the disk
 

@@ -16,8 +16,9 @@ from shared.errors import InvalidDocument
 class State:
     """`floor` is the (epoch, serial) below which no manifest of the region with the fingerprint `region` is accepted.
 
-    `unwanted` says since when (seconds since 1970) each thing on disk is named by nothing. `sequence` is that of the
-    last report. The last poll and its error are for people who ask `bootferry-rack status`.
+    Of those with just that number only the one is whose payload has the SHA-256 `floor_sha256` ("": any, in a state of
+    before). `unwanted` says since when (seconds since 1970) each thing on disk is named by nothing. `sequence` is that
+    of the last report. The last poll and its error are for people who ask `bootferry-rack status`.
     """
 
     region: str = ""
@@ -27,6 +28,7 @@ class State:
     last_poll_at: float | None = None
     error_code: str = ""
     error: str = ""
+    floor_sha256: str = ""
 
     @classmethod
     def load(cls, root: Path) -> "State":
@@ -41,6 +43,7 @@ class State:
                 last_poll_at=_optional(document["last_poll_at"]),
                 error_code=str(document["error_code"]),
                 error=str(document["error"]),
+                floor_sha256=str(document.get("floor_sha256", "")),
             )
         except (OSError, InvalidDocument, KeyError, IndexError, TypeError, ValueError, AttributeError):
             return cls()

@@ -22,6 +22,7 @@ the API answers it, the journal shows it, operators search for it.
     │   ├── Unsigned · UnknownSigner · WrongRegion
     │   ├── BadSignature            it does not fit; SignatureExpired · SignatureKeyRevoked · SignatureWeak
     │   ├── InvalidKeyring          no key to believe; KeyTooSmall · KeyAlgorithmRefused · KeyExpired · KeyRevoked
+    │   ├── ForkedManifest          another one of the very number that was accepted before
     │   └── TooOld                  older than what was accepted before
     ├── NoRoom                      the disk cannot hold what was asked for
     ├── DiskFailed                  the disk refused to read or write
@@ -415,6 +416,19 @@ class WrongRegion(SignatureError):
         super().__init__(
             f"The region's key has the fingerprint {found[:16]}… and not {expected[:16]}…; check the region's address,"
             " or enrol this rack again."
+        )
+
+
+class ForkedManifest(SignatureError):
+    """A correctly signed manifest has the epoch and serial of one accepted before and says something else."""
+
+    code = "forked_manifest"
+
+    def __init__(self, epoch: int, serial: int) -> None:
+        self.epoch, self.serial = epoch, serial
+        super().__init__(
+            f"The region has signed two manifests as epoch {epoch}, serial {serial}, of which the first stays; its"
+            " database was probably restored: run 'bootferry-region new-epoch' there."
         )
 
 

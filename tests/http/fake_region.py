@@ -76,6 +76,7 @@ class FakeRegion:
         self.url = URL()
 
         self.order = (EPOCH, 0)
+        self.published = False
         self.entries: tuple[Entry, ...] = ()
         self.files: dict[Sha256, bytes] = {}
         self.requests: list[web.BaseRequest] = []
@@ -102,6 +103,7 @@ class FakeRegion:
         named = [(path, Kind.FILE, content) for path, content in files.items()]
         named += [(path, Kind.ARCHIVE, content) for path, content in (archives or {}).items()]
         self.files |= {Sha256.of(content): content for _, _, content in named}
+        self.published = True
         self.order = (self.order[0], self.order[1] + 1 if serial is None else serial)
         self.entries = tuple(
             Entry(
@@ -193,12 +195,13 @@ class FakeRegion:
     async def _manifest(self, request: web.Request) -> web.StreamResponse:
         if self.manifest_status != 200:
             return problem(self.manifest_status, "unavailable", "The region is not ready.", retry_after=1)
+        if not self.published:
+            return web.Response(status=204)
         payload = self.manifest().encode()
-        key = self.manifest_key or self.key
-        etag = f'"{Sha256.of(payload)[:16]}-{fingerprint(key)[:8]}"'
-        if request.headers.get("If-None-Match") == etag:
+        etag = f'"{self.order[0]}-{self.order[1]}-{Sha256.of(payload)[:16]}"'
+        if request.headers.get("If-None-Match") == etag and self.manifest_key is None:
             return web.Response(status=304, headers={"ETag": etag})
-        return web.Response(body=seal(key, MANIFEST_TYPE, payload), headers={"ETag": etag})
+        return web.Response(body=seal(self.manifest_key or self.key, MANIFEST_TYPE, payload), headers={"ETag": etag})
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})

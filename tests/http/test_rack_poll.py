@@ -17,6 +17,7 @@ from shared.errors import (
     BadSignature,
     BootferryError,
     ConnectionRefused,
+    ForkedManifest,
     HttpStatus,
     InvalidDocument,
     InvalidRequestSignature,
@@ -149,6 +150,7 @@ FAULTS = [
     ),
     pytest.param(lambda region: region.publish({}, serial=0), TooOld, id="older-manifest"),
     pytest.param(lambda region: setattr(region, "order", (1, 99)), TooOld, id="older-epoch"),
+    pytest.param(lambda region: region.publish({}, serial=region.order[1]), ForkedManifest, id="forked-manifest"),
 ]
 
 
@@ -186,6 +188,53 @@ async def test_the_floor_outlives_the_process_and_its_manifest(region: FakeRegio
         await rack.poller.poll()
         assert isinstance(rack.error(), TooOld)
         assert await rack.boot(KERNEL) == (200, image[KERNEL])
+
+
+async def test_a_forked_manifest_is_refused_by_the_next_process_too_and_told(
+    region: FakeRegion, tmp_path: Path
+) -> None:
+    image = ubuntu("1")
+    first = region.publish(image, serial=7)
+    async with running_rack(region, tmp_path) as rack:
+        await rack.poller.poll()
+    # The region's database was restored, and the number is given out again.
+    region.publish(ubuntu("2"), serial=7)
+    for spoilt in (False, True):
+        if spoilt:
+            (tmp_path / "manifest.json").write_bytes(b"spoilt")
+        async with running_rack(region, tmp_path) as rack:
+            await rack.poller.poll()
+            assert isinstance(rack.error(), ForkedManifest)
+            assert tree_bytes(tmp_path) == image
+            report = region.reports[-1]
+            assert report.error.code == "forked_manifest"
+            assert "bootferry-region new-epoch" in report.error.sentence
+            assert report.knows == (Knows() if spoilt else Knows(*first.order, Sha256.of(first.encode())))
+
+    region.order = (region.order[0] + 1, 0)
+    region.publish(ubuntu("2"))
+    async with running_rack(region, tmp_path) as rack:
+        await rack.poller.poll()
+        assert rack.error() is None
+        assert tree_bytes(tmp_path) == ubuntu("2")
+
+
+async def test_a_region_that_has_published_nothing_yet_is_no_fault(region: FakeRegion, rack: Rack) -> None:
+    await rack.poller.poll()
+    assert rack.error() is None
+    assert rack.poller.belief.manifest is None
+    assert (await rack.boot(KERNEL))[0] == 503
+    report = region.reports[-1]
+    assert (report.knows, report.pending, report.error) == (Knows(), (), Fault())
+
+    image = ubuntu("1")
+    region.publish(image)
+    await rack.poller.poll()
+    region.published = False
+    await rack.poller.poll()
+    assert rack.error() is None
+    assert tree_bytes(rack.root) == image
+    assert region.reports[-1].knows.serial == 1
 
 
 async def test_a_rack_serves_without_its_region_from_the_start(region: FakeRegion, tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ EXAMPLES = [
     errors.KeyExpired("4A3CE3CD565D7EB5C810E2B97FF3F408476CF100", NOON),
     errors.KeyRevoked("4A3CE3CD565D7EB5C810E2B97FF3F408476CF100"),
     errors.WrongRegion(DIGEST, "ab" * 32),
+    errors.ForkedManifest(1_789_000_000, 7),
     errors.TooOld(URL, NOON, NOON),
     errors.NoRoom("/var/lib/bootferry", 10**9, 10**6),
     errors.DiskFailed("/var/lib/bootferry", OSError(5, "Input/output error")),

@@ -157,7 +157,7 @@ class Steady(random.Random):
 
 
 def test_the_state_comes_back_and_a_spoilt_one_is_a_fresh_one(tmp_path: Path) -> None:
-    state = State("region", (1, 2), 3, {"file:a": 4.0}, 5.0, "code", "sentence")
+    state = State("region", (1, 2), 3, {"file:a": 4.0}, 5.0, "code", "sentence", "3c" * 32)
     state.save(tmp_path)
     assert State.load(tmp_path) == state
     for text in ("", "[]", "{}", '{"floor": 1}'):
