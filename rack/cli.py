@@ -7,9 +7,10 @@ import re
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -20,7 +21,7 @@ from rack import program
 from rack.configuration import RackConfiguration
 from rack.lock import holder
 from rack.state import State
-from rack.tree import load_current
+from rack.tree import Tree, behind, load_current, shown_by
 from shared import __version__
 from shared.errors import BootferryError, Conflict
 from shared.http import client_session
@@ -164,7 +165,7 @@ def _status(output: Output) -> None:
         "Region": facts["region"],
         "Process": process if process is not None else "not running",
         "Last poll": facts["last_poll_at"] or "never",
-        "Last error": error["error"] if error else "none",
+        "Last error": error["sentence"] if error else "none",
         "Manifest": f"epoch {manifest['epoch']}, serial {manifest['serial']}" if manifest else "none yet",
         "Files": f"{facts['files_held']} of {facts['files_wanted']}, {spoken_size(facts['bytes_left'])} left to pull",
         "Free": spoken_size(facts["bytes_free"]),
@@ -172,8 +173,22 @@ def _status(output: Output) -> None:
     }
     for label, value in lines.items():
         typer.echo(f"{label + ':':<12}{value}")
-    for image in tree["images"] if tree else []:
-        typer.echo(f"  {image}")
+    for line in _image_lines(tree["versions"] if tree else {}, facts["pending"]):
+        typer.echo(line)
+
+
+def _image_lines(versions: Mapping[str, str], pending: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Each image with the version machines get, and for those that are pending what they should get, and why not."""
+    waiting = {entry["image"]: entry for entry in pending}
+    images = sorted({*versions, *waiting})
+    width = max(map(len, images), default=0)
+    for image in images:
+        line = f"  {image:<{width}}  {versions.get(image, 'nothing yet')}"
+        if (entry := waiting.get(image)) is not None:
+            same = entry["wanted_version"] == versions.get(image)
+            line += ", files missing or damaged" if same else f", pending {entry['wanted_version']}"
+            line += f": {entry['error']['sentence']} ({entry['error']['code']})" if entry["error"] else ""
+        yield line
 
 
 def _facts(configuration: RackConfiguration) -> dict[str, Any]:
@@ -182,6 +197,7 @@ def _facts(configuration: RackConfiguration) -> dict[str, Any]:
     manifest = _manifest(configuration, identity)
     store = Store(root)
     files = manifest.files() if manifest else {}
+    versions = {image: shown.version for image, shown in sorted(tree.shown.items())} if tree else {}
     return {
         "name": identity.name,
         "rack_id": identity.rack_id,
@@ -190,14 +206,31 @@ def _facts(configuration: RackConfiguration) -> dict[str, Any]:
         "data_dir": str(root),
         "process": holder(root / "lock"),
         "last_poll_at": datetime.fromtimestamp(state.last_poll_at, UTC).isoformat() if state.last_poll_at else None,
-        "last_error": {"code": state.error_code, "error": state.error} if state.error else None,
+        "last_error": {"code": state.error_code, "sentence": state.error} if state.error else None,
         "manifest": {"epoch": manifest.epoch, "serial": manifest.serial} if manifest else None,
         "files_wanted": len(files),
         "files_held": sum(store.has(sha256, size) for sha256, size in files.items()),
         "bytes_left": store.bytes_missing(files.items()),
         "bytes_free": store.bytes_free(),
-        "tree": {"name": tree.name, "images": sorted(tree.images())} if tree else None,
+        "tree": {"name": tree.name, "images": sorted(tree.images()), "versions": versions} if tree else None,
+        "pending": _pending(root, manifest, tree, state) if manifest else [],
     }
+
+
+def _pending(root: Path, manifest: Manifest, tree: Tree | None, state: State) -> list[dict[str, Any]]:
+    """The images that machines do not get as the manifest says, as the disk is now; why, the last poll has said."""
+    images, found = manifest.images(), []
+    for image, version in sorted(behind(root, manifest, tree).items()):
+        code, sentence = state.faults.get(image, ("", ""))
+        found.append(
+            {
+                "image": image,
+                "shown_version": version,
+                "wanted_version": shown_by(images[image]).version,
+                "error": {"code": code, "sentence": sentence} if code else None,
+            }
+        )
+    return found
 
 
 def _manifest(configuration: RackConfiguration, identity: identities.Identity) -> Manifest | None:

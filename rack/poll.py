@@ -322,6 +322,7 @@ class Poller:
         self._told(str(error) if error else self._summary())
         self._state.last_poll_at = self._now().timestamp()
         self._state.error_code, self._state.error = (error.code, str(error)) if error else ("", "")
+        self._state.faults = {image: (why.code, why.sentence) for image, why in self.belief.faults.items()}
         await asyncio.to_thread(self._state.save, self._root)
 
     def _summary(self) -> str:

@@ -148,6 +148,10 @@ class _Believed(Collector):
             "rack_files_held": ("Files of the manifest that are whole on this rack.", len(belief.held)),
             "rack_bytes_left": ("Bytes still to be pulled.", belief.bytes_left),
             "rack_bytes_free": ("Bytes the rack may still write to its disk.", belief.bytes_free),
+            "rack_images_pending": (
+                "Images of the manifest that machines do not get as it says.",
+                len(belief.pending),
+            ),
             "rack_images": ("Images machines can boot from.", len(belief.tree.images()) if belief.tree else 0),
             "rack_manifest_epoch": ("Epoch of the accepted manifest.", epoch),
             "rack_manifest_serial": ("Serial of the accepted manifest.", serial),

@@ -18,7 +18,8 @@ class State:
 
     Of those with just that number only the one is whose payload has the SHA-256 `floor_sha256` ("": any, in a state of
     before). `unwanted` says since when (seconds since 1970) each thing on disk is named by nothing. `sequence` is that
-    of the last report. The last poll and its error are for people who ask `bootferry-rack status`.
+    of the last report. The last poll, its error, and by image the code and sentence of why it is pending (`faults`) are
+    for people who ask `bootferry-rack status`.
     """
 
     region: str = ""
@@ -29,6 +30,7 @@ class State:
     error_code: str = ""
     error: str = ""
     floor_sha256: str = ""
+    faults: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     @classmethod
     def load(cls, root: Path) -> "State":
@@ -44,6 +46,7 @@ class State:
                 error_code=str(document["error_code"]),
                 error=str(document["error"]),
                 floor_sha256=str(document.get("floor_sha256", "")),
+                faults={str(image): (str(code), str(why)) for image, (code, why) in document.get("faults", {}).items()},
             )
         except (OSError, InvalidDocument, KeyError, IndexError, TypeError, ValueError, AttributeError):
             return cls()

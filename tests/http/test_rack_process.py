@@ -23,6 +23,7 @@ from shared.errors import TokenSpent
 from shared.http import client_session
 from shared.names import Name
 from tests.http.fake_region import FakeRegion, tree_bytes, ubuntu
+from tests.http.running_rack import running_rack
 
 CHECKOUT = Path(__file__).parents[2]
 SQUASHFS = "ubuntu/amd64/ga-24.04/noble/stable/squashfs"
@@ -144,6 +145,51 @@ async def test_killed_and_stopped_in_the_middle_of_a_pull_it_ends_whole(
         status, log = await ended(whole, signal.SIGTERM)
     assert status == 0, log
     assert "Traceback" not in log
+
+
+@pytest.mark.usefixtures("environ")
+async def test_status_names_the_images_that_are_pending(
+    region: FakeRegion, machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def status(*arguments: str) -> str:
+        capsys.readouterr()
+        assert await asyncio.to_thread(command_line, ["status", *arguments]) == 0
+        return capsys.readouterr().out
+
+    await machine.enrol(region)
+    assert json.loads(await status("-o", "json"))["pending"] == []
+    kernel = "ubuntu/amd64/ga-24.04/noble/stable/boot-kernel"
+    async with running_rack(region, machine.root) as rack:
+        region.publish(ubuntu("1"))
+        await rack.poller.poll()
+        facts = json.loads(await status("-o", "json"))
+        assert (facts["pending"], facts["tree"]["versions"]) == ([], {"ubuntu:noble:amd64": "1"})
+        newer = ubuntu("2")
+        region.file_status[Sha256.of(newer[kernel])] = 404
+        region.publish(newer | ubuntu("2", release="jammy"))
+        await rack.poller.poll()
+        error = rack.error()
+
+    facts = json.loads(await status("-o", "json"))
+    assert facts["pending"] == [
+        {
+            "image": "ubuntu:noble:amd64",
+            "shown_version": "1",
+            "wanted_version": "2",
+            "error": {"code": "http_status", "sentence": str(error)},
+        }
+    ]
+    lines = (await status()).splitlines()
+    assert "  ubuntu:jammy:amd64  2" in lines
+    assert f"  ubuntu:noble:amd64  1, pending 2: {error} (http_status)" in lines
+
+    # What has happened since the last poll is seen without one.
+    (machine.root / "current" / kernel.replace("ga-24.04/noble", "ga-24.04/jammy")).unlink()
+    assert [entry["image"] for entry in json.loads(await status("-o", "json"))["pending"]] == [
+        "ubuntu:jammy:amd64",
+        "ubuntu:noble:amd64",
+    ]
+    assert "  ubuntu:jammy:amd64  2, files missing or damaged" in (await status()).splitlines()
 
 
 async def test_the_port_of_another_process_is_one_sentence(region: FakeRegion, machine: Machine) -> None:

@@ -179,6 +179,7 @@ async def test_health_and_metrics(machine: aiohttp.ClientSession, belief: Belief
     async with machine.get("/metrics") as response:
         text = await response.text()
         assert "rack_images 2.0" in text
+        assert "rack_images_pending 0.0" in text
         assert 'rack_requests_total{status="200"} 2.0' in text
     belief.tree = None
     for path in ("/readyz", f"/images/{PATH}"):

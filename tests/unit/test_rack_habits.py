@@ -157,7 +157,9 @@ class Steady(random.Random):
 
 
 def test_the_state_comes_back_and_a_spoilt_one_is_a_fresh_one(tmp_path: Path) -> None:
-    state = State("region", (1, 2), 3, {"file:a": 4.0}, 5.0, "code", "sentence", "3c" * 32)
+    state = State(
+        "region", (1, 2), 3, {"file:a": 4.0}, 5.0, "code", "sentence", "3c" * 32, {"a:b:c": ("no_room", "It is full.")}
+    )
     state.save(tmp_path)
     assert State.load(tmp_path) == state
     for text in ("", "[]", "{}", '{"floor": 1}'):
@@ -165,6 +167,14 @@ def test_the_state_comes_back_and_a_spoilt_one_is_a_fresh_one(tmp_path: Path) ->
         assert State.load(tmp_path) == State()
     (tmp_path / "state.json").unlink()
     assert State.load(tmp_path) == State()
+
+
+def test_a_state_of_before_keeps_its_floor(tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_text(
+        '{"region": "3c3c", "floor": [7, 2], "sequence": 3, "unwanted": {"file:a": 4.0}, "last_poll_at": null,'
+        ' "error_code": "", "error": ""}'
+    )
+    assert State.load(tmp_path) == State("3c3c", (7, 2), 3, {"file:a": 4.0})
 
 
 def test_one_process_works_in_a_data_directory(tmp_path: Path) -> None:
