@@ -18,6 +18,7 @@ from typing import IO, BinaryIO, NamedTuple
 from shared.digest import Hasher, Sha256
 from shared.errors import InvalidDocument, InvalidValue
 from shared.names import RelativePath
+from shared.sizes import spoken_size
 from shared.store import VERIFIED_AT, sync_directory
 
 MAX_MEMBERS = 10_000
@@ -36,6 +37,16 @@ class Content(NamedTuple):
 
     sha256: Sha256
     size: int
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, _Refused | InvalidValue):
+        return str(error).rstrip(".")
+    if isinstance(error, EOFError):
+        return "its end is missing"
+    if isinstance(error, lzma.LZMAError) and "memory" in str(error).lower():
+        return f"unpacking it takes more memory than {spoken_size(MAX_DECODER_BYTES)}"
+    return "it is damaged, or no archive of the kind .tar.xz"
 
 
 def unpack(
@@ -57,7 +68,7 @@ def unpack(
             sync_directory(Path(directory))
     except (tarfile.TarError, lzma.LZMAError, EOFError, _Refused, InvalidValue, ValueError, OverflowError) as error:
         shutil.rmtree(into, ignore_errors=True)
-        raise InvalidDocument(origin, str(error).rstrip(".") or type(error).__name__) from error
+        raise InvalidDocument(origin, _why(error)) from error
     except BaseException:
         shutil.rmtree(into, ignore_errors=True)
         raise

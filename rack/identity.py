@@ -74,7 +74,9 @@ def load(data_dir: Path) -> Identity:
             name=Name(document["name"]),
             key=_key(directory, str(document["rack_key_fingerprint"])),
         )
-    except (KeyError, InvalidValue) as error:
+    except KeyError as error:
+        raise InvalidDocument(str(directory / "region.json"), f"the field {error} is missing") from error
+    except InvalidValue as error:
         raise InvalidDocument(str(directory / "region.json"), str(error).rstrip(".")) from error
 
 

@@ -261,7 +261,7 @@ def _build(root: Path, draft: Draft, order: tuple[int, int]) -> Tree:
         except FileNotFoundError as error:
             # A carried image may have lost a file already; one that is new must be whole.
             if draft.names[path].image not in draft.carried:
-                raise Unavailable(f"The file {path}") from error
+                raise Unavailable(f"The file {path} is not on this rack's disk as it was verified") from error
     for directory in made:
         sync_directory(directory)
     staging.rename(trees / tree.name)

@@ -64,7 +64,7 @@ class Region:
     def require_ready(self) -> None:
         """Returning says: the schema is current and the memory filled. Raises Unavailable while that is not so."""
         if not self.ready.is_set():
-            raise Unavailable("The region's database")
+            raise Unavailable("The region has not begun yet: it waits for its database")
 
 
 @asynccontextmanager

@@ -4,6 +4,7 @@ An unknown key is an error in all three: a setting that is silently ignored is o
 """
 
 import os
+import re
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -18,6 +19,7 @@ from pydantic_settings import (
 )
 
 from shared.errors import InvalidConfiguration
+from shared.shapes import accepted
 
 EX_CONFIG = 78
 """The exit status of a process whose settings are unusable (sysexits.h); the systemd units do not restart on it."""
@@ -69,9 +71,15 @@ class ServiceConfiguration(BaseSettings):
                 raise InvalidConfiguration(
                     f"{name} in {cls.config_file()} is not a setting of bootferry-{cls.service}; remove or correct it."
                 ) from error
-            raise InvalidConfiguration(f"The setting {prefix}{name.upper()} is not usable: {first['msg']}.") from error
+            raise InvalidConfiguration(
+                f"The setting {prefix}{name.upper()} is not usable: {accepted(first)}."
+            ) from error
         except ValueError as error:
-            raise InvalidConfiguration(f"{cls.config_file()} is not TOML: {error}.") from error
+            # tomllib says where, and what its parser wanted: only the first is of use.
+            at = re.search(r"\(at (line \d+, column \d+|end of document)\)", str(error))
+            raise InvalidConfiguration(
+                f"{cls.config_file()} is not TOML{f' ({at[1]})' if at else ''}; mend it, or take it away."
+            ) from error
         except OSError as error:
             raise InvalidConfiguration(f"{error.filename} cannot be read: {error.strerror}.") from error
 

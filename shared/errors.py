@@ -38,9 +38,16 @@ from shared.sizes import spoken_size
 
 
 class BootferryError(Exception):
-    """Something expected went wrong; `str(error)` is one sentence an operator can act on."""
+    """Something expected went wrong; `str(error)` is one sentence an operator can act on.
+
+    Whatever the words of others in it are, it is one printable line that ends with one full stop.
+    """
 
     code: ClassVar[str] = "internal_error"
+
+    def __init__(self, sentence: str) -> None:
+        line = "".join(character if character.isprintable() else " " for character in sentence).strip()
+        super().__init__(line if line.endswith(("?", "!", "…")) else f"{line.rstrip('. ')}.")
 
 
 class Refused(BootferryError):
@@ -57,7 +64,7 @@ class InvalidValue(Refused):
     def __init__(self, what: str, value: object, why: str) -> None:
         shown = repr(value)
         self.what, self.value, self.why = what, value, why
-        article = "an" if what[0] in "aeio" else "a"
+        article = "an" if what[:1] in tuple("aeio") else "a"
         super().__init__(f"{shown if len(shown) <= 120 else shown[:117] + '...'} is not {article} {what}: {why}.")
 
 
@@ -76,7 +83,9 @@ class Unauthenticated(Refused):
 
     code = "unauthenticated"
 
-    def __init__(self, sentence: str = "Send an operator token as 'Authorization: Bearer bf_…'.") -> None:
+    def __init__(
+        self, sentence: str = "The request names nobody; send an operator token as 'Authorization: Bearer bf_…'."
+    ) -> None:
         super().__init__(sentence)
 
 
@@ -85,17 +94,28 @@ class InvalidToken(Unauthenticated):
 
     code = "token_unknown"
 
+    def __init__(
+        self, sentence: str = "This token is not known to the region; ask an administrator for a new one."
+    ) -> None:
+        super().__init__(sentence)
+
 
 class TokenSpent(Unauthenticated):
     """A one-time enrolment token was used before."""
 
     code = "token_spent"
 
+    def __init__(self, sentence: str = "This enrolment token was used already; make a new one.") -> None:
+        super().__init__(sentence)
+
 
 class TokenExpired(Unauthenticated):
     """A token was good once; its time is over."""
 
     code = "token_expired"
+
+    def __init__(self, sentence: str = "This token has expired; ask an administrator for a new one.") -> None:
+        super().__init__(sentence)
 
 
 class InvalidRequestSignature(Unauthenticated):
@@ -121,7 +141,7 @@ class NotFound(Refused):
 
     def __init__(self, noun: str, name: object) -> None:
         self.noun, self.name = noun, name
-        super().__init__(f"There is no {noun} {name}.")
+        super().__init__(f"There is no {noun} {name}; check the name, or whether it was removed.")
 
 
 class Conflict(Refused):
@@ -224,8 +244,8 @@ class HttpStatus(FetchError):
 
     def __init__(self, url: str, status: int, detail: str = "", problem: str = "", retry_after: float = 0.0) -> None:
         self.status, self.detail, self.problem, self.retry_after = status, detail, problem, retry_after
-        words = "".join(character if character.isprintable() else " " for character in detail).strip().rstrip(".")
-        super().__init__(url, f"{url} answered {status}{': ' + words if words else '; check the URL'}.")
+        words = detail.strip()
+        super().__init__(url, f"{url} answered {status}{': ' + words if words else '; check the URL'}")
 
 
 class RedirectRefused(FetchError):
@@ -316,7 +336,10 @@ class UnknownSigner(SignatureError):
     def __init__(self, url: str, signed_by: str, wanted: Iterable[str]) -> None:
         self.url, self.signed_by, self.wanted = url, signed_by, tuple(wanted)
         trusted = ", ".join(self.wanted) or "none"
-        super().__init__(f"{url} is signed by key {signed_by}, which the keyring does not hold (it holds {trusted}).")
+        super().__init__(
+            f"{url} is signed by key {signed_by}, which the keyring does not hold (it holds {trusted}); ask the"
+            " mirror's owner which key is right."
+        )
 
 
 class BadSignature(SignatureError):
@@ -326,7 +349,9 @@ class BadSignature(SignatureError):
 
     def __init__(self, url: str, why: str) -> None:
         self.url, self.why = url, why
-        super().__init__(f"The signature of {url} is not good: {why}.")
+        # Messages of ours are named as a sentence begins: "The manifest".
+        signed = f"the{url[3:]}" if url.startswith("The ") else url
+        super().__init__(f"The signature of {signed} is not good: {why}.")
 
 
 class SignatureExpired(BadSignature):
@@ -439,7 +464,7 @@ class TooOld(SignatureError):
 
     def __init__(self, what: str, found: datetime | str, floor: datetime | str) -> None:
         self.what, self.found, self.floor = what, found, floor
-        super().__init__(f"{what} is dated {found}, older than the {floor} already accepted; the held one stays.")
+        super().__init__(f"{what} is of {found}, older than one of {floor} accepted before; what is held stays.")
 
 
 class NoRoom(BootferryError):
@@ -462,17 +487,23 @@ class DiskFailed(BootferryError):
 
     def __init__(self, path: str, error: OSError) -> None:
         self.path = path
-        super().__init__(f"The disk below {path} failed ({error.strerror or error}); what is held is untouched.")
+        super().__init__(
+            f"The disk below {path} failed ({error.strerror or error}); what is held is untouched: check the disk and"
+            " the permissions on it."
+        )
 
 
 class Unavailable(BootferryError):
-    """A part this process needs is away; `retry_after` seconds from now is a good time to ask again."""
+    """A part this process needs is away; `retry_after` seconds from now is a good time to ask again.
+
+    `happened` begins the sentence and has a verb: "The database does not answer".
+    """
 
     code = "unavailable"
 
-    def __init__(self, what: str, retry_after: int = 5) -> None:
-        self.what, self.retry_after = what, retry_after
-        super().__init__(f"{what} is not available at the moment; try again in {retry_after} seconds.")
+    def __init__(self, happened: str, retry_after: int = 5) -> None:
+        self.happened, self.retry_after = happened, retry_after
+        super().__init__(f"{happened}; try again in {retry_after} seconds.")
 
 
 class InvalidConfiguration(BootferryError):

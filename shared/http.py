@@ -9,6 +9,7 @@ import asyncio
 import errno
 import ipaddress
 import json
+import os
 import re
 import socket
 import ssl
@@ -57,8 +58,8 @@ def parse_url(text: object) -> URL:
     try:
         plain = isinstance(text, str) and len(text) <= 2048 and text.isprintable() and " " not in text
         url = URL(text) if isinstance(text, str) and plain else URL()
-    except ValueError as error:
-        url, why = URL(), str(error).rstrip(".")
+    except ValueError:
+        url, why = URL(), "its host or its port is not one"
     if url.scheme not in ("http", "https") or not url.host or url.fragment:
         raise InvalidValue("URL", _UNSHOWN.sub("//", text) if isinstance(text, str) else text, why)
     return url
@@ -102,8 +103,11 @@ def _tls_context(ca_bundle: Path | None) -> ssl.SSLContext:
     if ca_bundle is not None:
         try:
             context.load_verify_locations(cafile=ca_bundle)
-        except (OSError, ssl.SSLError) as error:
-            raise InvalidConfiguration(f"The CA bundle {ca_bundle} cannot be used: {error}.") from error
+        except ssl.SSLError as error:
+            why = "it holds no certificates in PEM form"
+            raise InvalidConfiguration(f"The CA bundle {ca_bundle} cannot be used: {why}.") from error
+        except OSError as error:
+            raise InvalidConfiguration(f"The CA bundle {ca_bundle} cannot be used: {error.strerror}.") from error
     return context
 
 
@@ -159,7 +163,7 @@ async def read_capped(response: aiohttp.ClientResponse, cap: int) -> bytes:
 
 
 async def require_ok(response: aiohttp.ClientResponse, *accepted: int) -> None:
-    """Returning says: the status is 200 or one of `accepted`. Raises HttpStatus with the other side's own words."""
+    """Raises HttpStatus, with the other side's own words, unless the status is 200 or one of `accepted`."""
     if response.status == 200 or response.status in accepted:
         return
     detail = problem = ""
@@ -186,18 +190,23 @@ def told_apart(session: aiohttp.ClientSession, url: URL, proxy: URL | None = Non
         yield
     except aiohttp.ClientHttpProxyError as error:
         # Its text names the proxy with its password: not even a traceback may show that.
-        raise ProxyFailed(shown(url), f"it answered {error.status} {_brief(error)}") from None
+        raise ProxyFailed(shown(url), f"it answered {error.status} {_reason(error)}") from None
     except _AddressForbidden as error:
         raise AddressForbidden(shown(url), error.address) from None
     except (aiohttp.ClientError, TimeoutError) as error:
         raise _fetch_error(session, url, proxy, error) from error
 
 
+def _reason(error: aiohttp.ClientHttpProxyError) -> str:
+    """The proxy's own words."""
+    return re.split(r"[\n:(]", error.message)[0].strip()[:80]
+
+
 def _fetch_error(session: aiohttp.ClientSession, url: URL, proxy: URL | None, error: Exception) -> FetchError:
     where = shown(url)
     match error:
         case aiohttp.ClientProxyConnectionError():
-            return ProxyFailed(where, _brief(error))
+            return ProxyFailed(where, _unconnected(error))
         case aiohttp.ClientConnectorDNSError() if proxy is not None and (error.host, error.port) == (
             proxy.host,
             proxy.port,
@@ -206,28 +215,56 @@ def _fetch_error(session: aiohttp.ClientSession, url: URL, proxy: URL | None, er
         case aiohttp.ClientConnectorDNSError():
             return NameNotFound(where, error.host)
         case aiohttp.InvalidURL():
-            return FetchError(where, f"{where} leads to no usable address ({_brief(error)}).")
+            target = _UNSHOWN.sub("//", str(error.url))[:200]
+            return FetchError(where, f"{where} leads to {target}, which is no usable address; check the URL.")
         case aiohttp.ClientResponseError():
-            return FetchError(where, f"{where} does not speak HTTP as it should ({_brief(error)}); mend the server.")
+            return FetchError(where, f"{where} does not speak HTTP as it should; check its port, or mend the server.")
         case aiohttp.ClientSSLError():
-            return TlsFailed(where, _brief(getattr(error, "certificate_error", error)))
+            return TlsFailed(where, _untrusted(error))
         case TimeoutError():
             connecting = isinstance(error, aiohttp.ConnectionTimeoutError)
             return TimedOut(where, (session.timeout.sock_connect if connecting else session.timeout.sock_read) or 0)
         case aiohttp.ClientConnectorError() if error.os_error.errno == errno.ECONNREFUSED:
             return ConnectionRefused(where)
-        case OSError():
-            return ConnectionLost(where, error.strerror or _brief(error))
         case _:
-            return ConnectionLost(where, _brief(error))
+            return ConnectionLost(where, _lost(error))
 
 
-def _brief(error: BaseException) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return error.verify_message
-    if isinstance(error, aiohttp.ClientResponseError):
-        return re.split(r"[\n:(]", error.message)[0].strip()[:80]
-    return (str(error) or type(error).__name__).splitlines()[0][:200]
+# aiohttp and asyncio speak of their own objects ("ssl:default [Connect call failed ('…', 443)]"). The system's names
+# of errors, and OpenSSL's of certificates, are what operators know and search for.
+def _lost(error: Exception) -> str:
+    match error:
+        case aiohttp.ClientConnectorError():
+            return _unconnected(error)
+        case aiohttp.ClientPayloadError():
+            return "it ended before all bytes had come"
+        case OSError() if error.errno is not None and error.errno > 0:
+            return os.strerror(error.errno)
+        case _:
+            return "the other side closed it"
+
+
+def _unconnected(error: aiohttp.ClientConnectorError) -> str:
+    number = error.os_error.errno
+    if number == errno.ECONNREFUSED:
+        return f"nothing answers at {error.host}, port {error.port}"
+    if number is not None and number > 0:
+        return f"{error.host}, port {error.port}: {os.strerror(number)}"
+    return f"no connection to {error.host}, port {error.port}, came about"
+
+
+def _untrusted(error: aiohttp.ClientSSLError) -> str:
+    found = getattr(error, "certificate_error", None) or error.os_error
+    if isinstance(found, ssl.SSLCertVerificationError):
+        return found.verify_message
+    return _TLS_REASONS.get(getattr(found, "reason", None) or "", "the two sides could not agree on how to speak TLS")
+
+
+_TLS_REASONS = {
+    "WRONG_VERSION_NUMBER": "the other side does not speak TLS there",
+    "RECORD_LAYER_FAILURE": "the other side does not speak TLS there",
+    "HTTP_REQUEST": "the other side does not speak TLS there",
+}
 
 
 def _redirected(url: URL, response: aiohttp.ClientResponse, *, signed: bool) -> URL:

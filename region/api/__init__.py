@@ -25,6 +25,7 @@ from region.api import (
     settings,
     sources,
 )
+from region.api.description import describe
 from region.edge.surroundings import Surroundings
 from region.process import Region, running
 from shared import __version__
@@ -117,6 +118,7 @@ def _application(lifespan: Lifespan[FastAPI] | None) -> FastAPI:
         return FileResponse(WEB / "docs.html", headers={"Content-Security-Policy": DOCS_POLICY} | _NOT_KEPT)
 
     problems.install(app)
+    describe(app)
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=MAX_REPORT_BYTES)
     app.add_middleware(Surroundings)
     return app

@@ -50,13 +50,15 @@ async def readyz(region: TheRegion) -> dict[str, str]:
     region.require_ready()
     async with transaction(region.engine) as connection:
         if not await is_migrated(connection):
-            raise Unavailable("The database's present schema (run bootferry-region migrate)")
+            raise Unavailable(
+                "The database does not have this version's schema: run bootferry-region migrate", retry_after=60
+            )
     try:
         await asyncio.to_thread(region.store.require_writable)
     except OSError as error:
-        raise Unavailable(f"The region's disk ({error.strerror})", retry_after=60) from error
+        raise Unavailable(f"The region's disk cannot be written ({error.strerror})", retry_after=60) from error
     if await asyncio.to_thread(region.store.bytes_free) == 0:
-        raise Unavailable("Room on the region's disk", retry_after=60)
+        raise Unavailable("The region's disk is full: free some room", retry_after=60)
     return {"status": "ready"}
 
 

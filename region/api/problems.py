@@ -1,63 +1,138 @@
-"""Errors as RFC 9457 problems: one table from the error tree to HTTP; the framework's own in the same shape."""
+"""Errors as RFC 9457 problems: one table over the whole error tree, and the framework's own refusals in the same shape.
 
-from collections.abc import Mapping
+- Each class has its row in `ROWS`: the HTTP status, and what its code means. Its code and its sentence are its own.
+- A class defined where no request is answered (`NEVER_ANSWERED`) needs none: it has the row of the class above it.
+- 429 and 503 carry Retry-After: what the error asks for, and up to as much again: not all clients return at once.
+"""
+
+import random
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 
-import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from shared.errors import (
-    BootferryError,
-    Conflict,
-    FetchError,
-    Forbidden,
-    InvalidDocument,
-    InvalidValue,
-    NoRoom,
-    NotFound,
-    PreconditionFailed,
-    Refused,
-    SignatureError,
-    TooManyAttempts,
-    Unauthenticated,
-    Unavailable,
-    WrongRegion,
-)
+from region.api.deps import CrossOrigin
+from region.edge.problem import BODY_TOO_LARGE, PROBLEM_JSON, problem
+from region.importing.importer import Cancelled, WithdrawalWaits
+from region.importing.imports import LeaseLost
+from shared import errors
+from shared.errors import BootferryError, DiskFailed, TooManyAttempts, Unavailable
 from shared.logs import logger
-
-PROBLEM_JSON = "application/problem+json"
+from shared.shapes import accepted
 
 log = logger(__name__)
 
-# The first class an error is an instance of decides.
-_STATUS: tuple[tuple[type[BootferryError], HTTPStatus], ...] = (
-    (Unauthenticated, HTTPStatus.UNAUTHORIZED),
-    (Forbidden, HTTPStatus.FORBIDDEN),
-    (NotFound, HTTPStatus.NOT_FOUND),
-    (Conflict, HTTPStatus.CONFLICT),
-    (PreconditionFailed, HTTPStatus.PRECONDITION_FAILED),
-    (TooManyAttempts, HTTPStatus.TOO_MANY_REQUESTS),
-    (InvalidValue, HTTPStatus.UNPROCESSABLE_ENTITY),
-    (InvalidDocument, HTTPStatus.UNPROCESSABLE_ENTITY),
-    (Refused, HTTPStatus.BAD_REQUEST),
-    (WrongRegion, HTTPStatus.FORBIDDEN),
-    (SignatureError, HTTPStatus.UNPROCESSABLE_ENTITY),
-    (FetchError, HTTPStatus.BAD_GATEWAY),
-    (NoRoom, HTTPStatus.INSUFFICIENT_STORAGE),
-    (Unavailable, HTTPStatus.SERVICE_UNAVAILABLE),
-)
+DISK_RETRY_S = 60
+
+
+class Row(NamedTuple):
+    """How an error is answered, and what its code means."""
+
+    status: HTTPStatus
+    means: str
+
+
+NEVER_ANSWERED = ("rack", "region.cli")
+"""Packages whose errors end a program of their own: no request is ever answered with one."""
+
+ROWS: Mapping[type[BootferryError], Row] = {
+    BootferryError: Row(HTTPStatus.INTERNAL_SERVER_ERROR, "A fault of Bootferry's own."),
+    # What was asked for is not acceptable.
+    errors.Refused: Row(HTTPStatus.BAD_REQUEST, "The request was not acceptable."),
+    errors.InvalidValue: Row(HTTPStatus.UNPROCESSABLE_ENTITY, "A name, URL, version or message does not parse."),
+    errors.InvalidDocument: Row(HTTPStatus.UNPROCESSABLE_ENTITY, "A stream or a message is not what it should be."),
+    errors.Unauthenticated: Row(HTTPStatus.UNAUTHORIZED, "No token, or the session has ended."),
+    errors.InvalidToken: Row(HTTPStatus.UNAUTHORIZED, "The region has not made this token, or it was removed."),
+    errors.TokenSpent: Row(HTTPStatus.UNAUTHORIZED, "A one-time enrolment token was used before."),
+    errors.TokenExpired: Row(HTTPStatus.UNAUTHORIZED, "The token's time is over."),
+    errors.InvalidRequestSignature: Row(HTTPStatus.UNAUTHORIZED, "A rack's request is not signed as it must be."),
+    errors.Forbidden: Row(HTTPStatus.FORBIDDEN, "Your role does not allow it."),
+    CrossOrigin: Row(HTTPStatus.FORBIDDEN, "A browser sent a change from another site's page."),
+    errors.NotFound: Row(HTTPStatus.NOT_FOUND, "There is no such thing."),
+    errors.Conflict: Row(HTTPStatus.CONFLICT, "The change does not fit what is there."),
+    errors.PreconditionFailed: Row(HTTPStatus.PRECONDITION_FAILED, "Somebody changed it meanwhile."),
+    errors.TooManyAttempts: Row(HTTPStatus.TOO_MANY_REQUESTS, "Too many log-ins failed from your address."),
+    # Bytes that a request made the region fetch, as a probe does.
+    errors.FetchError: Row(HTTPStatus.BAD_GATEWAY, "Bytes could not be fetched."),
+    errors.NameNotFound: Row(HTTPStatus.BAD_GATEWAY, "A host name does not resolve."),
+    errors.ConnectionRefused: Row(HTTPStatus.BAD_GATEWAY, "Nothing answers at an address."),
+    errors.ConnectionLost: Row(HTTPStatus.BAD_GATEWAY, "A connection ended in the middle."),
+    errors.TlsFailed: Row(HTTPStatus.BAD_GATEWAY, "A TLS certificate is not trusted."),
+    errors.TimedOut: Row(HTTPStatus.GATEWAY_TIMEOUT, "No answer in time."),
+    errors.AddressForbidden: Row(HTTPStatus.BAD_GATEWAY, "A URL leads to a link-local or reserved address."),
+    errors.HttpStatus: Row(HTTPStatus.BAD_GATEWAY, "A server answered, but not with the bytes."),
+    errors.RedirectRefused: Row(HTTPStatus.BAD_GATEWAY, "A redirect goes where it must not."),
+    errors.ProxyFailed: Row(HTTPStatus.BAD_GATEWAY, "The proxy cannot be reached or refuses."),
+    errors.TooLarge: Row(HTTPStatus.BAD_GATEWAY, "A document is larger than any may be."),
+    errors.TooSlow: Row(HTTPStatus.GATEWAY_TIMEOUT, "Bytes come too slowly."),
+    errors.WrongSize: Row(HTTPStatus.BAD_GATEWAY, "A file does not have the promised size."),
+    errors.WrongDigest: Row(HTTPStatus.BAD_GATEWAY, "The bytes are not the promised ones. Nothing was kept."),
+    # What was fetched, or given, is not vouched for.
+    errors.SignatureError: Row(HTTPStatus.UNPROCESSABLE_ENTITY, "Something is not vouched for."),
+    errors.Unsigned: Row(HTTPStatus.UNPROCESSABLE_ENTITY, "A source is not signed where a signature is required."),
+    errors.UnknownSigner: Row(HTTPStatus.UNPROCESSABLE_ENTITY, "Signed by a key the keyring does not hold."),
+    errors.BadSignature: Row(HTTPStatus.UNPROCESSABLE_ENTITY, "A signature does not fit."),
+    errors.SignatureExpired: Row(HTTPStatus.UNPROCESSABLE_ENTITY, "A signature, or the key that made it, has expired."),
+    errors.SignatureKeyRevoked: Row(
+        HTTPStatus.UNPROCESSABLE_ENTITY, "The key that made a signature was revoked by its owner."
+    ),
+    errors.SignatureWeak: Row(
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        "A signature was made with a hash that can be forged (MD5, SHA-1, RIPEMD-160).",
+    ),
+    errors.InvalidKeyring: Row(
+        HTTPStatus.UNPROCESSABLE_ENTITY, "A keyring holds no usable OpenPGP key, or cannot be read."
+    ),
+    errors.KeyTooSmall: Row(
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        "An RSA key has less than 2048 bits: others can compute its secret part.",
+    ),
+    errors.KeyAlgorithmRefused: Row(
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        "A key is of a kind that is not believed: DSA, one that only encrypts, an unknown one.",
+    ),
+    errors.KeyExpired: Row(HTTPStatus.UNPROCESSABLE_ENTITY, "A key's time is over."),
+    errors.KeyRevoked: Row(HTTPStatus.UNPROCESSABLE_ENTITY, "A key was revoked by its owner."),
+    errors.WrongRegion: Row(HTTPStatus.FORBIDDEN, "The region's key is not the one the rack or its token knows."),
+    errors.TooOld: Row(
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        "A correctly signed document older than one accepted before: a replay, or a mirror gone back.",
+    ),
+    # What the region itself lacks.
+    errors.NoRoom: Row(
+        HTTPStatus.INSUFFICIENT_STORAGE, "What was asked for does not fit on a disk. Nothing was fetched."
+    ),
+    DiskFailed: Row(HTTPStatus.SERVICE_UNAVAILABLE, "The disk refused to read or write."),
+    Unavailable: Row(HTTPStatus.SERVICE_UNAVAILABLE, "A part is away, mostly the database."),
+    # The only configuration a request brings with it is a source's: its CA bundle.
+    errors.InvalidConfiguration: Row(
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        "A service cannot start as configured (exit status 78), or a `bootferry` profile is unusable.",
+    ),
+    # How an import can end: an answer shows these as its `error_code`.
+    LeaseLost: Row(HTTPStatus.CONFLICT, "Another region process carries the import on."),
+    WithdrawalWaits: Row(
+        HTTPStatus.CONFLICT,
+        "More than a fifth of what is held would go with nothing in its place; an unattended import leaves that alone.",
+    ),
+    Cancelled: Row(HTTPStatus.CONFLICT, "An operator stopped the import."),
+}
 
 _FRAMEWORK = {
     404: ("not_found", "There is nothing at this address; /docs lists what there is."),
     405: ("method_not_allowed", "This address does not answer that method; see the Allow header."),
-    413: ("body_too_large", "The body is larger than anything this address takes."),
-    415: ("unsupported_media_type", "Send application/json."),
+    413: ("body_too_large", BODY_TOO_LARGE),
+    415: ("unsupported_media_type", "The body is of a media type this address does not take; send application/json."),
+    416: ("range_not_satisfiable", "The range lies outside the file."),
 }
+"""What is refused before any error of ours is raised: status to code and sentence."""
+
+_NOT_JSON = "The request's body is not JSON; send one JSON value, in UTF-8."
 
 
 class Problem(BaseModel):
@@ -66,37 +141,28 @@ class Problem(BaseModel):
     type: str = "about:blank"
     title: str = Field(examples=["Not Found"])
     status: int = Field(examples=[404])
-    detail: str = Field(examples=["There is no source 7."])
+    detail: str = Field(examples=["There is no source 7; check the name, or whether it was removed."])
     code: str = Field(examples=["not_found"])
-    request_id: str | None = None
+    request_id: str | None = Field(None, description="The log has it too.", examples=["d94aa3f0efe21092"])
 
 
-def problem(status: int, code: str, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """The answer that says so."""
-    body = Problem(
-        title=HTTPStatus(status).phrase,
-        status=status,
-        detail=detail,
-        code=code,
-        request_id=structlog.contextvars.get_contextvars().get("request_id"),
-    )
-    return JSONResponse(body.model_dump(), status, dict(headers or {}), PROBLEM_JSON)
+def install(app: FastAPI, jitter: Callable[[], float] = random.random) -> None:
+    """Make every refusal that `app` answers a problem. `jitter` gives numbers from 0 to 1."""
 
+    async def refuse(_request: Request, error: Exception) -> JSONResponse:
+        if not isinstance(error, BootferryError):
+            raise error
+        return answer(error, jitter)
 
-def install(app: FastAPI) -> None:
-    """From here on every refusal `app` answers is a problem, and its OpenAPI document says what a problem is."""
-    describe = app.openapi
+    async def disk_failed(request: Request, error: Exception) -> JSONResponse:
+        # A connection's OSError never comes so far; what a route meets is the disk.
+        if not isinstance(error, OSError) or isinstance(error, TimeoutError | ConnectionError):
+            raise error
+        log.error("The disk failed a request.", action="answer", path=request.scope["path"], exc_info=error)
+        return answer(DiskFailed(str(error.filename or "the region's directory"), error), jitter)
 
-    def openapi() -> dict[str, Any]:
-        document = describe()
-        schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        schemas["Problem"] = Problem.model_json_schema()
-        for unused in ("HTTPValidationError", "ValidationError"):
-            schemas.pop(unused, None)
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]
-    app.add_exception_handler(BootferryError, _refusal)
+    app.add_exception_handler(BootferryError, refuse)
+    app.add_exception_handler(OSError, disk_failed)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _framework)
 
@@ -112,21 +178,23 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
+def row_of(kind: type[BootferryError]) -> Row:
+    """The row of an error's class, or of the nearest class above it that has one."""
+    return next(ROWS[above] for above in kind.__mro__ if above in ROWS)
+
+
 def status_of(error: BootferryError) -> HTTPStatus:
     """The HTTP status of an error."""
-    for kind, status in _STATUS:
-        if isinstance(error, kind):
-            return status
-    return HTTPStatus.INTERNAL_SERVER_ERROR
+    return row_of(type(error)).status
 
 
-async def _refusal(_request: Request, error: Exception) -> JSONResponse:
-    if not isinstance(error, BootferryError):
-        raise error
+def answer(error: BootferryError, jitter: Callable[[], float] = random.random) -> JSONResponse:
+    """The problem that tells of `error`, which is logged when it is no fault of the request."""
     status = status_of(error)
     headers: dict[str, str] = {}
-    if isinstance(error, Unavailable | TooManyAttempts):
-        headers["Retry-After"] = str(error.retry_after)
+    if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+        least = error.retry_after if isinstance(error, Unavailable | TooManyAttempts) else DISK_RETRY_S
+        headers["Retry-After"] = str(least + round(least * jitter()))
     if status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
     # What is away was logged when it went; each request that meets it is no news.
@@ -135,15 +203,20 @@ async def _refusal(_request: Request, error: Exception) -> JSONResponse:
     return problem(status, error.code, str(error), headers)
 
 
-async def _invalid(_request: Request, error: Exception) -> JSONResponse:
+async def _invalid(request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, RequestValidationError):
         raise error
     first = error.errors()[0]
+    sent = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    # application/octet-stream says nothing of what the body is.
+    if first["loc"][0] == "body" and not sent.endswith(("/json", "+json", "/octet-stream")):
+        return problem(415, *_FRAMEWORK[415])
     if first["type"] == "json_invalid":
-        return problem(422, "invalid_request", "The request's body is not JSON.")
-    where = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
-    reason = str(first["msg"]).removeprefix("Value error, ").rstrip(".")
-    return problem(422, "invalid_request", f"The request's {where} is not acceptable: {reason}.")
+        return problem(422, "invalid_request", _NOT_JSON)
+    where = ".".join(str(part) for part in first["loc"][1:]) or "body"
+    if first["type"] == "missing":
+        return problem(422, "invalid_request", f"The request lacks its {where}; /docs shows what belongs into it.")
+    return problem(422, "invalid_request", f"The request's {where} is not acceptable: {accepted(first)}.")
 
 
 async def _framework(_request: Request, error: Exception) -> JSONResponse:
@@ -151,6 +224,7 @@ async def _framework(_request: Request, error: Exception) -> JSONResponse:
         raise error
     if error.status_code == HTTPStatus.BAD_REQUEST:
         # What FastAPI says of a body that json cannot take at all: not UTF-8, too deep, a number too long.
-        return problem(422, "invalid_request", "The request's body is not JSON.")
-    code, detail = _FRAMEWORK.get(error.status_code, ("refused", str(error.detail)))
+        return problem(422, "invalid_request", _NOT_JSON)
+    known = _FRAMEWORK.get(error.status_code)
+    code, detail = known or ("refused", f"The request was refused: {HTTPStatus(error.status_code).phrase.lower()}.")
     return problem(error.status_code, code, detail, error.headers)

@@ -49,7 +49,7 @@ async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     except (OSError, TimeoutError, sqlalchemy.exc.SQLAlchemyError, asyncpg.PostgresError) as error:
         if isinstance(error, sqlalchemy.exc.DBAPIError | asyncpg.PostgresError) and not _is_away(error):
             raise
-        raise Unavailable("The database") from error
+        raise Unavailable("The database does not answer") from error
     # From here on an OSError is somebody else's, a disk's for instance.
     try:
         async with connection.begin():
@@ -57,7 +57,7 @@ async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     except (sqlalchemy.exc.InterfaceError, sqlalchemy.exc.DBAPIError, asyncpg.PostgresError) as error:
         if not _is_away(error):
             raise
-        raise Unavailable("The database") from error
+        raise Unavailable("The database does not answer") from error
     finally:
         await connection.close()
 

@@ -6,14 +6,14 @@ looking at the disk, and caches may keep the bytes for ever. Which conditions co
 
 import asyncio
 import errno
-import http
 import os
 from io import FileIO
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from region.edge.problem import problem
 from shared.conditions import decide, representation_headers
 from shared.digest import Sha256
 from shared.errors import Unavailable
@@ -40,14 +40,16 @@ async def file_response(
     status, part = decide(request.method, request.headers.getlist, etag, size)
     headers = representation_headers(sha256, size, status, part)
     if status == 416:
-        return _problem(
+        return problem(
             416, "range_not_satisfiable", f"The range lies outside the file; ask for bytes below {size}.", headers
         )
     headers["Cache-Control"] = "public, max-age=31536000, immutable"
     if status == 304:
         return Response(status_code=304, headers=headers)
     if status == 412:
-        return _problem(412, "precondition_failed", f"This file's ETag is {etag}, which If-Match does not name.")
+        return problem(
+            412, "precondition_failed", f"This file's ETag is {etag}, which If-Match does not name; ask for it anew."
+        )
 
     file = await asyncio.to_thread(_open, store, sha256, size)
     headers |= {
@@ -74,17 +76,7 @@ def _open(store: Store, sha256: Sha256, size: int) -> FileIO:
             if os.fstat(file.fileno()).st_size == size:
                 return file
             file.close()
-    raise Unavailable(f"The file {sha256}")
-
-
-def _problem(status: int, code: str, detail: str, headers: dict[str, str] | None = None) -> Response:
-    title = http.HTTPStatus(status).phrase
-    return JSONResponse(
-        {"type": "about:blank", "title": title, "status": status, "detail": detail, "code": code},
-        status,
-        headers,
-        "application/problem+json",
-    )
+    raise Unavailable(f"The file {sha256} is not as it was verified and is fetched again")
 
 
 class _FileResponse(Response):

@@ -8,7 +8,7 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from region.api.problems import problem
+from region.edge.problem import BODY_TOO_LARGE, problem
 from shared.logs import logger
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -37,9 +37,7 @@ class Surroundings:
             nonlocal replaced
             if message["type"] == "http.response.start" and _is_plain_413(message):
                 replaced = True
-                await problem(413, "body_too_large", "The body is larger than anything this address takes.")(
-                    scope, receive, answering
-                )
+                await problem(413, "body_too_large", BODY_TOO_LARGE)(scope, receive, answering)
             elif not replaced:
                 await answering(message)
 

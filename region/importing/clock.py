@@ -20,6 +20,13 @@ TICK_S = 60
 PRUNE_LOCK, AUDIT_LOCK = 0x626F6F75, 0x626F6F76
 """`pg_try_advisory_xact_lock` keys: one process at a time prunes the store, and one audits it."""
 
+_PUT_OFF = {
+    "tick": "What is due every minute waits for the next one.",
+    "audit": "The stored files are compared with the catalogue later.",
+}
+
+_LATER = "A regular step waits for its next turn."
+
 log = logger(__name__)
 
 
@@ -80,8 +87,8 @@ def patiently(job: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None
         try:
             await job()
         except Unavailable as error:
-            log.warning(f"The {job.__name__} did nothing. {error}", action=job.__name__)
+            log.warning(f"{_PUT_OFF.get(job.__name__, _LATER)} {error}", action=job.__name__)
         except OSError as error:
-            log.error(f"The {job.__name__} did nothing: the disk says {error}.", action=job.__name__)
+            log.error(f"{_PUT_OFF.get(job.__name__, _LATER)} The disk failed: {error.strerror}.", action=job.__name__)
 
     return patient

@@ -102,7 +102,7 @@ class WithdrawalWaits(BootferryError):
         )
 
 
-class _Cancelled(BootferryError):
+class Cancelled(BootferryError):
     """An operator stopped the import."""
 
     code = "cancelled"
@@ -138,7 +138,7 @@ async def run_next(importer: Importer) -> bool:
             state, code, error = "succeeded", run.waiting.code, str(run.waiting)
         case []:
             state, code, error = "succeeded", "", ""
-        case [_Cancelled() as stopped, *_]:
+        case [Cancelled() as stopped, *_]:
             state, code, error = "cancelled", stopped.code, str(stopped)
         case [first, *_]:
             state, code, error = "failed", first.code, str(first)
@@ -153,7 +153,7 @@ async def run_next(importer: Importer) -> bool:
     if state == "failed":
         log.warning(f"An import failed. {error}", code=code, **ended)
     else:
-        log.info("An import has ended.", **ended)
+        log.info("An import was stopped." if state == "cancelled" else "An import succeeded.", **ended)
     return True
 
 
@@ -190,7 +190,7 @@ async def _heartbeat(importer: Importer, run: _Run) -> None:
             continue
         extended = time.monotonic()
         if stop:
-            raise _Cancelled
+            raise Cancelled
 
 
 async def _write_progress(importer: Importer, run: _Run, connection: AsyncConnection) -> bool:

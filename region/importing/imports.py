@@ -252,6 +252,9 @@ async def release(connection: AsyncConnection, held: Claim) -> None:
     )
 
 
+_ENDED = {"succeeded": "it succeeded", "failed": "it failed", "cancelled": "it was stopped"}
+
+
 async def request_cancel(connection: AsyncConnection, import_id: int, now: datetime) -> None:
     """A waiting import ends at once, a running one within seconds. Raises NotFound; Conflict when it has ended."""
     stopped = await connection.execute(
@@ -265,7 +268,7 @@ async def request_cancel(connection: AsyncConnection, import_id: int, now: datet
     )
     if stopped.rowcount == 0:
         entry = await get(connection, import_id)
-        raise Conflict(f"The import {import_id} has ended already; it {entry.state}.")
+        raise Conflict(f"The import {import_id} has ended already: {_ENDED[entry.state]}.")
     await notify(connection, Topic.IMPORTS, Topic.IMAGES)
 
 

@@ -37,7 +37,7 @@ class Memory:
     def published(self) -> Published:
         """The current manifest. Raises Unavailable until the first one is known."""
         if self._published is None:
-            raise Unavailable("The manifest")
+            raise Unavailable("The region has not read its manifest yet")
         return self._published
 
     @property

@@ -432,8 +432,11 @@ def _load(payload: bytes, where: str, wanted_format: str) -> dict[str, Any]:
         raise InvalidDocument(where, f"it is not UTF-8 at byte {error.start}") from None
     except RecursionError:
         raise InvalidDocument(where, "it is nested too deeply") from None
-    except ValueError as error:
+    except json.JSONDecodeError as error:
         # The error of json carries the whole document: it must not be kept.
+        where_in_it = f"line {error.lineno}, column {error.colno}"
+        raise InvalidDocument(where, f"it is not JSON from {where_in_it} on") from None
+    except ValueError as error:
         raise InvalidDocument(where, f"it is not JSON ({_shown(str(error))})") from None
     if not isinstance(document, dict) or document.get("format") != wanted_format:
         said = _shown(document.get("format")) if isinstance(document, dict) else "none"

@@ -252,7 +252,9 @@ async def _run_gpgv(signed: bytes, keyring: bytes) -> tuple[bytes, bytes]:
                 env={"LC_ALL": "C", "PATH": os.environ.get("PATH", os.defpath), "HOME": home, "GNUPGHOME": home},
             )
         except OSError as error:
-            raise Unavailable("gpgv (from the system package gpgv)", retry_after=60) from error
+            raise Unavailable(
+                "There is no gpgv on this machine: install the system package gpgv", retry_after=60
+            ) from error
         assert process.stdin and process.stdout and process.stderr  # noqa: S101 - all three were asked for
         try:
             async with asyncio.timeout(GPGV_TIMEOUT_S), asyncio.TaskGroup() as group:
@@ -261,7 +263,7 @@ async def _run_gpgv(signed: bytes, keyring: bytes) -> tuple[bytes, bytes]:
                 status = group.create_task(_read(process.stderr, _MAX_STATUS_BYTES))
             await process.wait()
         except TimeoutError as error:
-            raise Unavailable(f"gpgv (it took longer than {GPGV_TIMEOUT_S:g} seconds)") from error
+            raise Unavailable(f"gpgv took longer than {GPGV_TIMEOUT_S:g} seconds over a signature") from error
         finally:
             if process.returncode is None:
                 process.kill()

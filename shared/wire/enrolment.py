@@ -118,4 +118,13 @@ def _rack_id(value: object) -> str:
 
 
 def _reason(error: Exception) -> str:
-    return f"the field {error} is missing" if isinstance(error, KeyError) else str(error).rstrip(".")
+    match error:
+        case KeyError():
+            return f"the field {error} is missing"
+        case InvalidValue():
+            return str(error).rstrip(".")
+        case json.JSONDecodeError() | UnicodeDecodeError():
+            return "it is not JSON"
+        case RecursionError():
+            return "it is nested too deeply"
+    return "it does not have the form of one"

@@ -33,8 +33,12 @@ def decode(what: str, payload: bytes, shape: type[T], cap: int) -> T:
         raise InvalidDocument(what, _told(str(error))) from error
     except msgspec.DecodeError as error:
         raise InvalidDocument(what, "it is not JSON") from error
-    except (InvalidValue, ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise InvalidDocument(what, "it is nested too deeply") from error
+    except InvalidValue as error:
         raise InvalidDocument(what, str(error).rstrip(".")) from error
+    except ValueError as error:
+        raise InvalidDocument(what, "a value in it is not acceptable") from error
 
 
 def encode(message: Any) -> bytes:
@@ -55,7 +59,36 @@ def _told(said: str) -> str:
     field = where.strip(".") or "form"
     if (missing := problem.removeprefix("Object missing required field ")) != problem:
         return f"the field {missing!r} is missing"
-    return f"its {field} is not acceptable ({problem[:1].lower()}{problem[1:]})"
+    if (expected := _EXPECTED.match(problem)) is None:
+        # msgspec's "Invalid enum value 'link'", and JSON of a form it has no value for.
+        value = problem.removeprefix("Invalid enum value ")
+        return f"its {field} is not acceptable{f': there is no {value}' if value != problem else ''}"
+    kinds = [_KINDS.get(kind.strip(), "another value") for kind in expected["kinds"].split("|")]
+    bound = _BOUNDS.get(expected["bound"] or "", "").format(expected["limit"])
+    return f"its {field} is not acceptable: it must be {' or '.join(kinds)}{bound}"
+
+
+# How msgspec words what it expects.
+_EXPECTED = re.compile(
+    r"Expected (?P<kinds>[a-z]+(?: \| [a-z]+)*)(?: (?P<bound>>=|<=|>|<|of length >=|of length <=) (?P<limit>[0-9]+))?"
+)
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "an object",
+    "null": "null",
+}
+_BOUNDS = {
+    ">=": " of {} or more",
+    "<=": " of {} or less",
+    ">": " above {}",
+    "<": " below {}",
+    "of length >=": " of at least {} characters or entries",
+    "of length <=": " of at most {} characters or entries",
+}
 
 
 def _parsed(kind: type, value: object) -> Any:

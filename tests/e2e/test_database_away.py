@@ -33,7 +33,7 @@ async def test_requests_are_told_to_come_back_and_the_region_recovers(
             region.start()
             await site.until(lambda: site._answers(f"{region.base}/livez"))
             async with site.session.get(f"{region.base}/readyz") as response:
-                assert (response.status, response.headers["Retry-After"]) == (503, "5")
+                assert (response.status, int(response.headers["Retry-After"]) in range(5, 11)) == (503, True)
 
             # The database is made only now: the region was waiting for it.
             await server.create_database("region")

@@ -1,12 +1,22 @@
-"""The error tree: drawn, coded and worded."""
+"""The error tree: drawn, coded, worded, and answered with the status its row says."""
 
+import errno
+import importlib
 import inspect
+import json
+import pkgutil
 import re
 from collections import Counter
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
+import rack
+import region
+import shared
+from region.api import problems
 from shared import errors
 from shared.errors import BootferryError
 from shared.sizes import spoken_size
@@ -64,10 +74,10 @@ EXAMPLES = [
     errors.NoRoom("/var/lib/bootferry", 10**9, 10**6),
     errors.DiskFailed("/var/lib/bootferry", OSError(5, "Input/output error")),
     errors.DiskFailed("/var/lib/bootferry", OSError("it is gone")),
-    errors.Unavailable("The database"),
+    errors.Unavailable("The database does not answer"),
 ]
 # The others' sentence is the caller's, or their subclasses'.
-WORDED = {name for name, found in CLASSES.items() if found.__init__ is not Exception.__init__} - {"FetchError"}
+WORDED = {name for name, found in CLASSES.items() if found.__init__ is not BootferryError.__init__} - {"FetchError"}
 
 
 def named(error: BootferryError) -> str:
@@ -125,7 +135,127 @@ def test_the_tree_is_drawn_as_it_is() -> None:
     }
 
 
+# --- the table of answers -----------------------------------------------------------------------------------------
+
+
+def every_class() -> list[type[BootferryError]]:
+    """The whole tree, of all three packages."""
+    for package in (region, rack, shared):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not module.name.endswith("__main__"):
+                importlib.import_module(module.name)
+    return [kind for kind in _below(BootferryError) if kind.__module__.split(".")[0] in ("region", "rack", "shared")]
+
+
+def _below(kind: type[BootferryError]) -> Iterator[type[BootferryError]]:
+    yield kind
+    for child in kind.__subclasses__():
+        yield from _below(child)
+
+
+def test_every_class_that_can_be_answered_has_a_row_of_its_own() -> None:
+    without = {
+        kind.__name__
+        for kind in every_class()
+        if kind not in problems.ROWS
+        and not any(f"{kind.__module__}.".startswith(f"{package}.") for package in problems.NEVER_ANSWERED)
+    }
+    assert without == set()
+
+
+def test_only_the_root_is_a_fault_of_ours() -> None:
+    assert [kind.__name__ for kind, row in problems.ROWS.items() if row.status == 500] == ["BootferryError"]
+
+
+def test_no_code_is_answered_with_two_statuses() -> None:
+    by_code: dict[str, set[int]] = {}
+    for kind in every_class():
+        by_code.setdefault(kind.code, set()).add(int(problems.row_of(kind).status))
+    assert {code: found for code, found in by_code.items() if len(found) > 1} == {}
+
+
+def test_the_operating_page_says_of_each_code_what_its_row_says() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "operating.md").read_text()
+    table = page.partition("\n| code |")[2].partition("\n\n")[0]
+    told = dict(re.findall(r"^\| `(\w+)` \| (.*?) \| .* \|$", table, re.MULTILINE))
+    assert {kind.code: told.get(kind.code) for kind in problems.ROWS} == {
+        kind.code: row.means for kind, row in problems.ROWS.items()
+    }
+
+
+@pytest.mark.parametrize("error", EXAMPLES, ids=named)
+def test_an_error_is_answered_with_its_code_sentence_and_status(error: BootferryError) -> None:
+    answer = problems.answer(error, jitter=lambda: 0.5)
+    body = json.loads(bytes(answer.body))
+    assert answer.status_code == problems.ROWS[type(error)].status
+    assert (body["status"], body["code"], body["detail"]) == (answer.status_code, error.code, str(error))
+    assert set(body) == set(problems.Problem.model_fields)
+    assert ("Retry-After" in answer.headers) == (answer.status_code in (429, 503))
+
+
+@pytest.mark.parametrize(
+    ("error", "least"),
+    [
+        (errors.Unavailable("The database does not answer"), 5),
+        (errors.TooManyAttempts(30), 30),
+        (errors.DiskFailed("/srv", OSError(errno.EIO, "Input/output error")), 60),
+    ],
+    ids=named,
+)
+def test_clients_are_told_to_return_at_different_times(error: BootferryError, least: int) -> None:
+    waits = [int(problems.answer(error, jitter=lambda: at).headers["Retry-After"]) for at in (0.0, 0.5, 1.0)]  # noqa: B023
+    assert waits == [least, least + round(least * 0.5), least * 2]
+
+
 # --- words from outside -------------------------------------------------------------------------------------------
+
+
+ODD = ["", ".", "...", "It ended.", "two\nlines", "a\x00b\x1b[2J", "a\ud800", " ", "x" * 5000, "100 %s {0} {x}"]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=ascii)
+def test_a_sentence_stays_one_whatever_words_it_is_made_of(odd: str) -> None:
+    made = [
+        errors.InvalidValue(odd, odd, odd),
+        errors.InvalidDocument(odd, odd),
+        errors.InvalidRequestSignature(odd),
+        errors.Forbidden(odd),
+        errors.NotFound(odd, odd),
+        errors.FetchError(odd, odd),
+        errors.NameNotFound(odd, odd),
+        errors.ConnectionLost(odd, odd),
+        errors.TlsFailed(odd, odd),
+        errors.HttpStatus(odd, 404, odd, odd),
+        errors.RedirectRefused(odd, odd, odd),
+        errors.ProxyFailed(odd, odd),
+        errors.UnknownSigner(odd, odd, [odd]),
+        errors.BadSignature(odd, odd),
+        errors.InvalidKeyring(odd, subject=odd),
+        errors.KeyAlgorithmRefused(odd, odd),
+        errors.TooOld(odd, odd, odd),
+        errors.DiskFailed(odd, OSError(odd)),
+        errors.Unavailable(odd),
+        errors.InvalidConfiguration(odd),
+    ]
+    for error in made:
+        assert str(error).isprintable(), named(error)
+        assert str(error).endswith("."), named(error)
+        assert not str(error).endswith(".."), named(error)
+        assert not str(error).startswith(" "), named(error)
+
+
+def test_nobody_says_of_a_noun_that_it_is_unavailable() -> None:
+    """The sentence begins with what happened, so that it has a verb of its own."""
+    verb = re.compile(r"\b(is|are|has|does|do|cannot|was|took)\b")
+    root = Path(__file__).parents[2]
+    raised = [
+        (path.name, found)
+        for package in ("region", "rack", "shared")
+        for path in sorted((root / package).rglob("*.py"))
+        for found in re.findall(r"raise Unavailable\(\s*f?\"([^\"]*)\"", path.read_text())
+    ]
+    assert len(raised) > 5
+    assert [(name, found) for name, found in raised if not verb.search(found)] == []
 
 
 @pytest.mark.parametrize(

@@ -244,7 +244,7 @@ def test_an_envelope_opens(envelope: dict[str, Any], keys: list[Ed25519PrivateKe
 @pytest.mark.parametrize("envelope", BAD)
 def test_a_bad_signature_gives_nothing_away(envelope: dict[str, Any]) -> None:
     with pytest.raises(
-        BadSignature, match=rf"^The signature of The manifest is not good: .*{fingerprint(KEY)[:16]}\.$"
+        BadSignature, match=rf"^The signature of the manifest is not good: .*{fingerprint(KEY)[:16]}\.$"
     ):
         opened(envelope)
 
