@@ -155,6 +155,17 @@ def claimed_key_id(headers: Mapping[str, str]) -> str:
     return found[1]
 
 
+def _why(said: str) -> str:
+    """What the library says of a signature, in our words."""
+    if found := re.search(r"component (\S+) was not covered", said):
+        return f"it does not cover {found[1]}"
+    if "created" in said or "future" in said:
+        return "it does not say as `created` when it was made, or another time than now"
+    if "digest" in said.lower():
+        return "the body is not the one that was signed"
+    return "it does not fit this request and the key this rack enrolled with"
+
+
 def verify_request(
     key: Ed25519PublicKey,
     key_id: str,
@@ -182,7 +193,7 @@ def verify_request(
             body=body or b"",
         )
     except (InvalidHttpSignature, HTTPMessageSignaturesException, ValueError) as error:
-        raise InvalidRequestSignature(str(error).rstrip(".") or "it does not verify") from error
+        raise InvalidRequestSignature(_why(str(error))) from error
     created = results[0].parameters.get("created")
     skew_s = abs(now.timestamp() - created) if isinstance(created, int) else None
     if skew_s is None or skew_s > REQUEST_LIFETIME_S:

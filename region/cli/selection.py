@@ -189,7 +189,9 @@ def read_document(file: str) -> list[tuple[Image, str | None]]:
     try:
         found = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InvalidDocument(where, f"it is not YAML ({' '.join(str(error).split())[:200]})") from error
+        mark = getattr(error, "problem_mark", None)
+        at = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise InvalidDocument(where, f"it is not YAML{at}") from error
     if not isinstance(found, dict) or found.keys() != {"images"} or not isinstance(found["images"], list):
         raise InvalidDocument(where, "it must have one key, images, with a list of images")
     return [wish for number, entry in enumerate(found["images"], 1) for wish in _entry(where, number, entry)]

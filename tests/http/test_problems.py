@@ -131,6 +131,19 @@ async def test_what_a_request_does_wrong(running: Running) -> None:
         refused(await running.client(method, path, **given), status, code, says, case)
 
 
+async def test_a_signature_that_is_none_is_told_in_our_words(running: Running) -> None:
+    key_id = running.region.fingerprint[:32]
+    running.region.memory._rack_keys[key_id] = running.region.key.public_key()
+    parameters = f'("@method" "@path");created=1;keyid="{key_id}";tag="bootferry-rack"'
+    for case, (given, says) in {
+        "nonsense": ("nonsense", "it does not fit this request and the key this rack enrolled with;"),
+        "by another key": (f"rack=:{'A' * 86}==:", "signature is not good: it does not "),
+    }.items():
+        headers = {"Signature-Input": f"rack={parameters}", "Signature": given}
+        answer = await running.as_nobody()("GET", "/manifest", headers=headers)
+        refused(answer, 401, "request_signature_invalid", says, case)
+
+
 async def test_who_asks(running: Running) -> None:
     nobody = running.as_nobody()
     refused(await nobody("GET", "/images"), 401, "unauthenticated", "The request names nobody; send", "nobody")
