@@ -109,6 +109,7 @@ def judge(keyring: bytes, now: datetime) -> tuple[Key, ...]:
     - RSA of 2048 bits or more, ECDSA and EdDSA are usable; DSA, RSA that only encrypts and what gpgv does not know are
       not.
     - A revocation by the key itself counts from the moment it is in the keyring, whatever reason it gives.
+    - A key that is there several times is one key: what one copy says of it holds for all.
     - The key expires when its newest direct signature says so; where none does, when the newest of its user ids' newest
       signatures does that says anything. This is how gpgv reads it.
 
@@ -116,7 +117,7 @@ def judge(keyring: bytes, now: datetime) -> tuple[Key, ...]:
     they were made does not matter, as the two shipped keys have SHA-1 ones of 2009 and 2012.
     """
     return tuple(
-        Key(_fingerprint(certificate[0]), _refusal(certificate, now)) for certificate in _certificates(keyring)
+        Key(fingerprint, _refusal(fingerprint, copies, now)) for fingerprint, copies in _certificates(keyring).items()
     )
 
 
@@ -127,11 +128,11 @@ def usable_keyring(raw: bytes, now: datetime) -> bytes:
     KeyRevoked.
     """
     keyring = parse_keyring(raw)
-    certificates = [(certificate, _refusal(certificate, now)) for certificate in _certificates(keyring)]
-    kept = [certificate for certificate, refusal in certificates if refusal is None]
+    refusals = {key.fingerprint: key.refusal for key in judge(keyring, now)}
+    kept = [copies for fingerprint, copies in _certificates(keyring).items() if refusals[fingerprint] is None]
     if not kept:
-        raise next(refusal for _, refusal in certificates if refusal is not None)
-    return b"".join(packet.raw for certificate in kept for packet in certificate)
+        raise next(refusal for refusal in refusals.values() if refusal is not None)
+    return b"".join(packet.raw for copies in kept for certificate in copies for packet in certificate)
 
 
 def shipped_keyring(name: str) -> bytes:
@@ -161,22 +162,22 @@ def unfit(keyring: bytes) -> dict[str, InvalidKeyring]:
     return refused
 
 
-def _certificates(keyring: bytes) -> list[list[Packet]]:
-    """Each primary key with the packets that follow it."""
-    certificates: list[list[Packet]] = []
+def _certificates(keyring: bytes) -> dict[str, list[list[Packet]]]:
+    """By fingerprint: each copy of a primary key, with the packets that follow it."""
+    found: dict[str, list[list[Packet]]] = {}
     for packet in packets_of(keyring):
         if packet.tag == PUBLIC_KEY:
-            certificates.append([])
-        certificates[-1].append(packet)
-    return certificates
+            certificate: list[Packet] = []
+            found.setdefault(_fingerprint(packet), []).append(certificate)
+        certificate.append(packet)
+    return found
 
 
-def _refusal(certificate: list[Packet], now: datetime) -> InvalidKeyring | None:
-    primary = certificate[0]
+def _refusal(fingerprint: str, copies: list[list[Packet]], now: datetime) -> InvalidKeyring | None:
+    primary = copies[0][0]
     if refusal := _unfit(primary):
         return refusal
-    fingerprint = _fingerprint(primary)
-    own = list(_self_signatures(certificate, fingerprint))
+    own = [signature for certificate in copies for signature in _self_signatures(certificate, fingerprint)]
     if any(signature.type == _KEY_REVOCATION for signature in own):
         return KeyRevoked(fingerprint)
     seconds = _lifetime(own)
@@ -206,21 +207,21 @@ class _SelfSignature(NamedTuple):
     type: int
     created: int
     lifetime_seconds: int | None
-    user_id: int | None
+    user_id: bytes | None
 
 
 def _self_signatures(certificate: list[Packet], fingerprint: str) -> Iterator[_SelfSignature]:
     user_id = None
-    for at, packet in enumerate(certificate):
+    for packet in certificate:
         if packet.tag in (USER_ID, USER_ATTRIBUTE):
-            user_id = at
+            user_id = packet.body
         elif packet.tag == PUBLIC_SUBKEY:
             return
         elif packet.tag == SIGNATURE and (signature := _self_signature(packet.body, fingerprint, user_id)):
             yield signature
 
 
-def _self_signature(body: bytes, fingerprint: str, user_id: int | None) -> _SelfSignature | None:
+def _self_signature(body: bytes, fingerprint: str, user_id: bytes | None) -> _SelfSignature | None:
     """A version 4 signature that the key itself issued (section 5.2.3), or None. Older ones know no expiry."""
     if len(body) < 6 or body[0] != 4:
         return None
@@ -266,7 +267,7 @@ def _lifetime(own: list[_SelfSignature]) -> int:
     newest = max(direct, key=lambda signature: signature.created, default=None)
     if newest is not None and newest.lifetime_seconds is not None:
         return newest.lifetime_seconds
-    of_ids: dict[int | None, _SelfSignature] = {}
+    of_ids: dict[bytes, _SelfSignature] = {}
     for signature in own:
         if signature.type in _CERTIFICATIONS and signature.user_id is not None:
             known = of_ids.get(signature.user_id)

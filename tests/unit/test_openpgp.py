@@ -484,6 +484,15 @@ def test_a_keyring_keeps_the_keys_that_are_usable(ours: Signer, theirs: Signer) 
     assert usable_keyring(ours.revoked() + theirs.keyring, datetime.now(UTC)) == theirs.keyring
 
 
+def test_a_key_of_which_one_copy_is_revoked_is_revoked(ours: Signer, theirs: Signer) -> None:
+    twice = ours.keyring + theirs.keyring + ours.revoked()
+    assert [(key.fingerprint, key.problem) for key in judge(twice, NOW)] == [
+        (ours.key_id, "key_revoked"),
+        (theirs.key_id, ""),
+    ]
+    assert usable_keyring(twice, NOW) == theirs.keyring
+
+
 def test_a_revocation_by_somebody_else_revokes_nothing(ours: Signer, theirs: Signer) -> None:
     foreign = bytes(theirs.cert.revoke(theirs.secret.certifier()))
     assert [key.problem for key in judge(ours.keyring + foreign, datetime.now(UTC))] == [""]
