@@ -4,7 +4,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
@@ -89,11 +89,12 @@ def rack_token(
     uses: Annotated[int, typer.Option(min=1, max=1000, help="How many racks may use it.")] = 1,
 ) -> None:
     """Print a token that lets a rack enrol: bootferry-rack enrol --region URL --token TOKEN."""
-    from region.fleet import racks
+    from region.actions import racks
+    from region.people.activity import CONSOLE
 
     async def make(region: "Region", connection: "AsyncConnection") -> str:
-        token, _ = await racks.create_token(
-            connection, region.fingerprint, region.now(), lifetime=timedelta(hours=hours), uses=uses
+        token, _ = await racks.make_enrolment_token(
+            connection, CONSOLE, region.fingerprint, region.now(), lifetime=timedelta(hours=hours), uses=uses
         )
         return str(token)
 
@@ -105,10 +106,13 @@ def admin_token(
     name: Annotated[str, typer.Option(help="Whose token it is.")] = "administrator",
 ) -> None:
     """Print a new administrator's token, for when the first one was lost."""
-    from region.people.operators import Role, create_token
+    from region.actions import people
+    from region.people.activity import CONSOLE
+    from region.people.operators import Role
 
     async def make(region: "Region", connection: "AsyncConnection") -> str:
-        return await create_token(connection, name, Role.ADMIN, region.now())
+        secret, _ = await people.make_token(connection, CONSOLE, name, Role.ADMIN, region.now())
+        return secret
 
     typer.echo(_in_transaction(make))
 
@@ -126,15 +130,11 @@ def openapi() -> None:
 @cli.command()
 def new_epoch() -> None:
     """Make racks take this region's manifests again after its database was restored from a backup."""
-    from sqlalchemy import update
-
-    from region.database.tables import region as region_table
-    from region.publishing import held
+    from region.actions.region import new_epoch as act
+    from region.people.activity import CONSOLE
 
     async def begin(region: "Region", connection: "AsyncConnection") -> str:
-        epoch = int(datetime.now(UTC).timestamp())
-        await connection.execute(update(region_table).values(epoch=epoch))
-        await held.change(connection, region.publisher, region.now())
+        epoch = await act(connection, CONSOLE, region.publisher, region.now())
         return f"Epoch {epoch} has begun; racks take its manifest at their next poll."
 
     typer.echo(_in_transaction(begin))

@@ -42,6 +42,11 @@ def decide(method: str, lines: Lines, etag: str, size: int) -> tuple[Literal[200
     return 200, range(size)
 
 
+def matches(if_match: str, etag: str) -> bool:
+    """True if the value of an If-Match header, `*` and lists too, names `etag`, itself strong. RFC 9110 §13.1.1."""
+    return _names(if_match, etag, weakly=False)
+
+
 def parse_range(header: str, size: int) -> range | Literal["unsatisfiable"] | None:
     """The bytes a Range header asks for, of a file of `size` bytes; None says: send all of it. RFC 9110 §14.1.2."""
     unit, _, text = header.partition("=")

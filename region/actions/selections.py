@@ -11,10 +11,11 @@ from region.catalogue import products, selections, sources, wanted
 from region.catalogue.facts import Wish, Wishes
 from region.importing import imports
 from region.people import activity
-from region.people.operators import Operator
+from region.people.activity import Actor
 from shared.errors import NotFound
 
-ACTION = "selection.changed"
+ACTION, SUBJECT = "selection.changed", "selection"
+"""How the activity names a change of the selection, and the selection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class Selected:
 
 
 async def select(
-    connection: AsyncConnection, operator: Operator, wished: Wishes, now: datetime, *, dry_run: bool = False
+    connection: AsyncConnection, actor: Actor, wished: Wishes, now: datetime, *, dry_run: bool = False
 ) -> Selected:
     """Exactly `wished` is selected and an import is asked for. A dry run leaves everything as it was.
 
@@ -46,13 +47,14 @@ async def select(
     found = effect.compare(before, after)
     if dry_run:
         return Selected(found, None, await selections.revision(connection))
-    import_id = await imports.enqueue(connection, "selection", operator.name, now)
+    import_id = await imports.enqueue(connection, "selection", actor.name, now)
     await activity.record(
         connection,
-        operator,
+        actor,
         now,
         ACTION,
         _sentence(found),
+        subject=SUBJECT,
         before={"images": sorted(before.images)},
         after={"images": sorted(after.images)},
     )

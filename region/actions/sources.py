@@ -22,7 +22,7 @@ from region.catalogue.trust import Keyring, Unvouched, read_keyring
 from region.database.topics import Topic, notify
 from region.importing import imports
 from region.people import activity
-from region.people.operators import Operator
+from region.people.activity import Actor
 from region.publishing import held as publishing
 from region.publishing.held import Publisher
 from region.stream.keys import SHIPPED_KEYRINGS, key_ids, usable_keyring
@@ -96,17 +96,19 @@ async def keyring_of(
     return (None if content is None else await asyncio.to_thread(usable_keyring, content, now)), None
 
 
-async def add(connection: AsyncConnection, operator: Operator, wished: SourceWish, now: datetime) -> SourceChanged:
+async def add(connection: AsyncConnection, actor: Actor, wished: SourceWish, now: datetime) -> SourceChanged:
     """The new source; an import that reads it is asked for. Raises Conflict when name or priority is taken."""
     source = await sources.create(connection, wished, now)
     sentence = f"Added the source {source.name}{', unsigned' if source.unsigned else ''}."
-    await activity.record(connection, operator, now, "source.added", sentence, after=described(source))
-    return await _followed(connection, operator, source, Lapse((), ()), now)
+    await activity.record(
+        connection, actor, now, "source.added", sentence, subject=_subject(source.id), after=described(source)
+    )
+    return await _followed(connection, actor, source, Lapse((), ()), now)
 
 
 async def change(
     connection: AsyncConnection,
-    operator: Operator,
+    actor: Actor,
     publisher: Publisher,
     before: Source,
     wished: SourceWish,
@@ -140,19 +142,20 @@ async def change(
     await _settle(connection, publisher, source.name, lapse, held, now)
     await activity.record(
         connection,
-        operator,
+        actor,
         now,
         "source.changed",
         f"Changed the source {source.name}.",
+        subject=_subject(source.id),
         before=described(before),
         after=described(source),
     )
-    return await _followed(connection, operator, source, lapse, now)
+    return await _followed(connection, actor, source, lapse, now)
 
 
 async def remove(
     connection: AsyncConnection,
-    operator: Operator,
+    actor: Actor,
     publisher: Publisher,
     source_id: int,
     now: datetime,
@@ -178,12 +181,14 @@ async def remove(
     await _settle(connection, publisher, source.name, lapse, held, now)
     await sources.forget_removed(connection)
     sentence = f"Removed the source {source.name}."
-    await activity.record(connection, operator, now, "source.removed", sentence, before=described(source))
-    return await _followed(connection, operator, source, lapse, now)
+    await activity.record(
+        connection, actor, now, "source.removed", sentence, subject=_subject(source_id), before=described(source)
+    )
+    return await _followed(connection, actor, source, lapse, now)
 
 
 async def withdraw_unvouched(
-    connection: AsyncConnection, operator: Operator, publisher: Publisher, now: datetime, *, dry_run: bool = False
+    connection: AsyncConnection, actor: Actor, publisher: Publisher, now: datetime, *, dry_run: bool = False
 ) -> Sequence[Unvouched]:
     """Withdraw what is held and nobody vouches for; answers what that was. Machines lose it with the next poll."""
     await selections.revision(connection, for_update=True)
@@ -196,13 +201,14 @@ async def withdraw_unvouched(
         images = sorted({entry.image for entry in found})
         await activity.record(
             connection,
-            operator,
+            actor,
             now,
             "unvouched.withdrawn",
             f"Withdrew {len(found)} versions that nobody vouches for.",
+            subject="unvouched",
             before={"images": images},
         )
-        await imports.enqueue(connection, "operator", operator.name, now)
+        await imports.enqueue(connection, "operator", actor.name, now)
     return found
 
 
@@ -219,6 +225,10 @@ def described(source: Source) -> dict[str, Any]:
         "proxy": shown(parse_url(source.proxy)) if source.proxy else None,
         "ca_bundle": source.ca_bundle,
     }
+
+
+def _subject(source_id: int) -> str:
+    return f"source:{source_id}"
 
 
 async def _settle(
@@ -240,8 +250,8 @@ async def _settle(
 
 
 async def _followed(
-    connection: AsyncConnection, operator: Operator, source: Source, lapse: Lapse, now: datetime
+    connection: AsyncConnection, actor: Actor, source: Source, lapse: Lapse, now: datetime
 ) -> SourceChanged:
-    import_id = await imports.enqueue(connection, "operator", operator.name, now)
+    import_id = await imports.enqueue(connection, "operator", actor.name, now)
     await notify(connection, Topic.SOURCES, Topic.IMAGES)
     return SourceChanged(source, lapse, import_id)

@@ -27,6 +27,7 @@ from region.api import (
 )
 from region.api.description import describe
 from region.edge.surroundings import Surroundings
+from region.people.attempts import Attempts
 from region.process import Region, running
 from shared import __version__
 from shared.wire.report import MAX_REPORT_BYTES
@@ -74,7 +75,7 @@ def create(region: Region) -> FastAPI:
 
     app = _application(lifespan)
     app.state.region = region
-    app.state.attempts = operators.Attempts()
+    app.state.attempts = Attempts()
     return app
 
 

@@ -4,12 +4,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, Header, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from region.database.connection import transaction
-from region.people import operators
+from region.people import operators, sessions
 from region.people.operators import Operator, Role
 from region.process import Region
 from shared.errors import Forbidden, InvalidRequestSignature, Unauthenticated
@@ -20,7 +20,7 @@ SESSION_COOKIE = "bf_session"
 bearer = HTTPBearer(auto_error=False, scheme_name="operator token", description="`bf_…`, made by an administrator.")
 
 
-def the_region(request: Request) -> Region:
+async def the_region(request: Request) -> Region:
     """The process this request came to."""
     region: Region = request.app.state.region
     return region
@@ -39,6 +39,28 @@ Transaction = Annotated[AsyncConnection, Depends(_connection, scope="function")]
 """One transaction, committed before the answer is sent."""
 
 
+async def _if_match(
+    request: Request,
+    _documented: Annotated[
+        str | None,
+        Header(
+            alias="If-Match",
+            description=(
+                "The ETag of what you have seen, several of them, or `*`. If it is no longer so, nothing is changed and"
+                " the answer is 412, which says who changed it last, when and how."
+            ),
+        ),
+    ] = None,
+) -> str | None:
+    # A list may come in several lines (RFC 9110 §5.3).
+    lines = request.headers.getlist("if-match")
+    return ", ".join(lines) if lines else None
+
+
+IfMatch = Annotated[str | None, Depends(_if_match)]
+"""What the caller has seen of the thing to be changed; for an act's `if_match`. Document the route's 412 beside it."""
+
+
 async def authenticate(region: Region, request: Request, credentials: HTTPAuthorizationCredentials | None) -> Operator:
     """Who asks, by bearer token or by session cookie. Raises Unauthenticated, Forbidden for a cookie from elsewhere."""
     cookie = request.cookies.get(SESSION_COOKIE)
@@ -51,12 +73,12 @@ async def authenticate(region: Region, request: Request, credentials: HTTPAuthor
             operator = await operators.authenticate(connection, credentials.credentials, region.now())
         else:
             require_same_origin(request)
-            operator, _ = await operators.resume_session(connection, cookie or "", region.now())
+            operator, _ = await sessions.resume_session(connection, cookie or "", region.now())
     return replace(operator, address=address_of(request))
 
 
 def require_same_origin(request: Request) -> None:
-    """Returning says: a browser that sent its cookie by itself did so for a page of ours. Raises CrossOrigin.
+    """Raises CrossOrigin unless a browser that sent its cookie by itself did so for a page of ours.
 
     Fetch metadata where the browser sends it, else Origin (https://www.w3.org/TR/fetch-metadata/).
     """

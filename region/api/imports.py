@@ -6,14 +6,13 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import Field
 
-from region.api.deps import Changer, TheRegion, Transaction, Viewer
+from region.actions import imports as acts
+from region.actions import sync
+from region.api.deps import Changer, IfMatch, TheRegion, Transaction, Viewer
 from region.api.models import ImageId, Limit, Page, Shape, paged
 from region.api.problems import documented
-from region.catalogue import sources
 from region.importing import imports
 from region.importing.imports import SYNC_PERIOD
-from region.people import activity
-from shared.errors import Conflict
 from shared.names import ImageKey
 
 router = APIRouter(tags=["imports"])
@@ -82,14 +81,10 @@ async def start_import(
     response: Response,
     fields: ImportFields | None = None,
 ) -> ImportShown:
-    if not await sources.list_all(connection):
-        raise Conflict("There is no source to import from; add one first.")
     scope = None if fields is None or fields.images is None else frozenset(map(ImageKey.parse, fields.images))
-    import_id = await imports.enqueue(connection, "operator", operator.name, region.now(), scope)
-    what = "all images" if scope is None else ", ".join(sorted(map(str, scope)))
-    await activity.record(connection, operator, region.now(), "import.started", f"Asked to import {what}.")
-    response.headers["Location"] = f"/api/v1/imports/{import_id}"
-    return ImportShown.model_validate(await imports.get(connection, import_id))
+    started = await acts.start(connection, operator, scope, region.now())
+    response.headers["Location"] = f"/api/v1/imports/{started.id}"
+    return _shown(started, response)
 
 
 @router.get("/imports", summary="List imports, newest first")
@@ -106,8 +101,10 @@ async def list_imports(
 
 
 @router.get("/imports/{import_id}", summary="Show an import and its images", responses=documented(404))
-async def get_import(_operator: Viewer, connection: Transaction, import_id: ImportId) -> ImportDetail:
-    entry = ImportShown.model_validate(await imports.get(connection, import_id))
+async def get_import(
+    _operator: Viewer, connection: Transaction, response: Response, import_id: ImportId
+) -> ImportDetail:
+    entry = _shown(await imports.get(connection, import_id), response)
     progress = await imports.images_of(connection, import_id)
     return ImportDetail(
         **entry.model_dump(),
@@ -115,31 +112,44 @@ async def get_import(_operator: Viewer, connection: Transaction, import_id: Impo
     )
 
 
-@router.post("/imports/{import_id}/cancel", status_code=202, summary="Stop an import", responses=documented(404, 409))
+@router.post(
+    "/imports/{import_id}/cancel", status_code=202, summary="Stop an import", responses=documented(404, 409, 412)
+)
 async def cancel_import(
-    operator: Changer, region: TheRegion, connection: Transaction, import_id: ImportId
+    operator: Changer,
+    region: TheRegion,
+    connection: Transaction,
+    response: Response,
+    if_match: IfMatch,
+    import_id: ImportId,
 ) -> ImportShown:
-    await imports.request_cancel(connection, import_id, region.now())
-    await activity.record(connection, operator, region.now(), "import.cancelled", f"Stopped the import {import_id}.")
-    return ImportShown.model_validate(await imports.get(connection, import_id))
+    return _shown(await acts.cancel(connection, operator, import_id, region.now(), if_match=if_match), response)
 
 
 @router.get("/sync", summary="Show the hourly sync")
-async def get_sync(_operator: Viewer, connection: Transaction) -> SyncShown:
-    return _sync(await imports.schedule(connection))
+async def get_sync(_operator: Viewer, connection: Transaction, response: Response) -> SyncShown:
+    return _sync(await imports.schedule(connection), response)
 
 
-@router.patch("/sync", summary="Switch the hourly sync on or off")
-async def change_sync(operator: Changer, region: TheRegion, connection: Transaction, fields: SyncFields) -> SyncShown:
-    before = await imports.schedule(connection)
-    after = await imports.set_enabled(connection, fields.enabled)
-    if before.enabled != after.enabled:
-        sentence = f"Switched the hourly sync {'on' if after.enabled else 'off'}."
-        await activity.record(connection, operator, region.now(), "sync.switched", sentence)
-    return _sync(after)
+@router.patch("/sync", summary="Switch the hourly sync on or off", responses=documented(412))
+async def change_sync(
+    operator: Changer,
+    region: TheRegion,
+    connection: Transaction,
+    response: Response,
+    if_match: IfMatch,
+    fields: SyncFields,
+) -> SyncShown:
+    return _sync(await sync.switch(connection, operator, fields.enabled, region.now(), if_match=if_match), response)
 
 
-def _sync(schedule: imports.Schedule) -> SyncShown:
+def _shown(found: imports.Import, response: Response) -> ImportShown:
+    response.headers["ETag"] = acts.etag(found)
+    return ImportShown.model_validate(found)
+
+
+def _sync(schedule: imports.Schedule, response: Response) -> SyncShown:
+    response.headers["ETag"] = sync.etag(schedule)
     return SyncShown(
         enabled=schedule.enabled,
         interval_seconds=int(SYNC_PERIOD.total_seconds()),

@@ -14,6 +14,9 @@ ItemT = TypeVar("ItemT")
 ShapeT = TypeVar("ShapeT", bound=BaseModel)
 MAX_PAGE = 1000
 
+NOT_STORED = {"Cache-Control": "no-store"}
+"""On every answer that carries a secret: neither a browser nor a proxy may keep it."""
+
 
 def parsed(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """`parse`, whose InvalidValue becomes what pydantic reports with the field's name."""

@@ -1,47 +1,25 @@
 """/session, /operator-tokens, /activity: who may do what, and who did."""
 
 import time
-from collections import defaultdict, deque
 from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import Field
 
-from region.api.deps import SESSION_COOKIE, Admin, TheRegion, Transaction, Viewer, address_of
-from region.api.models import Limit, Page, Shape, paged
+from region.actions import people as acts
+from region.api.deps import SESSION_COOKIE, Admin, IfMatch, TheRegion, Transaction, Viewer, address_of
+from region.api.models import NOT_STORED, Limit, Page, Shape, paged
 from region.api.problems import documented
-from region.people import activity, operators
-from region.people.operators import SESSION_IDLE, Role
-from shared.errors import InvalidValue, TooManyAttempts, Unauthenticated
+from region.database.connection import transaction
+from region.people import activity, operators, sessions
+from region.people.attempts import Attempts
+from region.people.operators import Role
+from region.people.sessions import SESSION_IDLE
+from shared.errors import Unauthenticated
 
 router = APIRouter(tags=["operators"])
-
-ATTEMPTS = 10
-ATTEMPTS_WINDOW_S = 60.0
-MAX_ADDRESSES = 10_000
-MAX_YEAR = 9000
-
-
-class Attempts:
-    """Failed log-ins by address, in this process: ATTEMPTS within ATTEMPTS_WINDOW_S, then no more for a while."""
-
-    def __init__(self) -> None:
-        self._failed: dict[str, deque[float]] = defaultdict(deque)
-
-    def require_another(self, address: str) -> None:
-        """Returning says: this address may try. Raises TooManyAttempts."""
-        failed, now = self._failed[address], time.monotonic()
-        while failed and failed[0] <= now - ATTEMPTS_WINDOW_S:
-            failed.popleft()
-        if len(failed) >= ATTEMPTS:
-            raise TooManyAttempts(int(failed[0] + ATTEMPTS_WINDOW_S - now) + 1)
-
-    def note_failed(self, address: str) -> None:
-        """One more log-in from this address has failed."""
-        if len(self._failed) >= MAX_ADDRESSES:
-            self._failed.clear()
-        self._failed[address].append(time.monotonic())
+TokenId = Annotated[str, Path(pattern="^[0-9a-f]{12}$")]
 
 
 class SessionFields(Shape):
@@ -93,49 +71,55 @@ class ActivityShown(Shape):
     at: datetime
     who: str
     address: str
-    action: str = Field(examples=["selection.replaced"])
+    subject: str = Field(
+        description="What was changed; empty when it has no name.", examples=["selection", "rack:3f0c"]
+    )
+    action: str = Field(examples=["selection.changed"])
     sentence: str
     before: dict[str, Any] | None
     after: dict[str, Any] | None
 
 
 @router.post("/session", summary="Log in: turn a token into a session cookie", responses=documented(401, 429))
-async def log_in(
-    region: TheRegion, connection: Transaction, request: Request, response: Response, fields: SessionFields
-) -> SessionShown:
+async def log_in(region: TheRegion, request: Request, response: Response, fields: SessionFields) -> SessionShown:
+    region.require_ready()
     attempts: Attempts = request.app.state.attempts
-    attempts.require_another(address_of(request))
+    address = address_of(request)
+    attempts.require_another(address, time.monotonic())
     try:
-        operator = await operators.authenticate(connection, fields.token, region.now())
+        async with transaction(region.engine) as connection:
+            opened = await acts.log_in(connection, fields.token, address, region.now())
     except Unauthenticated:
-        attempts.note_failed(address_of(request))
+        if attempts.note_failed(address, time.monotonic()):
+            async with transaction(region.engine) as connection:
+                await acts.note_refused_log_ins(connection, address, region.now())
         raise
-    secret = await operators.open_session(connection, operator, region.now())
+    response.headers.update(NOT_STORED)
     response.set_cookie(
         SESSION_COOKIE,
-        secret,
+        opened.secret,
         max_age=int(SESSION_IDLE.total_seconds()),
         httponly=True,
         samesite="strict",
         secure=request.url.scheme == "https",
     )
-    return SessionShown(name=operator.name, role=operator.role, expires_at=region.now() + SESSION_IDLE)
+    return SessionShown(name=opened.operator.name, role=opened.operator.role, expires_at=opened.ends_at)
 
 
 @router.get("/session", summary="Show who asks", responses=documented(401))
 async def get_session(operator: Viewer, region: TheRegion, connection: Transaction, request: Request) -> SessionShown:
     secret = request.cookies.get(SESSION_COOKIE)
     if "authorization" in request.headers or secret is None:
-        expires_at = await operators.expiry(connection, operator.id)
+        expires_at = (await operators.get_token(connection, operator.id)).expires_at
     else:
-        _, expires_at = await operators.resume_session(connection, secret, region.now())
+        _, expires_at = await sessions.resume_session(connection, secret, region.now())
     return SessionShown(name=operator.name, role=operator.role, expires_at=expires_at)
 
 
 @router.delete("/session", status_code=204, summary="Log out")
-async def log_out(connection: Transaction, request: Request, response: Response) -> None:
+async def log_out(region: TheRegion, connection: Transaction, request: Request, response: Response) -> None:
     if (secret := request.cookies.get(SESSION_COOKIE)) is not None:
-        await operators.close_session(connection, secret)
+        await acts.log_out(connection, secret, address_of(request), region.now())
     response.delete_cookie(SESSION_COOKIE)
 
 
@@ -144,42 +128,38 @@ async def list_operator_tokens(_operator: Admin, connection: Transaction) -> Pag
     return Page(items=[OperatorTokenShown.model_validate(token) for token in await operators.list_tokens(connection)])
 
 
+@router.get("/operator-tokens/{token_id}", summary="Show an operator's token", responses=documented(404))
+async def get_operator_token(
+    _operator: Admin, connection: Transaction, response: Response, token_id: TokenId
+) -> OperatorTokenShown:
+    token = await operators.get_token(connection, token_id)
+    response.headers["ETag"] = acts.etag(token)
+    return OperatorTokenShown.model_validate(token)
+
+
 @router.post("/operator-tokens", status_code=201, summary="Make an operator's token", responses=documented(422))
 async def create_operator_token(
-    operator: Admin, region: TheRegion, connection: Transaction, fields: OperatorTokenFields
+    operator: Admin, region: TheRegion, connection: Transaction, response: Response, fields: OperatorTokenFields
 ) -> OperatorTokenMade:
-    expires_at = fields.expires_at
-    # The year bounds what can be shown in every time zone.
-    if expires_at is not None and (
-        expires_at.tzinfo is None or expires_at.year > MAX_YEAR or expires_at <= region.now()
-    ):
-        raise InvalidValue("time of expiry", expires_at.isoformat(), "it must lie ahead and carry its UTC offset")
-    token = await operators.create_token(connection, fields.name, fields.role, region.now(), expires_at)
-    await activity.record(
-        connection,
-        operator,
-        region.now(),
-        "token.created",
-        f"Made a token for {fields.name} with the role {fields.role}.",
-        after=fields.model_dump(mode="json"),
+    secret, token = await acts.make_token(
+        connection, operator, fields.name, fields.role, region.now(), expires_at=fields.expires_at
     )
-    return OperatorTokenMade(id=token.split("_")[1], token=token)
+    response.headers.update(NOT_STORED)
+    response.headers["Location"] = f"/api/v1/operator-tokens/{token.id}"
+    response.headers["ETag"] = acts.etag(token)
+    return OperatorTokenMade(id=token.id, token=secret)
 
 
 @router.delete(
-    "/operator-tokens/{token_id}", status_code=204, summary="Remove an operator's token", responses=documented(404, 409)
+    "/operator-tokens/{token_id}",
+    status_code=204,
+    summary="Remove an operator's token",
+    responses=documented(404, 409, 412),
 )
 async def remove_operator_token(
-    operator: Admin,
-    region: TheRegion,
-    connection: Transaction,
-    token_id: Annotated[str, Path(pattern="^[0-9a-f]{12}$")],
+    operator: Admin, region: TheRegion, connection: Transaction, if_match: IfMatch, token_id: TokenId
 ) -> None:
-    names = {token.id: token.name for token in await operators.list_tokens(connection)}
-    await operators.remove_token(connection, token_id)
-    await activity.record(
-        connection, operator, region.now(), "token.removed", f"Removed the token of {names[token_id]}."
-    )
+    await acts.remove_token(connection, operator, token_id, region.now(), if_match=if_match)
 
 
 @router.get("/activity", summary="List who changed what, newest first")
@@ -190,6 +170,15 @@ async def list_activity(
     response: Response,
     limit: Limit = 50,
     cursor: Annotated[int | None, Query(ge=1, le=2**63 - 1, description="`next` of the page before.")] = None,
+    subject: Annotated[
+        str | None,
+        Query(
+            min_length=1,
+            max_length=400,
+            pattern=r"^[^\x00]+$",
+            description="Changes of this thing only, as in `subject` of an entry.",
+        ),
+    ] = None,
 ) -> Page[ActivityShown]:
-    found = await activity.list_recent(connection, limit + 1, cursor)
+    found = await activity.list_recent(connection, limit + 1, cursor, subject)
     return paged(request, response, found, limit, ActivityShown, lambda entry: str(entry.id))

@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Path, Request, Response
 from pydantic import Field
 
-from region.api.deps import Admin, TheRack, TheRegion, Transaction, Viewer
-from region.api.models import Page, Shape
+from region.actions import racks as acts
+from region.api.deps import Admin, IfMatch, TheRack, TheRegion, Transaction, Viewer, address_of
+from region.api.models import NOT_STORED, Page, Shape
 from region.api.problems import documented
 from region.fleet import racks
 from region.fleet.racks import Rack
-from region.people import activity
 from region.process import Region
 from shared.errors import Forbidden, InvalidDocument
 from shared.wire.envelope import MEDIA_TYPE
@@ -87,33 +87,40 @@ async def list_racks(_operator: Viewer, region: TheRegion, connection: Transacti
 
 
 @router.get("/racks/{rack_id}", summary="Show a rack", responses=documented(404))
-async def get_rack(_operator: Viewer, region: TheRegion, connection: Transaction, rack_id: RackId) -> RackShown:
-    return _shown(await racks.get(connection, rack_id, region.now()), region)
-
-
-@router.delete("/racks/{rack_id}", status_code=204, summary="Remove a rack", responses=documented(404))
-async def remove_rack(operator: Admin, region: TheRegion, connection: Transaction, rack_id: RackId) -> None:
+async def get_rack(
+    _operator: Viewer, region: TheRegion, connection: Transaction, response: Response, rack_id: RackId
+) -> RackShown:
     rack = await racks.get(connection, rack_id, region.now())
-    await racks.remove(connection, rack_id)
-    before = {"id": rack.id, "name": rack.name, "fingerprint": rack.fingerprint}
-    sentence = f"Removed the rack {rack.name}."
-    await activity.record(connection, operator, region.now(), "rack.removed", sentence, before=before)
+    response.headers["ETag"] = acts.etag(rack)
+    return _shown(rack, region)
+
+
+@router.delete("/racks/{rack_id}", status_code=204, summary="Remove a rack", responses=documented(404, 412))
+async def remove_rack(
+    operator: Admin, region: TheRegion, connection: Transaction, if_match: IfMatch, rack_id: RackId
+) -> None:
+    await acts.remove(connection, operator, rack_id, region.now(), if_match=if_match)
 
 
 @router.post("/enrolment-tokens", status_code=201, summary="Make a token that lets a rack enrol")
 async def create_enrolment_token(
-    operator: Admin, region: TheRegion, connection: Transaction, request: Request, fields: TokenFields | None = None
+    operator: Admin,
+    region: TheRegion,
+    connection: Transaction,
+    request: Request,
+    response: Response,
+    fields: TokenFields | None = None,
 ) -> TokenShown:
     wished = fields or TokenFields()
-    token, expires_at = await racks.create_token(
+    token, expires_at = await acts.make_enrolment_token(
         connection,
+        operator,
         region.fingerprint,
         region.now(),
         lifetime=timedelta(seconds=wished.lifetime_seconds),
         uses=wished.uses,
     )
-    sentence = f"Made an enrolment token for {wished.uses} rack{'s' if wished.uses > 1 else ''}."
-    await activity.record(connection, operator, region.now(), "enrolment_token.created", sentence)
+    response.headers.update(NOT_STORED)
     base = str(request.base_url).rstrip("/")
     return TokenShown(
         token=str(token), expires_at=expires_at, command=f"bootferry-rack enrol --region {base} --token {token}"
@@ -128,7 +135,9 @@ async def create_enrolment_token(
     responses={201: {"content": {MEDIA_TYPE: {}}}, **documented(401, 403, 409, 422)},
 )
 async def enrol_rack(region: TheRegion, connection: Transaction, request: Request) -> Response:
-    enrolment = await racks.enrol(connection, await request.body(), region.fingerprint, region.now())
+    enrolment = await acts.enrol(
+        connection, await request.body(), region.fingerprint, address_of(request), region.now()
+    )
     return Response(enrolment.sealed(region.key), 201, media_type=MEDIA_TYPE)
 
 

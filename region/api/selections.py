@@ -5,22 +5,21 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Path, Query, Response
+from fastapi import APIRouter, Depends, Path, Query, Response
 from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from region.actions import guard
 from region.actions import selections as acts
 from region.actions.effect import Effect
-from region.api.deps import Changer, TheRegion, Transaction, Viewer
+from region.api.deps import Changer, IfMatch, TheRegion, Transaction, Viewer
 from region.api.models import ImageName, Page, Shape
 from region.api.problems import documented
 from region.catalogue import selections, trust
 from region.catalogue.facts import Wish, Wishes
 from region.fleet import racks
-from region.people import activity
 from region.people.operators import Operator
 from region.process import Region
-from shared.errors import PreconditionFailed
 
 router = APIRouter(prefix="/selections", tags=["selections"])
 SelectionId = Annotated[int, Path(ge=1, le=2**31 - 1)]
@@ -105,20 +104,7 @@ class _Change:
 
     async def _require_unchanged(self) -> None:
         etag = _etag(await selections.revision(self.connection, for_update=True))
-        if self.if_match is None or self.if_match.strip() in ("*", etag):
-            return
-        last = next(
-            (entry for entry in await activity.list_recent(self.connection, 200, None) if entry.action == acts.ACTION),
-            None,
-        )
-        who = (
-            f"{last.who} changed it at {last.at:%H:%M:%S} UTC ({last.sentence})"
-            if last
-            else "the region chose a default"
-        )
-        raise PreconditionFailed(
-            f"The selection is not any more what you have seen: {who}; look again before you save."
-        )
+        await guard.require_unchanged(self.connection, self.if_match, etag, acts.SUBJECT, "the selection")
 
 
 def _shown(effect: Effect, free_bytes: int, room: racks.Room | None, import_id: int | None) -> PlanShown:
@@ -156,7 +142,7 @@ def _change(
     free_bytes: Annotated[int, Depends(_free_bytes)],
     connection: Transaction,
     response: Response,
-    if_match: Annotated[str | None, Header(description="The ETag of the selection you have seen.")] = None,
+    if_match: IfMatch,
     dry_run: Annotated[bool, Query(description="Answer the plan and change nothing.")] = False,
 ) -> _Change:
     return _Change(operator, region, connection, response, free_bytes, if_match, dry_run)

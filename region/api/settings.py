@@ -2,34 +2,65 @@
 
 import asyncio
 import shutil
+from typing import Annotated, Self
 
-from fastapi import APIRouter
-from pydantic import Field
-from sqlalchemy import text
+from fastapi import APIRouter, Response
+from pydantic import Field, model_validator
 
-from region.api.deps import Admin, TheRegion, Transaction, Viewer
+from region.actions import settings as acts
+from region.api.deps import Admin, IfMatch, TheRegion, Transaction, Viewer
 from region.api.models import Shape
 from region.api.problems import documented
-from region.people import activity, settings
+from region.catalogue import files
+from region.people import settings
+from region.people.settings import MAX_RETENTION_DAYS, MIN_RETENTION_DAYS, Preferences
 from shared.http import parse_url, shown
 
 router = APIRouter(tags=["settings"])
 
+RetentionDays = Annotated[
+    int,
+    Field(
+        ge=MIN_RETENTION_DAYS,
+        le=MAX_RETENTION_DAYS,
+        description="How many days finished imports and activity are kept.",
+        examples=[400],
+    ),
+]
+
 
 class SettingsFields(Shape):
-    """What to change."""
+    """What to change; what is left out stays as it is."""
 
     proxy: str | None = Field(
+        None,
         max_length=2048,
         description="The way to sources that name no proxy of their own; empty or null: none.",
         examples=["http://proxy.example.org:3128"],
     )
+    retention_days: RetentionDays = 400
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if not self.model_fields_set:
+            raise ValueError("name at least one field to change")
+        return self
+
+    def changes(self) -> acts.Changes:
+        """The fields that were given."""
+        given = acts.Changes()
+        if "proxy" in self.model_fields_set:
+            given["proxy"] = self.proxy
+        if "retention_days" in self.model_fields_set:
+            given["retention_days"] = self.retention_days
+        return given
 
 
 class SettingsShown(Shape):
     """The settings as they stand. A password in the proxy's address is not shown."""
 
     proxy: str | None
+    retention_days: RetentionDays
 
 
 class StorageShown(Shape):
@@ -41,37 +72,33 @@ class StorageShown(Shape):
     files: int
 
 
-def _shown(found: settings.Preferences) -> SettingsShown:
-    return SettingsShown(proxy=shown(parse_url(found.proxy)) if found.proxy else None)
-
-
 @router.get("/settings", summary="Show the settings")
-async def get_settings(_operator: Viewer, connection: Transaction) -> SettingsShown:
-    return _shown(await settings.get(connection))
+async def get_settings(_operator: Viewer, connection: Transaction, response: Response) -> SettingsShown:
+    return _shown(await settings.get(connection), response)
 
 
-@router.patch("/settings", summary="Change the settings", responses=documented(422))
+@router.patch("/settings", summary="Change the settings", responses=documented(412, 422))
 async def change_settings(
-    operator: Admin, region: TheRegion, connection: Transaction, fields: SettingsFields
+    operator: Admin,
+    region: TheRegion,
+    connection: Transaction,
+    response: Response,
+    if_match: IfMatch,
+    fields: SettingsFields,
 ) -> SettingsShown:
-    before = _shown(await settings.get(connection))
-    await settings.set_proxy(connection, str(parse_url(fields.proxy)) if fields.proxy else None)
-    after = _shown(await settings.get(connection))
-    await activity.record(
-        connection,
-        operator,
-        region.now(),
-        "settings.changed",
-        f"Set the proxy to {after.proxy}." if after.proxy else "Took the proxy away.",
-        before=before.model_dump(),
-        after=after.model_dump(),
-    )
-    return after
+    found = await acts.change(connection, operator, fields.changes(), region.now(), if_match=if_match)
+    return _shown(found, response)
 
 
 @router.get("/storage", summary="Show the region's disk")
 async def get_storage(_operator: Viewer, region: TheRegion, connection: Transaction) -> StorageShown:
-    files, held = (await connection.execute(text("SELECT count(*), coalesce(sum(size), 0)::bigint FROM files"))).one()
+    stored = await files.totals(connection)
     usage = await asyncio.to_thread(shutil.disk_usage, region.store.root)
     free = await asyncio.to_thread(region.store.bytes_free)
-    return StorageShown(free_bytes=free, total_bytes=usage.total, held_bytes=held, files=files)
+    return StorageShown(free_bytes=free, total_bytes=usage.total, held_bytes=stored.size, files=stored.count)
+
+
+def _shown(found: Preferences, response: Response) -> SettingsShown:
+    response.headers["ETag"] = acts.etag(found)
+    proxy = shown(parse_url(found.proxy)) if found.proxy else None
+    return SettingsShown(proxy=proxy, retention_days=found.retention_days)

@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import delete, select, text
+from sqlalchemy import BigInteger, delete, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from region.database.tables import files
@@ -21,6 +22,20 @@ NEEDED = """
     SELECT items.sha256 FROM items JOIN targets ON targets.version_id = items.version_id
 """
 """The digests that a held version or a target names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """How many files are stored, and their bytes."""
+
+    count: int
+    size: int
+
+
+async def totals(connection: AsyncConnection) -> Totals:
+    """What all stored files come to."""
+    query = select(func.count(), func.coalesce(func.sum(files.c.size), 0).cast(BigInteger))
+    return Totals(*(await connection.execute(query.select_from(files))).one())
 
 
 async def size_of(connection: AsyncConnection, sha256: Sha256) -> int:

@@ -53,7 +53,7 @@ def _bytes(name: str) -> Column[int]:
 # The one row about the region itself. `bootloader_source_id` is the one source that bootloaders come from;
 # `confirmed_…` the last manifest of which an operator confirmed that it takes much away. `epoch` is the time of this
 # database's birth in seconds: a region whose database was made anew outranks what racks have seen before. `serial`
-# counts the manifests of the epoch.
+# counts the manifests of the epoch. `tidied_at` is when housekeeping began last: whoever moves it on has won the hour.
 region = Table(
     "region",
     metadata,
@@ -73,7 +73,11 @@ region = Table(
     ),
     _bytes("confirmed_epoch"),
     _bytes("confirmed_serial"),
+    Column("retention_days", Integer, nullable=False, server_default=text("400")),
+    _bytes("settings_revision"),
+    _moment("tidied_at", nullable=True),
     CheckConstraint("id = 1", name="single_row"),
+    CheckConstraint("retention_days BETWEEN 1 AND 3650", name="retention_days"),
 )
 
 # The hourly sync: due when enabled and `next_run_at` has come. Whoever moves `next_run_at` on has won the run.
@@ -369,7 +373,7 @@ sessions = Table(
     _moment("last_used_at"),
 )
 
-# Who changed what. Rows are only ever added.
+# Who changed what. Rows are never changed; `subject` names the thing, like `settings` or `token:<id>`.
 activity = Table(
     "activity",
     metadata,
@@ -377,8 +381,10 @@ activity = Table(
     _moment("at"),
     _text("who"),
     _text("address"),
+    _text("subject", default=""),
     _text("action"),
     _text("sentence"),
     Column("before", JSON(none_as_null=True), nullable=True),
     Column("after", JSON(none_as_null=True), nullable=True),
+    Index("ix_activity_subject_id", "subject", text("id DESC")),
 )

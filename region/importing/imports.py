@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import select, text, update
+from sqlalchemy import delete, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -275,9 +275,11 @@ async def request_cancel(connection: AsyncConnection, import_id: int, now: datet
 _COLUMNS = [imports.c[name] for name in Import.__slots__]
 
 
-async def get(connection: AsyncConnection, import_id: int) -> Import:
-    """The import. Raises NotFound."""
-    row = (await connection.execute(select(*_COLUMNS).where(imports.c.id == import_id))).mappings().one_or_none()
+async def get(connection: AsyncConnection, import_id: int, *, for_update: bool = False) -> Import:
+    """The import; with `for_update` nobody else changes it until this transaction ends. Raises NotFound."""
+    query = select(*_COLUMNS).where(imports.c.id == import_id)
+    found = await connection.execute(query.with_for_update() if for_update else query)
+    row = found.mappings().one_or_none()
     if row is None:
         raise NotFound("import", import_id)
     return Import(**row)
@@ -300,9 +302,10 @@ async def list_recent(connection: AsyncConnection, limit: int, before: int | Non
     return [Import(**row) for row in (await connection.execute(query)).mappings()]
 
 
-async def schedule(connection: AsyncConnection) -> Schedule:
-    """The hourly sync as it stands."""
-    row = (await connection.execute(select(sync_schedule))).one()
+async def schedule(connection: AsyncConnection, *, for_update: bool = False) -> Schedule:
+    """The hourly sync as it stands; with `for_update` nobody else changes it until this transaction ends."""
+    query = select(sync_schedule)
+    row = (await connection.execute(query.with_for_update() if for_update else query)).one()
     return Schedule(row.enabled, row.last_run_at, row.next_run_at)
 
 
@@ -311,3 +314,13 @@ async def set_enabled(connection: AsyncConnection, enabled: bool) -> Schedule:
     await connection.execute(update(sync_schedule).values(enabled=enabled))
     await notify(connection, Topic.SYNC)
     return await schedule(connection)
+
+
+async def remove_old(connection: AsyncConnection, before: datetime, limit: int) -> int:
+    """Remove imports that ended before `before`, the oldest first; how many of at most `limit` went."""
+    # Imports end in the order of their ids, or nearly so: looking at the oldest few needs no index of its own.
+    oldest = select(imports.c.id, imports.c.finished_at).order_by(imports.c.id).limit(limit).subquery()
+    gone = await connection.execute(
+        delete(imports).where(imports.c.id.in_(select(oldest.c.id).where(oldest.c.finished_at < before)))
+    )
+    return gone.rowcount

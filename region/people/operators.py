@@ -1,6 +1,6 @@
-"""Operators: people and programs with a token, and the log-ins of browsers.
+"""Operators: people and programs with a token, and what it lets them do.
 
-Tokens are `bf_<id>_<secret>`; of their secrets, and of sessions', only the SHA-256 is stored.
+Tokens are `bf_<id>_<secret>`; of their secrets only the SHA-256 is stored.
 """
 
 import hashlib
@@ -10,17 +10,18 @@ import secrets
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Any
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from region.database.tables import operator_tokens, sessions
-from shared.errors import Conflict, InvalidToken, NotFound, TokenExpired, Unauthenticated
+from region.database.tables import operator_tokens
+from region.people.activity import Actor
+from shared.errors import Conflict, InvalidToken, NotFound, TokenExpired
 
 _TOKEN = re.compile(r"bf_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
-_LAST_USE_RESOLUTION = timedelta(minutes=1)
-SESSION_IDLE = timedelta(hours=12)
-"""A session nobody uses for so long has ended."""
+LAST_USE_RESOLUTION = timedelta(minutes=1)
+"""How exactly it is known when a token or a session was used last."""
 
 
 class Role(StrEnum):
@@ -31,37 +32,17 @@ class Role(StrEnum):
     ADMIN = "admin"
 
     def includes(self, other: "Role") -> bool:
-        """True says: whoever has this role may do what `other` may."""
+        """True if whoever has this role may do what `other` may."""
         order = list(Role)
         return order.index(self) >= order.index(other)
 
 
 @dataclass(frozen=True, slots=True)
-class Operator:
-    """Somebody who proved to hold a token. `id` is the token's; `address` is where the request came from."""
+class Operator(Actor):
+    """Somebody who proved to hold a token. `id` is the token's."""
 
     id: str
-    name: str
     role: Role
-    address: str = ""
-
-
-async def create_token(
-    connection: AsyncConnection, name: str, role: Role, now: datetime, expires_at: datetime | None = None
-) -> str:
-    """A new token, to be shown once: it cannot be had again."""
-    token_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
-    await connection.execute(
-        insert(operator_tokens).values(
-            id=token_id,
-            name=name,
-            role=role.value,
-            secret_sha256=_hash(secret),
-            created_at=now,
-            expires_at=expires_at,
-        )
-    )
-    return f"bf_{token_id}_{secret}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,18 +57,70 @@ class Token:
     last_used_at: datetime | None
 
 
+async def create_token(
+    connection: AsyncConnection, name: str, role: Role, now: datetime, expires_at: datetime | None = None
+) -> str:
+    """A new token, to be shown once: it cannot be had again."""
+    token_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
+    await connection.execute(
+        insert(operator_tokens).values(
+            id=token_id,
+            name=name,
+            role=role.value,
+            secret_sha256=secret_hash(secret),
+            created_at=now,
+            expires_at=expires_at,
+        )
+    )
+    return f"bf_{token_id}_{secret}"
+
+
+def id_of(token: str) -> str:
+    """The id of a token that `create_token` made."""
+    return token.split("_", 2)[1]
+
+
 async def list_tokens(connection: AsyncConnection) -> list[Token]:
     """All tokens, oldest first."""
-    rows = await connection.execute(select(operator_tokens).order_by(operator_tokens.c.created_at))
-    return [Token(row.id, row.name, Role(row.role), row.created_at, row.expires_at, row.last_used_at) for row in rows]
+    return [
+        _token(row) for row in await connection.execute(select(operator_tokens).order_by(operator_tokens.c.created_at))
+    ]
 
 
-async def remove_token(connection: AsyncConnection, token_id: str) -> None:
-    """Forget a token; sessions that began with it end. Raises NotFound; Conflict for the last administrator's."""
-    known = {token.id: token for token in await list_tokens(connection)}
-    if token_id not in known:
+async def get_token(connection: AsyncConnection, token_id: str) -> Token:
+    """The token. Raises NotFound."""
+    row = (await connection.execute(select(operator_tokens).where(operator_tokens.c.id == token_id))).one_or_none()
+    if row is None:
         raise NotFound("token", token_id)
-    if not any(token.role is Role.ADMIN for token in known.values() if token.id != token_id):
+    return _token(row)
+
+
+async def lock_token(connection: AsyncConnection, token_id: str) -> tuple[Token, list[Token]]:
+    """The token, and all administrators' tokens: nobody else removes one of these until this transaction ends.
+
+    Raises NotFound.
+    """
+    rows = await connection.execute(
+        select(operator_tokens)
+        .where(or_(operator_tokens.c.id == token_id, operator_tokens.c.role == Role.ADMIN.value))
+        # In one order: of two who remove each other's token, one waits for the other.
+        .order_by(operator_tokens.c.id)
+        .with_for_update()
+    )
+    locked = {row.id: _token(row) for row in rows}
+    if token_id not in locked:
+        raise NotFound("token", token_id)
+    return locked[token_id], [token for token in locked.values() if token.role is Role.ADMIN]
+
+
+async def remove_token(connection: AsyncConnection, token_id: str, now: datetime) -> None:
+    """Forget a token; sessions that began with it end.
+
+    Raises NotFound; Conflict for the last administrator's token that has not expired.
+    """
+    removed, administrators = await lock_token(connection, token_id)
+    valid = {token.id for token in administrators if token.expires_at is None or token.expires_at > now}
+    if valid == {removed.id}:
         raise Conflict("This is the last administrator's token; make another one first.")
     await connection.execute(delete(operator_tokens).where(operator_tokens.c.id == token_id))
 
@@ -99,61 +132,25 @@ async def authenticate(connection: AsyncConnection, token: str, now: datetime) -
     if parts is None:
         raise unknown
     row = (await connection.execute(select(operator_tokens).where(operator_tokens.c.id == parts[1]))).one_or_none()
-    if row is None or not hmac.compare_digest(row.secret_sha256, _hash(parts[2])):
+    if row is None or not hmac.compare_digest(row.secret_sha256, secret_hash(parts[2])):
         raise unknown
-    _require_unexpired(row.expires_at, now)
-    if row.last_used_at is None or now - row.last_used_at > _LAST_USE_RESOLUTION:
+    require_unexpired(row.expires_at, now)
+    if row.last_used_at is None or now - row.last_used_at > LAST_USE_RESOLUTION:
         await connection.execute(update(operator_tokens).where(operator_tokens.c.id == row.id).values(last_used_at=now))
-    return Operator(row.id, row.name, Role(row.role))
+    return Operator(name=row.name, address="", id=row.id, role=Role(row.role))
 
 
-async def expiry(connection: AsyncConnection, token_id: str) -> datetime | None:
-    """When the token expires; None: never."""
-    found: datetime | None = await connection.scalar(
-        select(operator_tokens.c.expires_at).where(operator_tokens.c.id == token_id)
-    )
-    return found
-
-
-async def open_session(connection: AsyncConnection, operator: Operator, now: datetime) -> str:
-    """The secret of a new session, for a cookie. Sessions that nobody used for long are cleared away."""
-    secret = secrets.token_urlsafe(32)
-    await connection.execute(delete(sessions).where(sessions.c.last_used_at <= now - SESSION_IDLE))
-    await connection.execute(
-        insert(sessions).values(secret_sha256=_hash(secret), token_id=operator.id, created_at=now, last_used_at=now)
-    )
-    return secret
-
-
-async def resume_session(connection: AsyncConnection, secret: str, now: datetime) -> tuple[Operator, datetime]:
-    """Whose session this is, and when it ends unless it is used. Raises Unauthenticated, TokenExpired."""
-    row = (
-        await connection.execute(
-            select(sessions.c.last_used_at.label("session_used_at"), operator_tokens)
-            .join(operator_tokens, operator_tokens.c.id == sessions.c.token_id)
-            .where(sessions.c.secret_sha256 == _hash(secret))
-        )
-    ).one_or_none()
-    if row is None or row.session_used_at <= now - SESSION_IDLE:
-        raise Unauthenticated("This session has ended; log in again.")
-    _require_unexpired(row.expires_at, now)
-    if now - row.session_used_at > _LAST_USE_RESOLUTION:
-        await connection.execute(
-            update(sessions).where(sessions.c.secret_sha256 == _hash(secret)).values(last_used_at=now)
-        )
-    return Operator(row.id, row.name, Role(row.role)), now + SESSION_IDLE
-
-
-async def close_session(connection: AsyncConnection, secret: str) -> None:
-    """The secret opens nothing any more."""
-    await connection.execute(delete(sessions).where(sessions.c.secret_sha256 == _hash(secret)))
-
-
-def _require_unexpired(expires_at: datetime | None, now: datetime) -> None:
+def require_unexpired(expires_at: datetime | None, now: datetime) -> None:
+    """Raises TokenExpired unless a token that expires then may still be used."""
     if expires_at is not None and expires_at <= now:
         raise TokenExpired(f"This token expired on {expires_at:%Y-%m-%d}; ask an administrator for a new one.")
 
 
-def _hash(secret: str) -> str:
+def secret_hash(secret: str) -> str:
+    """What is stored of a secret."""
     # The secret is 256 random bits: a slow hash would protect nothing and cost every request.
     return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def _token(row: Any) -> Token:
+    return Token(row.id, row.name, Role(row.role), row.created_at, row.expires_at, row.last_used_at)

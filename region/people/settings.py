@@ -8,20 +8,34 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from region.database.tables import region
 from region.database.topics import Topic, notify
 
+MIN_RETENTION_DAYS, MAX_RETENTION_DAYS = 1, 3650
+
 
 @dataclass(frozen=True, slots=True)
 class Preferences:
-    """`proxy`: the way to sources that name none of their own."""
+    """The settings.
+
+    proxy            the way to sources that name none of their own; None: they are reached directly
+    retention_days   so long the records of what happened are kept: finished imports and activity
+    revision         counts the changes of the settings
+    """
 
     proxy: str | None
+    retention_days: int
+    revision: int
 
 
-async def get(connection: AsyncConnection) -> Preferences:
-    """The preferences as they stand."""
-    return Preferences((await connection.execute(select(region.c.proxy))).scalar_one())
+async def get(connection: AsyncConnection, *, for_update: bool = False) -> Preferences:
+    """The settings as they stand; with `for_update` nobody else changes them until this transaction ends."""
+    query = select(region.c.proxy, region.c.retention_days, region.c.settings_revision)
+    return Preferences(*(await connection.execute(query.with_for_update() if for_update else query)).one())
 
 
-async def set_proxy(connection: AsyncConnection, proxy: str | None) -> None:
-    """From the next import on, sources without a proxy of their own are reached through `proxy`."""
-    await connection.execute(update(region).values(proxy=proxy))
+async def change(connection: AsyncConnection, *, proxy: str | None, retention_days: int) -> None:
+    """Set all of it. The proxy holds from the next import on, the retention from the next housekeeping."""
+    await connection.execute(
+        update(region).values(
+            proxy=proxy, retention_days=retention_days, settings_revision=region.c.settings_revision + 1
+        )
+    )
     await notify(connection, Topic.SETTINGS)

@@ -1,13 +1,18 @@
 """The schema and the way to it."""
 
 import asyncio
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+import migrations
 from deploy.local import postgres
 from region.database.connection import create_engine, is_migrated, migrate, transaction
 from region.database.tables import metadata
@@ -64,3 +69,35 @@ async def test_a_fault_of_the_disk_is_not_blamed_on_the_database(engine: AsyncEn
     with pytest.raises(IsADirectoryError):
         async with transaction(engine):
             raise IsADirectoryError
+
+
+async def test_what_was_written_down_before_has_its_subject_after_an_upgrade(database_server: postgres.Server) -> None:
+    await database_server.create_database("before_people")
+    engine = create_engine(database_server.url("before_people"))
+
+    def to(revision: str) -> Callable[[Connection], None]:
+        def upgrade(connection: Connection) -> None:
+            configuration = Config()
+            configuration.set_main_option("script_location", str(Path(migrations.__file__).parent))
+            configuration.attributes["connection"] = connection
+            command.upgrade(configuration, revision)
+
+        return upgrade
+
+    try:
+        async with transaction(engine) as connection:
+            await connection.run_sync(to("0002"))
+            for action in ("settings.changed", "selection.changed", "sync.switched", "rack.removed"):
+                await connection.execute(
+                    text("""
+                        INSERT INTO activity (at, who, address, action, sentence)
+                        VALUES (now(), 'Ann', '', :action, 'Did it.')
+                    """),
+                    {"action": action},
+                )
+            await connection.run_sync(to("head"))
+            found = (await connection.scalars(text("SELECT subject FROM activity ORDER BY id"))).all()
+        assert found == ["settings", "selection", "sync", ""]
+    finally:
+        await engine.dispose()
+        await database_server.drop_database("before_people")

@@ -1,15 +1,19 @@
-"""Operators: who holds a token, and what the token lets them do."""
+"""Operators: who holds a token, what the token lets them do, and how they are kept from overwriting each other."""
 
+import asyncio
 from datetime import datetime, timedelta
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from region.actions import guard, people
 from region.database.connection import transaction
-from region.people.operators import Operator, Role, authenticate, create_token
-from shared.errors import InvalidToken, TokenExpired
-from tests.db.rows import NOW
+from region.people import activity
+from region.people.activity import CONSOLE, Actor
+from region.people.operators import Operator, Role, authenticate, create_token, id_of, list_tokens
+from shared.errors import Conflict, InvalidToken, NotFound, TokenExpired
+from tests.db.rows import NOW, until_somebody_waits
 
 
 async def token_of(engine: AsyncEngine, role: Role = Role.OPERATOR, expires_at: datetime | None = None) -> str:
@@ -93,3 +97,104 @@ async def test_a_use_is_written_down_once_a_minute(engine: AsyncEngine) -> None:
 )
 def test_each_role_may_what_the_ones_before_it_may(role: Role, may: set[Role]) -> None:
     assert {other for other in Role if role.includes(other)} == may
+
+
+# --- the last administrator ----------------------------------------------------------------------------------------
+
+ANN = Actor("Ann", "192.0.2.1")
+
+
+async def admin_token(engine: AsyncEngine, expires_at: datetime | None = None) -> str:
+    """The id of an administrator's token."""
+    return id_of(await token_of(engine, Role.ADMIN, expires_at))
+
+
+async def remove(engine: AsyncEngine, token_id: str, now: datetime = NOW) -> None:
+    async with transaction(engine) as connection:
+        await people.remove_token(connection, ANN, token_id, now)
+
+
+async def test_an_expired_administrator_does_not_count_as_one(engine: AsyncEngine) -> None:
+    soon = NOW + timedelta(days=1)
+    expiring, lasting = await admin_token(engine, soon), await admin_token(engine)
+    with pytest.raises(Conflict, match="last administrator"):
+        await remove(engine, lasting, soon)
+    await remove(engine, expiring, soon)
+    with pytest.raises(Conflict, match="last administrator"):
+        await remove(engine, lasting, soon)
+    with pytest.raises(NotFound):
+        await remove(engine, expiring, soon)
+
+
+async def test_of_two_who_remove_each_other_one_stays(engine: AsyncEngine) -> None:
+    ids = [await admin_token(engine), await admin_token(engine)]
+    async with transaction(engine) as first:
+        await people.remove_token(first, ANN, ids[0], NOW)
+        second = asyncio.create_task(remove(engine, ids[1]))
+        await until_somebody_waits(engine)
+    with pytest.raises(Conflict, match="last administrator"):
+        await second
+    async with transaction(engine) as connection:
+        assert [token.id for token in await list_tokens(connection)] == [ids[1]]
+
+
+async def test_many_who_remove_each_other_do_not_wait_for_ever(engine: AsyncEngine) -> None:
+    ids = [await admin_token(engine) for _ in range(6)]
+    ended = await asyncio.gather(*(remove(engine, token_id) for token_id in ids), return_exceptions=True)
+    assert [error for error in ended if error is not None and not isinstance(error, Conflict)] == []
+    async with transaction(engine) as connection:
+        assert len(await list_tokens(connection)) == 1
+
+
+# --- who changed it last -------------------------------------------------------------------------------------------
+
+
+async def test_who_changed_a_thing_last_is_one_look_into_an_index(engine: AsyncEngine) -> None:
+    async with transaction(engine) as connection:
+        assert await activity.last(connection, "settings") is None
+        for number in range(3):
+            actor = Actor(f"operator {number}", "192.0.2.1")
+            await activity.record(connection, actor, NOW, "settings.changed", f"Change {number}.", subject="settings")
+            await activity.record(connection, CONSOLE, NOW, "sync.switched", "Switched.", subject="sync")
+        found = await activity.last(connection, "settings")
+        assert found is not None
+        assert (found.who, found.sentence) == ("operator 2", "Change 2.")
+        about = await activity.list_recent(connection, 10, None, "sync")
+        assert [entry.action for entry in about] == ["sync.switched"] * 3
+        await connection.execute(text("SET LOCAL enable_seqscan = off"))
+        plan = (
+            await connection.scalars(
+                text("EXPLAIN SELECT * FROM activity WHERE subject = 'settings' ORDER BY id DESC LIMIT 1")
+            )
+        ).all()
+    assert any("ix_activity_subject_id" in line for line in plan), plan
+    assert not any("Sort" in line for line in plan), plan
+
+
+# --- the guard ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("if_match", "goes_on"),
+    [
+        pytest.param(None, True, id="nothing expected"),
+        pytest.param("{tag}", True, id="this"),
+        pytest.param("*", True, id="any"),
+        pytest.param('"x", {tag}', True, id="one of several"),
+        pytest.param('"x"', False, id="another"),
+        pytest.param('"x", "y"', False, id="others"),
+        pytest.param("W/{tag}", False, id="a weak one, RFC 9110 13.1.1"),
+        pytest.param("", False, id="an empty list"),
+        pytest.param("{bare}", False, id="without its quotes"),
+    ],
+)
+def test_what_an_if_match_lets_through(if_match: str | None, goes_on: bool) -> None:
+    tag = guard.tag("thing", at=NOW, name="é")
+    given = None if if_match is None else if_match.format(tag=tag, bare=tag.strip('"'))
+    assert guard.is_unchanged(given, tag) == goes_on
+
+
+def test_a_tag_follows_from_the_description_alone() -> None:
+    assert guard.tag("thing", a=1, b=None) == guard.tag("thing", b=None, a=1)
+    tags = {guard.tag("thing", a=1), guard.tag("thing", a=2), guard.tag("thing", a="1"), guard.tag("other", a=1)}
+    assert len(tags) == 4

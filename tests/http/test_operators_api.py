@@ -6,8 +6,10 @@ import aiohttp
 import pytest
 
 from region.database.connection import transaction
-from region.people.operators import SESSION_IDLE, Role, create_token
+from region.people.operators import Role, create_token
+from region.people.sessions import SESSION_IDLE
 from tests.http.conftest import Client, Running, imported
+from tests.http.test_if_match import enrolled
 
 NOBLE = {"os": "ubuntu", "release": "noble", "arch": "amd64"}
 RESOLUTE = {"os": "ubuntu", "release": "resolute", "arch": "amd64"}
@@ -123,7 +125,7 @@ async def test_every_change_leaves_a_row(running: Running) -> None:
     assert changed["before"] == {"images": ["ubuntu:resolute:amd64"]}
     assert changed["after"] == {"images": ["ubuntu:noble:amd64"]}
     assert "secret" not in str(entries)
-    assert (await client("GET", "/settings")).json == {"proxy": "http://proxy.example:3128"}
+    assert (await client("GET", "/settings")).json == {"proxy": "http://proxy.example:3128", "retention_days": 400}
 
 
 async def test_two_operators_do_not_overwrite_each_other(running: Running) -> None:
@@ -189,3 +191,63 @@ async def test_the_page_and_the_disk_are_shown(running: Running) -> None:
     async with running.client.session.get(f"{running.client.base}/") as page:
         assert page.status == 200
         assert "'unsafe-inline'" not in page.headers["Content-Security-Policy"]
+
+
+async def test_log_ins_and_their_failures_are_in_the_activity(running: Running, jar: aiohttp.CookieJar) -> None:
+    async with aiohttp.ClientSession(cookie_jar=jar) as session:
+        browser = await logged_in(running, session)
+        out = await browser("DELETE", "/session", headers={"Sec-Fetch-Site": "same-origin"})
+        assert out.status == 204
+    nobody = running.as_nobody()
+    for _ in range(15):
+        refused = await nobody("POST", "/session", json={"token": "bf_wrong"})
+    assert refused.status == 429
+    entries = await running.client.items("/activity")
+    assert [(entry["action"], entry["who"], entry["address"]) for entry in reversed(entries)] == [
+        ("session.opened", "first administrator", "127.0.0.1"),
+        ("session.closed", "first administrator", "127.0.0.1"),
+        ("session.refused", "somebody unknown", "127.0.0.1"),
+    ]
+    about = await running.client.items("/activity?subject=address:127.0.0.1")
+    assert [entry["action"] for entry in about] == ["session.refused"]
+    [token] = await running.client.items("/operator-tokens")
+    assert await running.client.items(f"/activity?subject=token:{token['id']}") == [], "a log-in does not change it"
+
+
+async def test_answers_that_carry_a_secret_are_not_stored(running: Running) -> None:
+    for path, fields in (
+        ("/operator-tokens", {"name": "Bob"}),
+        ("/enrolment-tokens", {}),
+        ("/session", {"token": running.client.token}),
+    ):
+        answer = await running.client("POST", path, json=fields)
+        assert (answer.status < 300, answer.headers["Cache-Control"]) == (True, "no-store"), path
+
+
+async def test_a_rack_that_enrols_is_in_the_activity(running: Running) -> None:
+    rack_id = await enrolled(running.client, "rack-1")
+    newest = (await running.client.items(f"/activity?subject=rack:{rack_id}"))[0]
+    assert (newest["who"], newest["action"], newest["address"]) == ("rack-1", "rack.enrolled", "127.0.0.1")
+
+
+async def test_what_changes_nothing_leaves_no_row(running: Running) -> None:
+    before = await running.client("GET", "/settings")
+    for path, fields in (
+        ("/settings", {"proxy": ""}),
+        ("/settings", {"retention_days": 400}),
+        ("/sync", {"enabled": True}),
+    ):
+        assert (await running.client("PATCH", path, json=fields)).status == 200
+    assert await running.client.items("/activity") == []
+    assert (await running.client("GET", "/settings")).headers["ETag"] == before.headers["ETag"]
+
+
+REFUSED_SETTINGS = [{}, {"retention_days": 0}, {"retention_days": 3651}, {"retention_days": None}, {"proxy": "ftp://x"}]
+
+
+async def test_settings_that_make_no_sense_are_refused(running: Running) -> None:
+    for fields in REFUSED_SETTINGS:
+        refused = await running.client("PATCH", "/settings", json=fields)
+        assert refused.status == 422, fields
+        assert refused.json["detail"].endswith("."), fields
+    assert (await running.client("GET", "/settings")).json == {"proxy": None, "retention_days": 400}
