@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from region.catalogue import files
 from region.database.connection import transaction
-from region.importing import imports
+from region.importing import housekeeping, imports
 from region.publishing.memory import Memory
 from shared.errors import Unavailable
 from shared.logs import logger
@@ -41,7 +41,7 @@ class Clock:
     now: Callable[[], datetime]
 
     async def tick(self) -> None:
-        """Start the sync if it is due, prune what has been unneeded for long enough, write sightings down."""
+        """Start the sync if it is due, prune what has been unneeded for long enough, write sightings down, tidy."""
         async with transaction(self.engine) as connection:
             import_id = await imports.enqueue_due(connection, self.now())
         if import_id is not None:
@@ -52,6 +52,7 @@ class Clock:
                 if gone:
                     log.info(f"{len(gone)} files nobody needs any more were deleted.", action="prune")
         await self.memory.flush()
+        await housekeeping.tidy(self.engine, self.now())
 
     async def audit(self) -> None:
         """Compare disk and catalogue; what was lost is asked for again at once."""
