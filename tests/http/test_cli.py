@@ -636,7 +636,16 @@ def test_the_proxy(operator: Operator) -> None:
     saved = operator("settings", "set", "--proxy", "http://ann:secret@proxy.example.org:3128")
     assert (saved.code, "proxy.example.org:3128" in saved.out, "secret" in saved.out) == (0, True, False)
     assert operator("settings", "-o", "json").json["proxy"] is not None
-    assert operator("settings", "set", "--no-proxy").out == "Proxy   none\n"
+    assert operator("settings", "set", "--no-proxy").out == "Proxy       none\nRetention   400 days\n"
+
+
+def test_how_long_records_are_kept(operator: Operator) -> None:
+    operator("settings", "set", "--proxy", "http://proxy.example.org:3128")
+    kept = operator("settings", "set", "--retention-days", "30")
+    assert kept.out == "Proxy       http://proxy.example.org:3128\nRetention   30 days\n"
+    assert operator("settings", "set", "--retention-days", "0").code == 2
+    both = operator("settings", "set", "--no-proxy", "--retention-days", "1")
+    assert both.out == "Proxy       none\nRetention   1 day\n"
 
 
 def test_the_switch(operator: Operator) -> None:

@@ -19,6 +19,7 @@ export function SettingsPage() {
     <div class="page-body">
       <${Session} />
       <${Proxy} />
+      <${Retention} />
       ${may("admin") && html`<${Tokens} />`}
       <${Storage} />
       <section aria-labelledby="api">
@@ -91,6 +92,54 @@ function Proxy() {
         A source with a proxy of its own uses that one.
         ${own.length > 0 && ` Those are ${own.map((source) => `${source.name} (${source.proxy})`).join(", ")}.`}
       </p>
+    </form>
+  </section>`;
+}
+
+function Retention() {
+  const settings = facts.settings.value.value;
+  const typed = useSignal(null);
+  const busy = useSignal(false);
+  if (!settings || settings.retention_days === undefined) return null;
+  const value = typed.value === null ? String(settings.retention_days) : typed.value;
+  const save = async (event) => {
+    event.preventDefault();
+    busy.value = true;
+    try {
+      const { data } = await call("PATCH", "/settings", { body: { retention_days: Number(value) } });
+      facts.settings.value.value = data;
+      typed.value = null;
+      tell("positive", `Records are kept for ${plural(data.retention_days, "day")}.`);
+    } catch (problem) {
+      tellProblem("The retention stays as it was.", problem);
+    }
+    busy.value = false;
+  };
+  return html`<section aria-labelledby="retention">
+    <h2 id="retention">Retention</h2>
+    <form class="line-form" onSubmit=${save}>
+      <label for="retention-days">How many days records are kept</label>
+      <input
+        id="retention-days"
+        type="number"
+        min="1"
+        max="3650"
+        required
+        value=${value}
+        disabled=${!may("admin")}
+        aria-describedby="retention-help"
+        onInput=${(event) => {
+          typed.value = event.currentTarget.value;
+        }}
+      />
+      <button
+        type="submit"
+        class="primary"
+        disabled=${busy.value || !may("admin") || value === String(settings.retention_days)}
+      >
+        Save retention
+      </button>
+      <p class="help" id="retention-help">Older finished imports and activity are removed once an hour.</p>
     </form>
   </section>`;
 }
