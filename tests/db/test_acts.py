@@ -25,8 +25,9 @@ from region.people.activity import CONSOLE, Actor
 from region.people.operators import Role
 from region.people.settings import Preferences
 from region.publishing import manifest
+from region.publishing.held import Publisher
 from shared.errors import InvalidValue, PreconditionFailed
-from tests.db.rows import EPOCH, NOW, make_region, publish, until_somebody_waits
+from tests.db.rows import EPOCH, NOW, hold, kernel, make_region, make_source, publish, until_somebody_waits
 
 
 @pytest.mark.parametrize(
@@ -43,8 +44,9 @@ async def test_an_epoch_never_goes_back(engine: AsyncEngine, seconds_later: int,
     now = NOW + timedelta(seconds=EPOCH + seconds_later - NOW.timestamp())
     async with transaction(engine) as connection:
         await make_region(connection, key)
+        await hold(connection, await make_source(connection, kernel("1")), "1")
         before = await publish(connection, key)
-        assert await new_epoch(connection, CONSOLE, key, now) == expected
+        assert await new_epoch(connection, CONSOLE, Publisher(key), now) == expected
         published = await manifest.current(connection, key)
         assert published is not None
         assert published.manifest.epoch == expected

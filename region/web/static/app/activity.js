@@ -172,7 +172,7 @@ function Change({ change }) {
   return html`<li class="entry" data-action=${change.action}>
     <${When} at=${change.at} />
     <div>
-      <p class="entry-what"><b>${change.who}</b> <span class="muted">from ${change.address}</span></p>
+      <p class="entry-what"><b>${change.who}</b>${change.address && html` <span class="muted">from ${change.address}</span>`}</p>
       <p>${change.sentence}</p>
       ${hasDetail &&
       html`<details>
