@@ -8,7 +8,9 @@ from datetime import UTC, datetime, timedelta
 
 from region.configuration import RegionConfiguration
 from region.database.connection import create_engine
-from region.database.topics import Topics
+from region.database.topics import Gathered, Topics
+from region.fleet.keys import Keys
+from region.fleet.sightings import Sightings
 from region.importing.clock import Clock
 from region.importing.importer import Importer
 from region.process import Region
@@ -30,8 +32,8 @@ def build(configuration: RegionConfiguration, now: Callable[[], datetime] = lamb
             f"The directory REGION_DATA_DIR={configuration.data_dir} cannot be used: {error.strerror}."
         ) from error
     engine = create_engine(configuration.database_url)
-    memory = Memory(engine, key, now)
     publisher = Publisher(key)
+    sightings = Sightings(engine, now)
     return Region(
         configuration=configuration,
         engine=engine,
@@ -39,7 +41,10 @@ def build(configuration: RegionConfiguration, now: Callable[[], datetime] = lamb
         key=key,
         publisher=publisher,
         topics=Topics(),
-        memory=memory,
+        gathered=Gathered(engine),
+        memory=Memory(engine, key),
+        rack_keys=Keys(engine),
+        sightings=sightings,
         importer=Importer(
             engine=engine,
             store=store,
@@ -48,6 +53,6 @@ def build(configuration: RegionConfiguration, now: Callable[[], datetime] = lamb
             owner=f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}",
             now=now,
         ),
-        clock=Clock(engine, store, memory, timedelta(seconds=configuration.prune_grace_seconds), now),
+        clock=Clock(engine, store, sightings, timedelta(seconds=configuration.prune_grace_seconds), now),
         now=now,
     )

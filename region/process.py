@@ -11,7 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from region.actions import first_start
 from region.configuration import RegionConfiguration
-from region.database.topics import Topic, Topics
+from region.database.topics import Gathered, Topic, Topics
+from region.fleet.keys import Keys
+from region.fleet.sightings import Sightings
 from region.importing import clock
 from region.importing.clock import Clock
 from region.importing.importer import Importer, run_next
@@ -28,6 +30,8 @@ IDLE_S = 10.0
 """How long the importer waits for word of a new import before it looks by itself."""
 
 DOUBTS_PAUSE_S = 10.0
+SIGHTINGS_S = 15.0
+"""How often it is written down which racks were heard."""
 
 log = logger(__name__)
 
@@ -42,7 +46,10 @@ class Region:
     key: Ed25519PrivateKey
     publisher: Publisher
     topics: Topics
+    gathered: Gathered
     memory: Memory
+    rack_keys: Keys
+    sightings: Sightings
     importer: Importer
     clock: Clock
     now: Callable[[], datetime]
@@ -82,7 +89,7 @@ async def running(built: Region) -> AsyncIterator[None]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         with suppress(Unavailable):
-            await built.memory.flush()
+            await built.sightings.flush()
         await built.engine.dispose()
 
 
@@ -90,6 +97,7 @@ async def _work(built: Region) -> None:
     try:
         await _until_available(built.prepare)
         await _until_available(built.memory.refresh)
+        await _until_available(built.rack_keys.read_all)
     except BootferryError as error:
         built.fatal = error
         log.critical(str(error), action="start", code=error.code)
@@ -102,6 +110,9 @@ async def _work(built: Region) -> None:
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(built.memory.follow(built.topics))
+            tasks.create_task(built.rack_keys.follow(built.topics))
+            tasks.create_task(built.gathered.run())
+            tasks.create_task(_write_sightings(built))
             tasks.create_task(_import(built))
             tasks.create_task(_upkeep(built))
             tasks.create_task(_settle_doubts(built))
@@ -113,6 +124,13 @@ async def _upkeep(built: Region) -> None:
     # A disk may have changed while nobody watched; and an interval's first tick is a whole interval away.
     await clock.patiently(built.clock.audit)()
     await clock.patiently(built.clock.tick)()
+
+
+async def _write_sightings(built: Region) -> None:
+    while True:
+        await asyncio.sleep(SIGHTINGS_S)
+        with suppress(Unavailable):
+            await built.sightings.flush()
 
 
 async def _settle_doubts(built: Region) -> None:

@@ -18,7 +18,6 @@ def upgrade() -> None:
     _sources()
     _products()
     op.add_column("versions", sa.Column("vouched_by", sa.ARRAY(sa.Text()), nullable=True))
-    op.add_column("manifests", sa.Column("sha256", sa.Text(), server_default=sa.text("''"), nullable=False))
     op.add_column("region", sa.Column("bootloader_source_id", sa.Integer(), nullable=True))
     op.add_column("region", sa.Column("confirmed_epoch", sa.BigInteger(), server_default=sa.text("0"), nullable=False))
     op.add_column("region", sa.Column("confirmed_serial", sa.BigInteger(), server_default=sa.text("0"), nullable=False))

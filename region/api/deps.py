@@ -137,7 +137,7 @@ async def authenticate_rack(region: TheRegion, request: Request) -> SignedRack:
     region.require_ready()
     headers = dict(request.headers)
     rack_id = claimed_key_id(headers)
-    key = region.memory.rack_key(rack_id)
+    key = region.rack_keys.get(rack_id)
     if key is None:
         raise InvalidRequestSignature(f"no rack with the id {rack_id} is enrolled here")
     query = f"?{request.url.query}" if request.url.query else ""
@@ -150,7 +150,7 @@ async def authenticate_rack(region: TheRegion, request: Request) -> SignedRack:
         await request.body(),
         now=region.now(),
     )
-    region.memory.note_seen(rack_id)
+    region.sightings.note(rack_id)
     return SignedRack(rack_id)
 
 

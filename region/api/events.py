@@ -7,7 +7,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from region.api.deps import TheRegion, Viewer
 from region.api.problems import documented
-from region.database.topics import Topic
+from region.database.topics import FOR_THE_REGION, Topic
 
 router = APIRouter(tags=["events"])
 
@@ -19,7 +19,7 @@ router = APIRouter(tags=["events"])
     responses=documented(401, 503),
 )
 async def events(region: TheRegion, _operator: Viewer) -> AsyncIterator[ServerSentEvent]:
-    watched = [topic for topic in Topic if topic != Topic.PUBLISHED]
+    watched = [topic for topic in Topic if topic not in FOR_THE_REGION]
     with region.topics.subscribe(*watched) as subscription:
         # Whoever connects has missed what came before: everything counts as changed.
         topics: Sequence[Topic] = watched

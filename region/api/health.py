@@ -67,10 +67,11 @@ async def metrics(region: TheRegion, request: Request) -> Response:
     region.require_ready()
     async with transaction(region.engine) as connection:
         known_images = await images.list_all(connection, region.now())
-        known_racks = await racks.list_all(connection, region.now())
+        known_racks = await racks.counted(connection, region.now())
         stored = (await connection.execute(text("SELECT count(*), coalesce(sum(size), 0)::bigint FROM files"))).one()
         runs = (await connection.execute(text("SELECT state, count(*) FROM imports GROUP BY state"))).all()
-    order = region.memory.published.manifest.order
+    published = region.memory.published
+    order = published.manifest.order if published is not None else (0, 0)
     figures = [
         _gauge("bootferry_files", "Files stored.", stored[0]),
         _gauge("bootferry_files_bytes", "Bytes of the files stored.", stored[1]),

@@ -8,10 +8,11 @@ from pydantic import Field
 
 from region.actions import pins as acts
 from region.api.deps import Changer, TheRegion, Transaction, Viewer
-from region.api.models import ImageId, ImageName, Limit, NameField, OfferShown, Page, Shape, paged
+from region.api.models import ImageId, ImageName, Limit, NameCursor, NameField, OfferShown, Page, Shape, paged
 from region.api.problems import documented
 from region.api.selections import PLANNED, Change, PlanShown
 from region.catalogue import bootloaders, images, offers, selections, sources
+from region.fleet import racks
 from shared.errors import NotFound
 from shared.names import ImageKey
 
@@ -25,7 +26,7 @@ Status = Literal[
 class ImageShown(ImageName):
     """An image and where it is. Sizes in bytes.
 
-    `stored`: whole on the region, and no rack is enrolled. `synced`: every live rack serves all of the newest version.
+    `stored`: whole on the region, and no rack is enrolled. `synced`: every live rack shows all of the newest version.
     `unavailable`: selected, no longer offered; what is held is kept. `unvouched`: its offers lapsed, because nobody
     whom its source is believed by has signed them; what is held is kept. `retiring`: no longer selected, about to go.
     """
@@ -43,7 +44,7 @@ class ImageShown(ImageName):
     bytes_done: int
     vouched: bool = Field(description="False when something is held of it that nobody vouches for any longer.")
     vouched_by: list[str] = Field(description="Fingerprints of the keys that signed what is held.")
-    racks_synced: int = Field(description="Live racks that serve all of it.")
+    racks_synced: int = Field(description="Live racks that show all of it.")
     racks_live: int
     racks_total: int
     support_eol: str | None
@@ -62,15 +63,18 @@ class VersionShown(Shape):
 
 
 class OnRackShown(Shape):
-    """How much of an image a rack holds. `serving`: all of it, under its names."""
+    """How an image is on a rack.
+
+    `shown`: as published; `pending`: the rack knows what is published and lacks it; `behind`: it has not learnt of it
+    yet; `ahead`: it knows a manifest that this region never published; `unreachable`: it missed three polls.
+    """
 
     rack_id: str
     name: str
     live: bool
-    files_held: int
-    files_total: int
-    bytes_left: int
-    serving: bool
+    state: Literal["shown", "pending", "behind", "ahead", "unreachable"]
+    shown_version: str = Field(description="What machines get of it there; empty for nothing, or where not known.")
+    code: str = Field(description="Why the rack lacks it, where something went wrong.", examples=["connection_lost"])
 
 
 class PinFields(Shape):
@@ -141,12 +145,19 @@ async def list_versions(_operator: Viewer, connection: Transaction, image_id: Im
 
 @router.get("/images/{image_id}/racks", summary="Show where an image is, rack by rack", responses=documented(404, 422))
 async def list_image_racks(
-    _operator: Viewer, region: TheRegion, connection: Transaction, image_id: ImageId
+    _operator: Viewer,
+    region: TheRegion,
+    connection: Transaction,
+    request: Request,
+    response: Response,
+    image_id: ImageId,
+    limit: Limit = 200,
+    cursor: NameCursor = None,
 ) -> Page[OnRackShown]:
     image = ImageKey.parse(image_id)
     await images.get(connection, image, region.now())
-    found = await images.on_racks(connection, image, region.now())
-    return Page(items=[OnRackShown.model_validate(rack) for rack in found])
+    found = await racks.on_racks(connection, str(image), region.now(), limit=limit + 1, after=cursor)
+    return paged(request, response, found, limit, OnRackShown, lambda rack: str(rack.name))
 
 
 @router.put(

@@ -19,10 +19,17 @@ router = APIRouter()
     tags=["racks"],
     summary="The signed manifest: for bootferry-rack",
     response_class=Response,
-    responses={200: {"content": {MEDIA_TYPE: {}}}, 304: {"description": "Unchanged"}, **documented(401, 503)},
+    responses={
+        200: {"content": {MEDIA_TYPE: {}}},
+        204: {"description": "Nothing was published yet"},
+        304: {"description": "Unchanged"},
+        **documented(401, 503),
+    },
 )
 async def get_manifest(region: TheRegion, _rack: TheRack, request: Request) -> Response:
     published = region.memory.published
+    if published is None:
+        return Response(status_code=204, headers={"Cache-Control": "no-cache"})
     headers = {"ETag": published.etag, "Cache-Control": "no-cache"}
     status, _ = decide("GET", request.headers.getlist, published.etag, len(published.envelope))
     if status == 304:
@@ -40,6 +47,7 @@ async def get_manifest(region: TheRegion, _rack: TheRack, request: Request) -> R
 async def manifest_events(region: TheRegion, _rack: TheRack) -> AsyncIterator[ServerSentEvent]:
     with region.topics.subscribe(Topic.PUBLISHED) as subscription:
         while True:
-            epoch, serial = region.memory.published.manifest.order
-            yield ServerSentEvent(event="manifest", data={"epoch": epoch, "serial": serial})
+            if region.memory.published is not None:
+                epoch, serial = region.memory.published.manifest.order
+                yield ServerSentEvent(event="manifest", data={"epoch": epoch, "serial": serial})
             await subscription.next()

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from datetime import date
 from typing import Annotated, Any, Generic, TypeVar
 
-from fastapi import Request, Response
+from fastapi import Query, Request, Response
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from shared.errors import InvalidValue
@@ -31,6 +31,9 @@ def parsed(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 NameField = Annotated[str, AfterValidator(parsed(Name)), Field(examples=["ubuntu"])]
+NameCursor = Annotated[
+    str | None, Query(pattern=r"^[A-Za-z0-9._+~-]{1,128}$", description="`next` of the page before.")
+]
 Limit = Annotated[int, Field(ge=1, le=MAX_PAGE, description="The most items one page holds.")]
 
 

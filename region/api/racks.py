@@ -8,12 +8,12 @@ from pydantic import Field
 
 from region.actions import racks as acts
 from region.api.deps import Admin, IfMatch, TheRack, TheRegion, Transaction, Viewer, address_of
-from region.api.models import NOT_STORED, Page, Shape
+from region.api.models import NOT_STORED, Limit, NameCursor, Page, Shape, paged
 from region.api.problems import documented
-from region.fleet import racks
+from region.database.connection import transaction
+from region.fleet import racks, reports
 from region.fleet.racks import Rack
-from region.process import Region
-from shared.errors import Forbidden, InvalidDocument
+from shared.errors import Forbidden
 from shared.wire.envelope import MEDIA_TYPE
 from shared.wire.report import OldReport, parse_report
 
@@ -21,25 +21,51 @@ router = APIRouter(tags=["racks"])
 RackId = Annotated[str, Path(pattern="^[0-9a-f]{32}$")]
 
 
+class KnowsShown(Shape):
+    """A manifest by its order; zeros before the first."""
+
+    epoch: int
+    serial: int
+
+
 class RackShown(Shape):
-    """A rack. `never_seen`: it never polled; `unreachable`: it missed three polls; `failing`: see `last_error`."""
+    """A rack, by its last report.
+
+    `never_seen`: it never polled; `unreachable`: it missed three polls; `ahead`: it knows a manifest that this region
+    never published (was the database restored? run `bootferry-region new-epoch`); `failing`: see `last_error`;
+    `outdated`: it does not show all of the current manifest yet.
+    """
 
     id: str
     name: str
-    status: Literal["never_seen", "unreachable", "failing", "pulling", "outdated", "synced"]
+    status: Literal["never_seen", "unreachable", "ahead", "failing", "pulling", "outdated", "synced"]
     fingerprint: str = Field(description="SHA-256 of the rack's public key.")
     enrolled_at: datetime
     last_seen_at: datetime | None
     address: str = Field(description="Where machines reach it, as it says.")
     version: str
-    epoch: int
-    serial: int = Field(description="The manifest whose tree it serves; 0 before the first.")
-    files_held: int
-    files_total: int = Field(description="Files of the current manifest.")
+    knows: KnowsShown
+    images_pending: int = Field(description="Images of the current manifest that it does not show as published.")
+    images_total: int = Field(description="Images of the current manifest, bootloaders among them.")
     bytes_left: int
     bytes_free: int
     last_error: str = Field(description="The sentence it reported last; empty when all is well.")
     last_error_code: str
+
+
+class PendingShown(Shape):
+    """An image that a rack does not show as published. `behind`: it has not learnt of that yet; `pending`: it tries."""
+
+    image: str = Field(examples=["ubuntu:noble:amd64"])
+    state: Literal["pending", "behind", "ahead"]
+    shown_version: str = Field(description="What machines get of it meanwhile, as the rack says; empty for nothing.")
+    code: str = Field(description="Why, where something went wrong.", examples=["connection_lost"])
+
+
+class RackDetail(RackShown):
+    """A rack, and the images it lacks."""
+
+    pending: list[PendingShown]
 
 
 class TokenFields(Shape):
@@ -57,42 +83,54 @@ class TokenShown(Shape):
     command: str
 
 
-def _shown(rack: Rack, region: Region) -> RackShown:
-    newest = region.memory.published.manifest.order
-    if rack.last_seen_at is None:
-        status: str = "never_seen"
-    elif not rack.live:
-        status = "unreachable"
-    elif rack.error:
-        status = "failing"
-    elif rack.bytes_left:
-        status = "pulling"
-    else:
-        status = "synced" if (rack.epoch, rack.serial) == newest else "outdated"
+def _shown(rack: Rack) -> RackShown:
+    own = {name: getattr(rack, name) for name in RackShown.model_fields if hasattr(rack, name)}
     return RackShown.model_validate(
-        {
-            "status": status,
-            "files_held": rack.held,
-            "files_total": len(region.memory.published_sizes),
+        own
+        | {
+            "status": _status(rack),
+            "knows": {"epoch": rack.epoch, "serial": rack.serial},
             "last_error": rack.error,
             "last_error_code": rack.error_code,
-            **{name: getattr(rack, name) for name in RackShown.model_fields if hasattr(rack, name)},
         }
     )
 
 
-@router.get("/racks", summary="List the racks")
-async def list_racks(_operator: Viewer, region: TheRegion, connection: Transaction) -> Page[RackShown]:
-    return Page(items=[_shown(rack, region) for rack in await racks.list_all(connection, region.now())])
+def _status(rack: Rack) -> str:
+    # The first that holds is what an operator must know first.
+    states = {
+        "never_seen": rack.last_seen_at is None,
+        "unreachable": not rack.live,
+        "ahead": rack.ahead,
+        "failing": bool(rack.error),
+        "pulling": rack.bytes_left > 0,
+        "outdated": rack.images_pending > 0 or not rack.knows_newest,
+    }
+    return next((status for status, holds in states.items() if holds), "synced")
 
 
-@router.get("/racks/{rack_id}", summary="Show a rack", responses=documented(404))
+@router.get("/racks", summary="List the racks, by name")
+async def list_racks(
+    _operator: Viewer,
+    region: TheRegion,
+    connection: Transaction,
+    request: Request,
+    response: Response,
+    limit: Limit = 200,
+    cursor: NameCursor = None,
+) -> Page[RackShown]:
+    found = await racks.list_page(connection, region.now(), limit=limit + 1, after=cursor)
+    return paged(request, response, [_shown(rack) for rack in found], limit, RackShown, lambda rack: str(rack.name))
+
+
+@router.get("/racks/{rack_id}", summary="Show a rack and what it lacks", responses=documented(404))
 async def get_rack(
     _operator: Viewer, region: TheRegion, connection: Transaction, response: Response, rack_id: RackId
-) -> RackShown:
+) -> RackDetail:
     rack = await racks.get(connection, rack_id, region.now())
     response.headers["ETag"] = acts.etag(rack)
-    return _shown(rack, region)
+    lacking = await racks.lacking(connection, rack_id)
+    return RackDetail(**dict(_shown(rack)), pending=[PendingShown.model_validate(entry) for entry in lacking])
 
 
 @router.delete("/racks/{rack_id}", status_code=204, summary="Remove a rack", responses=documented(404, 412))
@@ -147,10 +185,13 @@ async def enrol_rack(region: TheRegion, connection: Transaction, request: Reques
     summary="Take a rack's report in: for bootferry-rack",
     responses=documented(401, 403, 422),
 )
-async def report(region: TheRegion, connection: Transaction, rack: TheRack, request: Request, rack_id: RackId) -> None:
+async def report(region: TheRegion, rack: TheRack, request: Request, rack_id: RackId) -> None:
     if rack.id != rack_id:
         raise Forbidden("A rack reports for itself only.")
     found = parse_report(await request.body())
-    if not isinstance(found, OldReport):
-        raise InvalidDocument("The report", "this region does not take reports of its version yet")
-    await racks.record_report(connection, rack.id, found, region.now())
+    async with transaction(region.engine) as connection:
+        if isinstance(found, OldReport):
+            published = region.memory.published
+            found = await reports.modern(connection, found, None if published is None else published.manifest)
+        changed = await reports.record(connection, rack.id, found, region.now())
+    region.gathered.say(changed)

@@ -6,7 +6,7 @@ from datetime import datetime
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from region.fleet.racks import LIVE_FOR
+from region.fleet.showing import LIVE_FOR
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ async def list_all(connection: AsyncConnection, now: datetime) -> list[Bootloade
             WITH newest AS (
                 SELECT DISTINCT ON (products.bootloader_type, products.arch)
                        products.os, products.bootloader_type AS type, products.arch, versions.id, versions.name,
-                       versions.held_at IS NOT NULL AS held, versions.held_serial
+                       versions.held_at IS NOT NULL AS held
                 FROM products
                 JOIN sources ON sources.id = products.source_id
                 JOIN versions ON versions.product_id = products.id
@@ -38,17 +38,14 @@ async def list_all(connection: AsyncConnection, now: datetime) -> list[Bootloade
                 WHERE products.kind = 'bootloader' AND (versions.held_at IS NOT NULL OR targets.image IS NOT NULL)
                 ORDER BY products.bootloader_type, products.arch, versions.held_at IS NULL, sources.priority DESC,
                          versions.name DESC
-            )
+            ),
+            {COUNTS}
             SELECT os, type, arch, name AS version, held,
                    (SELECT sum(size) FROM items WHERE version_id = newest.id)::bigint AS size_bytes,
-                   (SELECT count(*) FROM racks JOIN region ON region.epoch = racks.epoch
-                    WHERE racks.last_seen_at > :live_after AND racks.serial >= newest.held_serial
-                      AND NOT EXISTS (
-                        SELECT FROM items WHERE version_id = newest.id AND NOT EXISTS (
-                            SELECT FROM rack_files WHERE rack_id = racks.id AND rack_files.sha256 = items.sha256))
-                   ) AS racks_synced,
-                   (SELECT count(*) FROM racks) AS racks_total
-            FROM newest ORDER BY type, arch
+                   coalesce(showing.racks, 0) AS racks_synced, fleet_counts.racks_total
+            FROM newest CROSS JOIN fleet_counts
+            LEFT JOIN showing ON showing.image = 'bootloader:' || newest.type || ':' || newest.arch
+            ORDER BY type, arch
         """),
         {"live_after": now - LIVE_FOR},
     )

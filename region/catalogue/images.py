@@ -11,7 +11,7 @@ from datetime import datetime
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from region.fleet.racks import LIVE_FOR
+from region.fleet.showing import COUNTS, LIVE_FOR
 from shared.errors import NotFound
 from shared.names import ImageKey
 
@@ -23,8 +23,8 @@ class Image:
     `vouched` is false for an image of which something is held that no present voucher stands behind; `vouched_by` are
     the signers of what is held.
 
-    `racks_synced` counts live racks that serve all of the newest version, `racks_total` all enrolled racks. `error` is
-    the sentence of what went wrong last, empty when nothing did; `error_code` its code.
+    `racks_synced` counts live racks that show it as published, `racks_total` all enrolled racks. `error` is the
+    sentence of what went wrong last, empty when nothing did; `error_code` its code.
     """
 
     os: str
@@ -57,7 +57,7 @@ class Image:
 
 
 _CURRENT = """
-WITH shown AS (
+shown AS (
     SELECT os, release, arch FROM selections
     UNION
     SELECT os, release, arch FROM products
@@ -78,30 +78,30 @@ listed AS (
 ),
 offered AS (
     SELECT products.os, products.release, products.arch, products.source_id, products.title, products.support_eol,
-           versions.id AS version_id, versions.name, versions.held_at, versions.held_serial
+           versions.id AS version_id, versions.name, versions.held_at
     FROM targets
     JOIN products ON products.id = targets.product_id AND products.kind <> 'bootloader'
     JOIN versions ON versions.id = targets.version_id
 ),
 held AS (
     SELECT products.os, products.release, products.arch, products.source_id, products.title, products.support_eol,
-           versions.id AS version_id, versions.name, versions.held_at, versions.held_serial, versions.vouched_by,
+           versions.id AS version_id, versions.name, versions.held_at, versions.vouched_by,
            coalesce(versions.vouched_by && sources.vouchers, false) AS vouched
     FROM products JOIN versions ON versions.product_id = products.id JOIN sources ON sources.id = products.source_id
     WHERE versions.held_at IS NOT NULL AND products.kind <> 'bootloader'
 ),
 current AS (
-    SELECT true AS offered, os, release, arch, source_id, title, support_eol, version_id, name, held_at, held_serial
+    SELECT true AS offered, os, release, arch, source_id, title, support_eol, version_id, name, held_at
     FROM offered
     UNION ALL
-    SELECT false, os, release, arch, source_id, title, support_eol, version_id, name, held_at, held_serial FROM held
+    SELECT false, os, release, arch, source_id, title, support_eol, version_id, name, held_at FROM held
     WHERE NOT EXISTS (SELECT FROM offered WHERE (offered.os, offered.release, offered.arch)
                                               = (held.os, held.release, held.arch))
 ),
 described AS (
     SELECT os, release, arch, bool_or(offered) AS offered, bool_and(held_at IS NOT NULL) AS held,
            min(source_id) AS source_id, min(title) AS title, min(support_eol) AS support_eol,
-           max(name) AS version, max(held_serial) AS held_serial
+           max(name) AS version
     FROM current GROUP BY os, release, arch
 ),
 held_described AS (
@@ -119,35 +119,15 @@ sizes AS (
     FROM needed LEFT JOIN files USING (sha256) GROUP BY needed.os, needed.release, needed.arch
 )
 """
-"""What each image consists of now; the queries below begin with it."""
+"""CTEs: what each image consists of now; the queries below begin with them."""
 
-_STATUS = text(f"""{_CURRENT},
-live_racks AS (
-    SELECT racks.* FROM racks WHERE racks.last_seen_at > :live_after
-),
-serving AS (
-    SELECT os, release, arch, count(*) AS racks FROM (
-        SELECT needed.os, needed.release, needed.arch, live_racks.id
-        FROM needed
-        JOIN rack_files USING (sha256)
-        JOIN live_racks ON live_racks.id = rack_files.rack_id
-        JOIN sizes ON (sizes.os, sizes.release, sizes.arch) = (needed.os, needed.release, needed.arch)
-        JOIN described ON (described.os, described.release, described.arch)
-                        = (needed.os, needed.release, needed.arch)
-        JOIN region ON region.epoch = live_racks.epoch
-        WHERE live_racks.serial >= described.held_serial
-        GROUP BY needed.os, needed.release, needed.arch, live_racks.id, sizes.files
-        HAVING count(*) = sizes.files
-    ) AS whole GROUP BY os, release, arch
-),
+_STATUS = f"""{_CURRENT},
+{COUNTS},
 latest AS (
     SELECT DISTINCT ON (os, release, arch) os, release, arch, imports.state, import_images.bytes_total,
            import_images.bytes_done, import_images.error_code, import_images.error
     FROM import_images JOIN imports ON imports.id = import_images.import_id
     ORDER BY os, release, arch, imports.id DESC
-),
-counts AS (
-    SELECT (SELECT count(*) FROM racks) AS racks_total, (SELECT count(*) FROM live_racks) AS racks_live
 ),
 facts AS (
     SELECT shown.os, shown.release, shown.arch,
@@ -160,19 +140,19 @@ facts AS (
            coalesce(described.held AND sizes.stored_bytes = sizes.size_bytes, false) AS whole,
            described.version, held_described.held_version, described.support_eol, held_described.updated_at,
            coalesce(sizes.size_bytes, 0) AS size_bytes, coalesce(sizes.stored_bytes, 0) AS stored_bytes,
-           coalesce(serving.racks, 0) AS racks_synced, counts.racks_live, counts.racks_total,
+           coalesce(showing.racks, 0) AS racks_synced, fleet_counts.racks_live, fleet_counts.racks_total,
            latest.state AS import_state, latest.bytes_total AS import_total, latest.bytes_done AS import_done,
            coalesce(latest.error_code, '') AS import_error_code, coalesce(latest.error, '') AS import_error,
            pins.version AS pinned_version, sources.last_read_at, coalesce(sources.error_code, '') AS source_error_code,
            coalesce(sources.error, '') AS source_error
     FROM shown
-    CROSS JOIN counts
+    CROSS JOIN fleet_counts
     LEFT JOIN selected USING (os, release, arch)
     LEFT JOIN listed USING (os, release, arch)
     LEFT JOIN described USING (os, release, arch)
     LEFT JOIN held_described USING (os, release, arch)
     LEFT JOIN sizes USING (os, release, arch)
-    LEFT JOIN serving USING (os, release, arch)
+    LEFT JOIN showing ON showing.image = shown.os || ':' || shown.release || ':' || shown.arch
     LEFT JOIN latest USING (os, release, arch)
     LEFT JOIN pins USING (os, release, arch)
     LEFT JOIN sources ON sources.id = coalesce(described.source_id, selected.source_id)
@@ -212,23 +192,36 @@ FROM judged
 WHERE CAST(:after AS text) IS NULL OR (os || ':' || release || ':' || arch) COLLATE "C" > :after
 ORDER BY (os || ':' || release || ':' || arch) COLLATE "C"
 LIMIT :limit
-""")
+"""
+
+_LIST = text(f"WITH {_STATUS}")
+
+_ONLY = """
+selections AS (SELECT * FROM selections WHERE (os, release, arch) = (:os, :release, :arch)),
+products AS (SELECT * FROM products WHERE (os, release, arch) = (:os, :release, :arch)),
+import_images AS (SELECT * FROM import_images WHERE (os, release, arch) = (:os, :release, :arch)),
+published_images AS (SELECT * FROM published_images WHERE image = :image)
+"""
+"""CTEs that stand before their namesakes: after them the same query is about one image and costs as much."""
+
+_ONE = text(f"WITH {_ONLY}, {_STATUS}")
 
 
 async def list_all(
     connection: AsyncConnection, now: datetime, *, limit: int = 10_000, after: str | None = None
 ) -> Sequence[Image]:
     """Images that are selected or held, by id, those after the id `after`."""
-    rows = await connection.execute(_STATUS, {"live_after": now - LIVE_FOR, "after": after, "limit": limit})
+    rows = await connection.execute(_LIST, {"live_after": now - LIVE_FOR, "after": after, "limit": limit})
     return [Image(**row) for row in rows.mappings()]
 
 
 async def get(connection: AsyncConnection, key: ImageKey, now: datetime) -> Image:
     """The image. Raises NotFound when it is neither selected nor held."""
-    for image in await list_all(connection, now):
-        if image.id == str(key):
-            return image
-    raise NotFound("selected or held image", key)
+    given = {"live_after": now - LIVE_FOR, "after": None, "limit": 1, "image": str(key), **key._asdict()}
+    row = (await connection.execute(_ONE, given)).mappings().one_or_none()
+    if row is None:
+        raise NotFound("selected or held image", key)
+    return Image(**row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,37 +256,3 @@ async def versions_of(connection: AsyncConnection, key: ImageKey) -> list[Versio
         key._asdict(),
     )
     return [VersionShown(**row) for row in rows.mappings()]
-
-
-@dataclass(frozen=True, slots=True)
-class OnRack:
-    """How much of an image a rack holds, in files. `serving`: all of it, under its names."""
-
-    rack_id: str
-    name: str
-    live: bool
-    files_held: int
-    files_total: int
-    bytes_left: int
-    serving: bool
-
-
-async def on_racks(connection: AsyncConnection, key: ImageKey, now: datetime) -> list[OnRack]:
-    """Where an image is, rack by rack, by name."""
-    rows = await connection.execute(
-        text(f"""{_CURRENT}
-            SELECT racks.id AS rack_id, racks.name,
-                   coalesce(racks.last_seen_at > :live_after, false) AS live,
-                   count(rack_files.sha256) AS files_held, count(needed.sha256) AS files_total,
-                   coalesce(sum(needed.size) FILTER (WHERE rack_files.sha256 IS NULL), 0)::bigint AS bytes_left,
-                   count(needed.sha256) > 0 AND bool_and(rack_files.sha256 IS NOT NULL)
-                       AND bool_or(racks.epoch = region.epoch AND racks.serial >= described.held_serial) AS serving
-            FROM racks CROSS JOIN region
-            LEFT JOIN described ON (described.os, described.release, described.arch) = (:os, :release, :arch)
-            LEFT JOIN needed ON (needed.os, needed.release, needed.arch) = (:os, :release, :arch)
-            LEFT JOIN rack_files ON rack_files.rack_id = racks.id AND rack_files.sha256 = needed.sha256
-            GROUP BY racks.id ORDER BY racks.name
-        """),
-        {"live_after": now - LIVE_FOR, **key._asdict()},
-    )
-    return [OnRack(**(dict(row) | {"serving": bool(row["serving"])})) for row in rows.mappings()]

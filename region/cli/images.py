@@ -11,7 +11,8 @@ from region.cli.exits import Failed, Misused
 from region.cli.names import Image, Release, image_of, parse, parse_image
 from region.cli.output import Cell, Column, Format
 from region.cli.plan import DryRun, How, Wait, agreed, tell_import, tell_saved
-from region.cli.session import Output, Yes, call
+from region.cli.racks import state
+from region.cli.session import WHOLE_PAGE, Output, Yes, call
 
 if TYPE_CHECKING:
     from region.cli.client import Api
@@ -81,7 +82,7 @@ def show(image: ImageArgument, chosen: Output = Format.TABLE) -> None:
             ("Version", f"{version}, wanted; {held} is served" if held and held != version else version),
             ("Pinned", f"to {found['pinned_version']}" if found.get("pinned_version") else ""),
             ("Size", _size(found)),
-            ("Racks", f"{_racks(found)} serve it" if found.get("racks_total") else "none enrolled"),
+            ("Racks", f"{_racks(found)} show it" if found.get("racks_total") else "none enrolled"),
             ("Updated", words.when(found.get("updated_at"), now)),
             ("Supported", _supported(found.get("support_eol"), now)),
             ("Error", Cell(str(found.get("error") or ""), "red")),
@@ -110,21 +111,20 @@ def list_versions(image: ImageArgument, chosen: Output = Format.TABLE) -> None:
 
 
 def list_racks(image: ImageArgument, chosen: Output = Format.TABLE) -> None:
-    """List the racks and how much of an image each holds."""
+    """List the racks and what each shows of an image."""
     wanted = parse_image(image)
 
     async def read(api: "Api") -> list[dict[str, Any]]:
-        return await api.list("images", wanted.id, "racks")
+        return await api.list("images", wanted.id, "racks", limit=WHOLE_PAGE)
 
     output.show_list(
         chosen,
         call(read),
         [
             Column("RACK", lambda item: str(item.get("name"))),
-            Column("SERVES IT", lambda item: _yes(item.get("serving"))),
-            Column("FILES", lambda item: f"{item.get('files_held', 0)} of {item.get('files_total', 0)}"),
-            Column("LEFT", lambda item: words.size(item.get("bytes_left") or None), right=True),
-            Column("REACHABLE", lambda item: _yes(item["live"]) if item.get("live") else Cell("no", "red")),
+            Column("STATE", state),
+            Column("SHOWS", lambda item: str(item.get("shown_version") or "-")),
+            Column("WHY", lambda item: str(item.get("code") or "-")),
         ],
         empty="No rack is enrolled; make a token for one with: bootferry rack token",
     )

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from region.cli import output, words
-from region.cli.names import pick
+from region.cli.names import pick, shown
 from region.cli.output import Cell, Column, Format
-from region.cli.session import Output, Yes, call, confirm
+from region.cli.session import WHOLE_PAGE, Output, Yes, call, confirm
 
 if TYPE_CHECKING:
     from region.cli.client import Api
@@ -17,13 +17,27 @@ if TYPE_CHECKING:
 Item = Mapping[str, Any]
 RackArgument = Annotated[str, typer.Argument(metavar="RACK", help="Its name, or its id or the beginning of that.")]
 
+_AHEAD = (
+    "it knows a manifest that this region never published. Was the database restored?"
+    " Run on the region: bootferry-region new-epoch"
+)
+
 _STATUSES = {
     "never_seen": Cell("Never seen", "yellow"),
     "unreachable": Cell("Unreachable", "red"),
+    "ahead": Cell("Ahead", "red"),
     "failing": Cell("Failing", "red"),
     "pulling": Cell("Pulling", "cyan"),
     "outdated": Cell("Outdated", "yellow"),
     "synced": Cell("Synced", "green"),
+}
+
+_STATES = {
+    "shown": Cell("Shown", "green"),
+    "pending": Cell("Pending", "yellow"),
+    "behind": Cell("Behind", "yellow"),
+    "ahead": Cell("Ahead", "red"),
+    "unreachable": Cell("Unreachable", "red"),
 }
 
 
@@ -31,7 +45,7 @@ def list_all(chosen: Output = Format.TABLE) -> None:
     """List the racks and how far they are."""
 
     async def read(api: "Api") -> list[dict[str, Any]]:
-        return await api.list("racks")
+        return await api.list("racks", limit=WHOLE_PAGE)
 
     found, now = call(read), datetime.now(UTC)
     output.show_list(
@@ -42,6 +56,7 @@ def list_all(chosen: Output = Format.TABLE) -> None:
             Column("STATUS", _status),
             Column("ADDRESS", lambda item: str(item.get("address") or "-")),
             Column("SEEN", lambda item: words.ago(item.get("last_seen_at"), now)),
+            Column("LACKS", _lacks, right=True),
             Column("LEFT", _left, right=True),
             Column("FREE", lambda item: words.size(item.get("bytes_free") or None), right=True),
         ],
@@ -51,13 +66,15 @@ def list_all(chosen: Output = Format.TABLE) -> None:
         for item in found:
             if item.get("last_error"):
                 output.note(f"\n{item.get('name')}: {item['last_error']}")
+            if item.get("status") == "ahead":
+                output.note(f"\n{item.get('name')}: {_AHEAD}")
 
 
 def show(rack: RackArgument, chosen: Output = Format.TABLE) -> None:
-    """Show one rack."""
+    """Show one rack, and the images it lacks."""
 
     async def read(api: "Api") -> Item:
-        return pick(await api.list("racks"), "rack", rack)
+        return await api.get("racks", str((await _find(api, rack))["id"]))
 
     found, now = call(read), datetime.now(UTC)
     output.show_facts(
@@ -71,7 +88,7 @@ def show(rack: RackArgument, chosen: Output = Format.TABLE) -> None:
             ("Seen", words.when(found.get("last_seen_at"), now)),
             ("Enrolled", words.when(found.get("enrolled_at"), now)),
             ("Version", str(found.get("version") or "")),
-            ("Files", str(found.get("files_held", ""))),
+            ("Lacks", f"{_lacks(found)} images" if found.get("images_pending") else "no image"),
             (
                 "Left",
                 f"{words.size(found.get('bytes_left'))} to pull" if found.get("bytes_left") else "nothing to pull",
@@ -81,6 +98,23 @@ def show(rack: RackArgument, chosen: Output = Format.TABLE) -> None:
             ("Error", Cell(str(found.get("last_error") or ""), "red")),
         ],
     )
+    if chosen is not Format.TABLE:
+        return
+    if found.get("status") == "ahead":
+        output.note(f"\n{_AHEAD}")
+    if found.get("pending"):
+        output.note("")
+        output.show_list(
+            chosen,
+            found["pending"],
+            [
+                Column("LACKS", lambda item: shown(str(item.get("image")))),
+                Column("STATE", state),
+                Column("SHOWS", lambda item: str(item.get("shown_version") or "-")),
+                Column("WHY", lambda item: str(item.get("code") or "-")),
+            ],
+            empty="",
+        )
 
 
 def token(
@@ -107,7 +141,7 @@ def remove(rack: RackArgument, yes: Yes = False, chosen: Output = Format.TABLE) 
     """Remove a rack: the region forgets its key. It must enrol again to come back."""
 
     async def find(api: "Api") -> Item:
-        return pick(await api.list("racks"), "rack", rack)
+        return await _find(api, rack)
 
     async def forget(api: "Api") -> None:
         await api.ask("DELETE", "racks", str(found["id"]))
@@ -119,9 +153,23 @@ def remove(rack: RackArgument, yes: Yes = False, chosen: Output = Format.TABLE) 
         output.say(f"The rack {found.get('name')} was removed.")
 
 
+async def _find(api: "Api", rack: str) -> Item:
+    return pick(await api.list("racks", limit=WHOLE_PAGE), "rack", rack)
+
+
 def _status(item: Item) -> Cell:
     found = str(item.get("status", ""))
     return _STATUSES.get(found, Cell(found.replace("_", " ").capitalize()))
+
+
+def state(item: Item) -> Cell:
+    """How an image is on a rack, in words; a state nobody here knows is shown as it is."""
+    found = str(item.get("state", ""))
+    return _STATES.get(found, Cell(found.replace("_", " ").capitalize()))
+
+
+def _lacks(item: Item) -> str:
+    return f"{item['images_pending']} of {item.get('images_total')}" if item.get("images_pending") else "-"
 
 
 def _left(item: Item) -> str:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 AnswerT = TypeVar("AnswerT")
 _FORMAT = "bootferry.format"
 
+WHOLE_PAGE = 1000
+"""The most items that the region answers on one page: fewest requests for a long list."""
+
 
 def _remember(ctx: typer.Context, value: Format) -> Format:
     ctx.meta[_FORMAT] = value

@@ -182,7 +182,6 @@ versions = Table(
     Column("name", Text(collation="C"), nullable=False),
     _flag("offered", default=True),
     _moment("held_at", nullable=True),
-    Column("held_serial", BigInteger, nullable=True),
     Column("vouched_by", ARRAY(Text), nullable=True),
     UniqueConstraint("product_id", "name"),
     Index("ix_versions_held", "product_id", postgresql_where=text("held_at IS NOT NULL")),
@@ -296,18 +295,33 @@ import_images = Table(
     PrimaryKeyConstraint("import_id", "os", "release", "arch"),
 )
 
-# The signed envelopes racks ask for; the greatest (epoch, serial) is the current one.
+# The manifests that were published; the greatest (epoch, serial) is the current one. The signed envelopes of the last
+# few are kept, the digest of every payload: by it a rack says which manifest it knows.
 manifests = Table(
     "manifests",
     metadata,
     Column("epoch", BigInteger, nullable=False),
     Column("serial", BigInteger, nullable=False),
-    Column("envelope", LargeBinary, nullable=False),
+    Column("envelope", LargeBinary, nullable=True),
     _moment("created_at"),
     _text("sha256", default=""),
     PrimaryKeyConstraint("epoch", "serial"),
 )
 
+# What the current manifest says of each image, and the serial since which manifests of its epoch say so. `content` is
+# a digest over paths, kinds, digests and sizes: a version may be renamed without anything for racks to do.
+published_images = Table(
+    "published_images",
+    metadata,
+    Column("image", Text, primary_key=True),
+    _text("version"),
+    Column("since", BigInteger, nullable=False),
+    _text("content"),
+)
+
+# `epoch`, `serial` and `knows_sha256` are the manifest that the rack knows; `ahead`: it is none of ours.
+# `report_digest` is of what the last report said, so that one that says nothing new costs one UPDATE. That stays within
+# a page (HOT) only while no index covers a column it writes: give none to `last_seen_at` or what else reports change.
 racks = Table(
     "racks",
     metadata,
@@ -320,7 +334,10 @@ racks = Table(
     _text("version", default=""),
     _bytes("epoch"),
     _bytes("serial"),
+    _text("knows_sha256", default=""),
+    _flag("ahead", default=False),
     _bytes("report_sequence"),
+    _text("report_digest", default=""),
     _bytes("bytes_left"),
     _bytes("bytes_free"),
     _text("error_code", default=""),
@@ -329,13 +346,16 @@ racks = Table(
     UniqueConstraint("public_key"),
 )
 
-rack_files = Table(
-    "rack_files",
+# Exceptions: the images of the manifest it knows that a rack does not show. A rack that is whole has no row here.
+rack_images = Table(
+    "rack_images",
     metadata,
     Column("rack_id", Text, ForeignKey("racks.id", ondelete="CASCADE"), nullable=False),
-    _text("sha256"),
-    PrimaryKeyConstraint("rack_id", "sha256"),
-    Index(None, "sha256"),
+    _text("image"),
+    _text("shown_version"),
+    _text("code"),
+    PrimaryKeyConstraint("rack_id", "image"),
+    Index(None, "image"),
 )
 
 # Keyed by the fingerprint of the token's public key; the secret is nowhere. `uses_left` is spent in one UPDATE.

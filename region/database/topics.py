@@ -2,19 +2,24 @@
 
 `notify` speaks inside a transaction and PostgreSQL delivers at its commit, so nobody hears of what was rolled back.
 Each process has one `Topics`, which hears all of it and wakes its subscribers. A topic says that something changed,
-never what: whoever hears it reads the facts. When the line to PostgreSQL was cut, every topic counts as changed.
+never what: whoever hears it reads the facts. A topic may name its subject, one thing of many, so that only that is read
+again. When the line to PostgreSQL was cut, every topic counts as changed, in all its subjects.
+
+What changes many times a second is told through `Gathered`, which speaks once a second at most.
 """
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 
 import asyncpg
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from region.database.connection import transaction
+from shared.errors import Unavailable
 from shared.logs import logger
 
 CHANNEL = "bootferry"
@@ -32,17 +37,59 @@ class Topic(StrEnum):
     IMPORTS = "imports"
     MANIFEST = "manifest"
     PUBLISHED = "published"
-    """This process answers a newer manifest from now on."""
+    """This process answers a newer manifest."""
+    RACK_KEY = "rack_key"
+    """A rack was enrolled or removed; the subject is its id."""
     RACKS = "racks"
     SETTINGS = "settings"
     SOURCES = "sources"
     SYNC = "sync"
 
 
-async def notify(connection: AsyncConnection, *topics: Topic) -> None:
-    """Tell everyone about `topics` when this transaction commits."""
+FOR_THE_REGION = frozenset({Topic.PUBLISHED, Topic.RACK_KEY})
+"""What region processes tell themselves and each other; nobody outside needs it."""
+
+Changes = dict[Topic, frozenset[str] | None]
+"""Topics that changed, each with its subjects; None where anything of it may have changed."""
+
+
+async def notify(connection: AsyncConnection, *topics: Topic, subject: str = "") -> None:
+    """Tell everyone about `topics` when this transaction commits; of `subject` alone where one is named."""
     for topic in topics:
-        await connection.execute(text("SELECT pg_notify(:channel, :topic)"), {"channel": CHANNEL, "topic": topic.value})
+        payload = f"{topic.value}:{subject}" if subject else topic.value
+        await connection.execute(text("SELECT pg_notify(:channel, :topic)"), {"channel": CHANNEL, "topic": payload})
+
+
+class Gathered:
+    """Topics that changed, told to everyone once in `pause_s` seconds at most: the first at once, the rest together.
+
+    Say them after the commit of what changed. A process that ends in between leaves the last second untold.
+    """
+
+    def __init__(self, engine: AsyncEngine, *, pause_s: float = 1.0) -> None:
+        self._engine = engine
+        self._pause_s = pause_s
+        self._untold: set[Topic] = set()
+        self._wake = asyncio.Event()
+
+    def say(self, topics: Iterable[Topic]) -> None:
+        """These have changed."""
+        self._untold.update(topics)
+        if self._untold:
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Tell what is said, until cancelled; while the database is away, try again."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            telling, self._untold = self._untold, set()
+            try:
+                async with transaction(self._engine) as connection:
+                    await notify(connection, *sorted(telling))
+            except Unavailable:
+                self.say(telling)
+            await asyncio.sleep(self._pause_s)
 
 
 class Topics:
@@ -61,10 +108,10 @@ class Topics:
         finally:
             self._subscribers.discard(subscription)
 
-    def tell(self, *topics: Topic) -> None:
+    def tell(self, *topics: Topic, subject: str = "") -> None:
         """Wake those who subscribed to one of `topics`."""
         for subscription in self._subscribers:
-            subscription.tell(topics)
+            subscription.tell(topics, subject)
 
     async def listen(self, database_url: str) -> None:
         """Hear PostgreSQL until cancelled; a lost connection is made again, and then everything counts as changed."""
@@ -94,8 +141,9 @@ class Topics:
                 await connection.close(timeout=2)
 
     def _heard(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
+        topic, _, subject = str(payload).partition(":")
         with contextlib.suppress(ValueError):
-            self.tell(Topic(str(payload)))
+            self.tell(Topic(topic), subject=subject)
 
 
 class _Subscription:
@@ -103,23 +151,29 @@ class _Subscription:
 
     def __init__(self, topics: frozenset[Topic]) -> None:
         self._topics = topics
-        self._pending: dict[Topic, None] = {}
+        self._pending: Changes = {}
         self._wake = asyncio.Event()
 
-    def tell(self, topics: tuple[Topic, ...]) -> None:
+    def tell(self, topics: tuple[Topic, ...], subject: str = "") -> None:
         if heard := [topic for topic in topics if topic in self._topics]:
-            self._pending.update(dict.fromkeys(heard))
+            for topic in heard:
+                before = self._pending.get(topic, frozenset())
+                self._pending[topic] = before | {subject} if subject and before is not None else None
             self._wake.set()
 
     async def next(self, timeout_s: float | None = None) -> list[Topic]:
         """The topics that changed, waiting for the first; an empty list when `timeout_s` seconds passed without any."""
+        return list(await self.changes(timeout_s))
+
+    async def changes(self, timeout_s: float | None = None) -> Changes:
+        """As `next`, with the subjects of each topic."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._wake.wait()
         except TimeoutError:
-            return []
+            return {}
         self._wake.clear()
-        changed, self._pending = list(self._pending), {}
+        changed, self._pending = self._pending, {}
         return changed
 
     async def __aiter__(self) -> AsyncIterator[list[Topic]]:

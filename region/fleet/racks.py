@@ -1,32 +1,35 @@
-"""Racks: who they are, when they were seen, what they report to hold."""
+"""Racks: who they are, when they were seen, which images they show."""
 
+import hashlib
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import delete, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from region.database.tables import enrolment_tokens, rack_files, racks
+from region.database.tables import enrolment_tokens, racks
 from region.database.topics import Topic, notify
-from shared import promises
+from region.fleet.showing import AHEAD, LIVE_FOR, STATE
 from shared.digest import Sha256
-from shared.errors import Conflict, InvalidToken, InvalidValue, NotFound, TokenExpired, TokenSpent, WrongRegion
-from shared.signing import encode_bytes, fingerprint, parse_public_key, public_bytes
+from shared.errors import Conflict, InvalidToken, NotFound, TokenExpired, TokenSpent, WrongRegion
+from shared.signing import decode_bytes, encode_bytes, fingerprint, parse_public_key, public_bytes
 from shared.wire.enrolment import Enrolment, EnrolmentRequest, EnrolmentToken
-from shared.wire.report import OldReport
 
-LIVE_FOR = promises.LIVE_FOR
 TOKEN_LIFETIME = timedelta(hours=24)
-REPORT_AHEAD = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Rack:
-    """A rack the region knows. `bytes_left` and `bytes_free` as it reported them; `held` counts its files."""
+    """A rack the region knows, by its last report.
+
+    `epoch` and `serial` are the manifest it knows; `ahead`: that is none of ours; `knows_newest`: it is the current
+    one. `images_pending` counts the images of the current manifest, `images_total` in all, that it does not show so.
+    """
 
     id: str
     name: str
@@ -37,11 +40,14 @@ class Rack:
     version: str
     epoch: int
     serial: int
+    ahead: bool
+    knows_newest: bool
+    images_pending: int
+    images_total: int
     bytes_left: int
     bytes_free: int
     error_code: str
     error: str
-    held: int
     live: bool
 
 
@@ -64,7 +70,7 @@ async def create_token(
 
 
 async def enrol(connection: AsyncConnection, envelope: bytes, region_fingerprint: str, now: datetime) -> Enrolment:
-    """The rack that asked is known from now on, and its token has one use less: both or neither.
+    """The rack that asked is known, and its token has one use less: both or neither.
 
     Raises InvalidDocument, BadSignature, InvalidToken, TokenSpent, TokenExpired, WrongRegion; Conflict when another
     rack has the name.
@@ -94,103 +100,188 @@ async def enrol(connection: AsyncConnection, envelope: bytes, region_fingerprint
         raise Conflict(
             f"There is a rack named {request.name} already (or its key is known); remove it, or choose another name."
         ) from error
+    await notify(connection, Topic.RACK_KEY, subject=rack_id)
     await notify(connection, Topic.RACKS, Topic.IMAGES)
     return Enrolment(rack_id, request.name, request.public_key)
 
 
-async def keys(connection: AsyncConnection) -> dict[str, Ed25519PublicKey]:
-    """The public key of every rack, by id."""
-    rows = await connection.execute(select(racks.c.id, racks.c.public_key))
-    return {row.id: parse_public_key(row.public_key) for row in rows}
-
-
 async def seen(connection: AsyncConnection, moments: Mapping[str, datetime]) -> None:
-    """Remember when racks (by id) were last seen; a moment never moves back."""
-    if moments:
-        await connection.execute(
-            text("""
-                UPDATE racks SET last_seen_at = greatest(racks.last_seen_at, given.moment)
-                FROM unnest(CAST(:ids AS text[]), CAST(:moments AS timestamptz[])) AS given (id, moment)
-                WHERE racks.id = given.id
-            """),
-            {"ids": list(moments), "moments": list(moments.values())},
-        )
-
-
-async def record_report(connection: AsyncConnection, rack_id: str, report: OldReport, now: datetime) -> None:
-    """Take in what a rack says it holds; a report older than the last one changes nothing.
-
-    Raises NotFound; InvalidValue for a report from far ahead, after which none could be newer.
-    """
-    if report.sequence > (now + REPORT_AHEAD).timestamp() * 1000:
-        raise InvalidValue("report's sequence", report.sequence, "it lies in the future; check the rack's clock")
-    known = await connection.scalar(select(racks.c.report_sequence).where(racks.c.id == rack_id).with_for_update())
-    if known is None:
-        raise NotFound("rack", rack_id)
-    if report.sequence <= known:
+    """Remember when racks (by id) were last seen; a moment never moves back. Told where one was out of reach before."""
+    if not moments:
         return
-    await connection.execute(
-        update(racks)
-        .where(racks.c.id == rack_id)
-        .values(
-            last_seen_at=now,
-            address=report.address,
-            version=report.version,
-            epoch=report.epoch,
-            serial=report.serial,
-            report_sequence=report.sequence,
-            bytes_left=report.bytes_left,
-            bytes_free=report.bytes_free,
-            error_code=report.error_code,
-            error=report.error,
-        )
-    )
-    held = sorted(report.held)
-    await connection.execute(
-        delete(rack_files).where(rack_files.c.rack_id == rack_id, text("NOT sha256 = ANY(:held)")), {"held": held}
+    given = {"ids": list(moments), "moments": list(moments.values())}
+    back = await connection.scalar(
+        text("""
+            SELECT count(*) FROM racks
+            JOIN unnest(CAST(:ids AS text[]), CAST(:moments AS timestamptz[])) AS given (id, moment) USING (id)
+            WHERE coalesce(last_seen_at <= given.moment - CAST(:live_for AS interval), true)
+        """),
+        given | {"live_for": LIVE_FOR},
     )
     await connection.execute(
         text("""
-            INSERT INTO rack_files (rack_id, sha256)
-            SELECT :rack_id, given FROM unnest(CAST(:held AS text[])) AS given
-            ON CONFLICT DO NOTHING
+            UPDATE racks SET last_seen_at = given.moment
+            FROM unnest(CAST(:ids AS text[]), CAST(:moments AS timestamptz[])) AS given (id, moment)
+            WHERE racks.id = given.id AND coalesce(given.moment > racks.last_seen_at, true)
         """),
-        {"rack_id": rack_id, "held": held},
+        given,
     )
-    await notify(connection, Topic.RACKS, Topic.IMAGES)
+    if back:
+        await notify(connection, Topic.RACKS, Topic.IMAGES)
 
 
-async def list_all(connection: AsyncConnection, now: datetime) -> list[Rack]:
-    """All racks, by name."""
-    rows = await connection.execute(
-        text("""
-            SELECT racks.*, (SELECT count(*) FROM rack_files WHERE rack_id = racks.id) AS held,
-                   coalesce(last_seen_at > :live_after, false) AS live
-            FROM racks ORDER BY name
-        """),
-        {"live_after": now - LIVE_FOR},
+_RACKS = f"""
+    listed AS (SELECT racks.* FROM racks WHERE {{where}}),
+    newest AS (SELECT epoch, serial FROM manifests ORDER BY epoch DESC, serial DESC LIMIT 1),
+    totals AS (SELECT count(*) AS images FROM published_images),
+    steps AS (
+        SELECT known.serial, (SELECT count(*) FROM published_images WHERE since > known.serial) AS images
+        FROM (SELECT DISTINCT serial FROM listed) AS known
+    ),
+    exceptions AS (
+        SELECT listed.id, count(*) AS images
+        FROM listed JOIN rack_images ON rack_images.rack_id = listed.id JOIN published_images USING (image)
+        WHERE published_images.since <= listed.serial
+        GROUP BY listed.id
     )
-    return [
-        Rack(
-            fingerprint=fingerprint(parse_public_key(row.public_key)),
-            **{name: getattr(row, name) for name in Rack.__slots__ if name != "fingerprint"},
-        )
-        for row in rows
-    ]
+    SELECT racks.*, coalesce(racks.last_seen_at > :live_after, false) AS live, {AHEAD} AS is_ahead,
+           totals.images AS images_total,
+           CASE WHEN {AHEAD} OR racks.epoch <> region.epoch THEN totals.images
+                ELSE steps.images + coalesce(exceptions.images, 0)
+           END AS images_pending,
+           (racks.epoch, racks.serial) = (coalesce(newest.epoch, 0), coalesce(newest.serial, 0)) AS knows_newest
+    FROM listed AS racks
+    CROSS JOIN region CROSS JOIN totals LEFT JOIN newest ON true
+    JOIN steps ON steps.serial = racks.serial
+    LEFT JOIN exceptions ON exceptions.id = racks.id
+    ORDER BY racks.name
+"""
+_PAGE = text("WITH " + _RACKS.format(where="name > coalesce(:after, '') ORDER BY name LIMIT :limit"))
+_ONE = text("WITH " + _RACKS.format(where="id = :id"))
+
+
+async def list_page(
+    connection: AsyncConnection, now: datetime, *, limit: int = 10_000, after: str | None = None
+) -> list[Rack]:
+    """Racks by name, those after the name `after`."""
+    rows = await connection.execute(_PAGE, {"live_after": now - LIVE_FOR, "after": after, "limit": limit})
+    return [_rack(row) for row in rows]
 
 
 async def get(connection: AsyncConnection, rack_id: str, now: datetime) -> Rack:
     """The rack. Raises NotFound."""
-    for rack in await list_all(connection, now):
-        if rack.id == rack_id:
-            return rack
-    raise NotFound("rack", rack_id)
+    row = (await connection.execute(_ONE, {"live_after": now - LIVE_FOR, "id": rack_id})).one_or_none()
+    if row is None:
+        raise NotFound("rack", rack_id)
+    return _rack(row)
+
+
+def _rack(row: Any) -> Rack:
+    values = {name: getattr(row, name) for name in Rack.__slots__ if name not in ("fingerprint", "ahead")}
+    return Rack(fingerprint=_fingerprint(row.public_key), ahead=row.is_ahead, **values)
+
+
+def _fingerprint(public_key: str) -> str:
+    # As shared.signing.fingerprint, without making a key of each: a page of racks verifies nothing.
+    return hashlib.sha256(decode_bytes(public_key)).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Lacking:
+    """An image that a rack does not show as published, by its last report.
+
+    `state` is `pending` (the rack says so), `behind` (it does not know the manifest that says so yet) or `ahead`.
+    `shown_version` is what machines get of it meanwhile and `code` why, as the rack says; empty where it says nothing.
+    """
+
+    image: str
+    state: str
+    shown_version: str
+    code: str
+
+
+async def lacking(connection: AsyncConnection, rack_id: str) -> list[Lacking]:
+    """The published images that the rack does not show as published, by id."""
+    rows = await connection.execute(
+        text(f"""
+            SELECT * FROM (
+                SELECT published_images.image, {STATE} AS state,
+                       coalesce(rack_images.shown_version, '') AS shown_version, coalesce(rack_images.code, '') AS code
+                FROM racks CROSS JOIN region CROSS JOIN published_images
+                LEFT JOIN rack_images ON (rack_images.rack_id, rack_images.image) = (racks.id, published_images.image)
+                WHERE racks.id = :id
+            ) AS found WHERE state <> 'shown' ORDER BY image
+        """),
+        {"id": rack_id},
+    )
+    return [Lacking(**row) for row in rows.mappings()]
+
+
+@dataclass(frozen=True, slots=True)
+class OnRack:
+    """How an image is on one rack.
+
+    `state` is `shown`, or a word of `Lacking`, or `unreachable` for a rack that is not live; `shown_version` is what
+    machines get of it there, empty where that is nothing or not known.
+    """
+
+    rack_id: str
+    name: str
+    live: bool
+    state: str
+    shown_version: str
+    code: str
+
+
+async def on_racks(
+    connection: AsyncConnection, image: str, now: datetime, *, limit: int = 10_000, after: str | None = None
+) -> list[OnRack]:
+    """Where an image is, rack by rack, by name, those after the name `after`. An unpublished image is on none."""
+    rows = await connection.execute(
+        text(f"""
+            WITH listed AS (
+                SELECT * FROM racks WHERE name > coalesce(:after, '') ORDER BY name LIMIT :limit
+            ),
+            found AS (
+                SELECT racks.id AS rack_id, racks.name, coalesce(racks.last_seen_at > :live_after, false) AS live,
+                       CASE WHEN published_images.image IS NULL THEN 'behind' ELSE {STATE} END AS state,
+                       published_images.version, rack_images.shown_version, coalesce(rack_images.code, '') AS code
+                FROM listed AS racks CROSS JOIN region
+                LEFT JOIN published_images ON published_images.image = :image
+                LEFT JOIN rack_images ON (rack_images.rack_id, rack_images.image) = (racks.id, :image)
+            )
+            SELECT rack_id, name, live, CASE WHEN live THEN state ELSE 'unreachable' END AS state,
+                   CASE WHEN state = 'shown' THEN version ELSE coalesce(shown_version, '') END AS shown_version, code
+            FROM found ORDER BY name
+        """),
+        {"live_after": now - LIVE_FOR, "image": image, "after": after, "limit": limit},
+    )
+    return [OnRack(**row) for row in rows.mappings()]
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What monitoring wants of one rack."""
+
+    name: str
+    live: bool
+    bytes_left: int
+
+
+async def counted(connection: AsyncConnection, now: datetime) -> list[Counted]:
+    """Every rack, for monitoring."""
+    rows = await connection.execute(
+        text("SELECT name, coalesce(last_seen_at > :live_after, false) AS live, bytes_left FROM racks ORDER BY name"),
+        {"live_after": now - LIVE_FOR},
+    )
+    return [Counted(*row) for row in rows]
 
 
 async def remove(connection: AsyncConnection, rack_id: str) -> None:
-    """Forget a rack: its key opens nothing from now on. What lies on its disk stays there. Raises NotFound."""
+    """Forget a rack: its key opens nothing any longer. What lies on its disk stays there. Raises NotFound."""
     if (await connection.execute(delete(racks).where(racks.c.id == rack_id))).rowcount == 0:
         raise NotFound("rack", rack_id)
+    await notify(connection, Topic.RACK_KEY, subject=rack_id)
     await notify(connection, Topic.RACKS, Topic.IMAGES)
 
 
@@ -204,19 +295,26 @@ class Room:
 
 
 async def tightest(connection: AsyncConnection, needed: Mapping[Sha256, int], now: datetime) -> Room | None:
-    """The live rack with the least room left once it holds `needed` (digest to size); None without racks."""
+    """The live rack with the least room left once it holds `needed` (digest to size); None without racks.
+
+    A rack still pulls what it says is left; of `needed` the files of held versions are part of that, or there already.
+    """
     row = (
         await connection.execute(
             text("""
+                WITH fresh AS (
+                    SELECT coalesce(sum(given.size), 0)::bigint AS bytes
+                    FROM unnest(CAST(:digests AS text[]), CAST(:sizes AS bigint[])) AS given (sha256, size)
+                    WHERE NOT EXISTS (
+                        SELECT FROM items JOIN versions ON versions.id = items.version_id
+                        WHERE items.sha256 = given.sha256 AND versions.held_at IS NOT NULL
+                    )
+                )
                 SELECT racks.name, racks.bytes_free AS free_bytes,
-                       (racks.bytes_free
-                        - coalesce(sum(given.size) FILTER (WHERE rack_files.sha256 IS NULL), 0))::bigint
-                       AS free_bytes_after
-                FROM racks
-                LEFT JOIN unnest(CAST(:digests AS text[]), CAST(:sizes AS bigint[])) AS given (sha256, size) ON true
-                LEFT JOIN rack_files ON rack_files.rack_id = racks.id AND rack_files.sha256 = given.sha256
+                       racks.bytes_free - racks.bytes_left - fresh.bytes AS free_bytes_after
+                FROM racks CROSS JOIN fresh
                 WHERE racks.last_seen_at > :live_after
-                GROUP BY racks.id ORDER BY free_bytes_after LIMIT 1
+                ORDER BY free_bytes_after, racks.name LIMIT 1
             """),
             {"digests": list(needed), "sizes": list(needed.values()), "live_after": now - LIVE_FOR},
         )

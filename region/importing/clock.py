@@ -10,8 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from region.catalogue import files
 from region.database.connection import transaction
+from region.fleet.sightings import Sightings
 from region.importing import housekeeping, imports
-from region.publishing.memory import Memory
 from shared.errors import Unavailable
 from shared.logs import logger
 from shared.store import SLICE_S, Store
@@ -36,7 +36,7 @@ class Clock:
 
     engine: AsyncEngine
     store: Store
-    memory: Memory
+    sightings: Sightings
     prune_grace: timedelta
     now: Callable[[], datetime]
 
@@ -51,7 +51,7 @@ class Clock:
                 gone = await files.prune(connection, self.store, self.prune_grace, self.now())
                 if gone:
                     log.info(f"{len(gone)} files nobody needs any more were deleted.", action="prune")
-        await self.memory.flush()
+        await self.sightings.flush()
         await housekeeping.tidy(self.engine, self.now())
 
     async def audit(self) -> None:

@@ -28,7 +28,7 @@ from region.catalogue import versions
 from region.database.tables import region
 from region.database.tables import versions as versions_table
 from region.database.topics import Topic, notify
-from region.publishing import manifest
+from region.publishing import manifest, since
 from region.publishing.manifest import Published, Shown
 from shared.wire.manifest import Manifest
 
@@ -92,15 +92,9 @@ async def change(
     await connection.execute(
         update(versions_table)
         .where(versions_table.c.id.in_(withdrawn), versions_table.c.held_at.is_not(None))
-        .values(held_at=None, vouched_by=None, held_serial=None)
+        .values(held_at=None, vouched_by=None)
     )
     published = await _publish(connection, publisher, row, places, now, confirmed=confirmed)
-    if publisher.published is not None:
-        await connection.execute(
-            update(versions_table)
-            .where(versions_table.c.held_at.is_not(None), versions_table.c.held_serial.is_(None))
-            .values(held_serial=publisher.published.manifest.serial)
-        )
     if held or withdrawn:
         await notify(connection, Topic.IMAGES)
     return Change(frozenset(held), frozenset(withdrawn), published)
@@ -195,6 +189,7 @@ async def _publish(
         )
     )
     await manifest.write(connection, made, now)
+    await since.record(connection, None if before is None else before.manifest, made.manifest)
     await notify(connection, Topic.MANIFEST, Topic.IMAGES)
     publisher.places, publisher.published = shown, made
     return made

@@ -10,13 +10,13 @@ Who may change what is held, and publishes it, is `region.publishing.held`.
 """
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy import delete, insert, select, text
+from sqlalchemy import delete, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from region.database.tables import manifests
@@ -28,12 +28,12 @@ from shared.wire.envelope import open_envelope, seal
 from shared.wire.manifest import MANIFEST_TYPE, Entry, Kind, Manifest
 
 KEPT = 8
-"""So many manifests are kept in the database, to look back at."""
+"""The envelopes of so many manifests are kept in the database, to look back at; of all, the digests."""
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A manifest as racks get it; `sha256` is of its payload."""
+    """A manifest as racks get it; `sha256` is of the payload that is signed."""
 
     manifest: Manifest
     envelope: bytes
@@ -41,7 +41,7 @@ class Published:
 
     @property
     def etag(self) -> str:
-        """A strong ETag: it changes with the manifest and with nothing else."""
+        """A strong ETag: it changes with the manifest and with nothing else, also when a database was restored."""
         return f'"{self.manifest.epoch}-{self.manifest.serial}-{self.sha256[:16]}"'
 
 
@@ -132,8 +132,16 @@ async def write(connection: AsyncConnection, published: Published, now: datetime
         )
     )
     await connection.execute(
-        delete(manifests).where(manifests.c.epoch == manifest.epoch, manifests.c.serial <= manifest.serial - KEPT)
+        update(manifests)
+        .where(
+            manifests.c.epoch == manifest.epoch,
+            manifests.c.serial <= manifest.serial - KEPT,
+            manifests.c.envelope.is_not(None),
+        )
+        .values(envelope=None)
     )
+    # A rack that knows a manifest of an earlier epoch is behind, whatever its digest.
+    await connection.execute(delete(manifests).where(manifests.c.epoch < manifest.epoch))
 
 
 async def newest(connection: AsyncConnection) -> tuple[int, int, str] | None:
@@ -160,8 +168,3 @@ async def current(connection: AsyncConnection, key: Ed25519PrivateKey) -> Publis
         return None
     payload = open_envelope(envelope, MANIFEST_TYPE, [key.public_key()], origin="The manifest in the database")
     return Published(Manifest.parse(payload), envelope, Sha256.of(payload))
-
-
-def changed_images(before: Iterable[Entry], after: Iterable[Entry]) -> set[str]:
-    """The images of which the two say different things."""
-    return {entry.image for entry in set(before) ^ set(after)}

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from playwright.async_api import expect
 
-from region.fleet.racks import LIVE_FOR
+from region.fleet.showing import LIVE_FOR
 from tests.browser.conftest import Harbour, Visitor
 from tests.browser.test_images import row, status
 
@@ -52,9 +52,9 @@ async def test_a_rack_that_stops_and_comes_back_is_seen_so_without_a_reload(visi
     await expect(status(page, noble)).to_have_text("Waiting for racks")
     await row(page, noble).get_by_role("button", name="on 0 of 1 racks").click()
     dialog = page.get_by_role("dialog", name="Ubuntu 24.04 LTS amd64 on the racks")
-    await expect(dialog.get_by_role("row", name="rack-1")).to_contain_text("0 of")
+    await expect(dialog.get_by_role("row", name="rack-1")).to_contain_text("Behind")
     harbour.rack.start()
-    await expect(dialog.get_by_role("row", name="rack-1")).to_contain_text("Serves it")
+    await expect(dialog.get_by_role("row", name="rack-1")).to_contain_text("Shown")
     await page.keyboard.press("Escape")
     await expect(status(page, noble)).to_have_text("Synced")
 
@@ -72,7 +72,7 @@ async def test_a_rack_unseen_for_three_polls_is_unreachable(visitor: Visitor, ha
             rack["status"] = "unreachable"
         await route.fulfill(response=response, json=body)  # type: ignore[attr-defined]
 
-    await page.route("**/api/v1/racks", away)
+    await page.route("**/api/v1/racks?*", away)
     await page.reload()
     await expect(page.get_by_text("1 rack out of reach:")).to_be_visible()
     await visitor.open("#/racks")

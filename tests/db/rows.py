@@ -212,12 +212,13 @@ async def publish(connection: AsyncConnection, key: Ed25519PrivateKey, now: date
 async def make_rack(
     connection: AsyncConnection,
     name: str,
-    *held: Sha256,
+    *,
     serial: int = 0,
     epoch: int = EPOCH,
+    pending: Iterable[str | ImageKey] = (),
     unseen_for: timedelta = timedelta(0),
 ) -> str:
-    """The id of a rack that was last seen `unseen_for` before NOW and reported to serve (epoch, serial)."""
+    """The id of a rack that was last seen `unseen_for` before NOW: it knows (epoch, serial) and lacks `pending`."""
     rack_id = f"id-of-{name}"
     await connection.execute(
         text("""
@@ -235,8 +236,11 @@ async def make_rack(
         },
     )
     await connection.execute(
-        text("INSERT INTO rack_files (rack_id, sha256) SELECT :id, unnest(CAST(:held AS text[]))"),
-        {"id": rack_id, "held": list(held)},
+        text("""
+            INSERT INTO rack_images (rack_id, image, shown_version, code)
+            SELECT :id, image, '', '' FROM unnest(CAST(:pending AS text[])) AS given (image)
+        """),
+        {"id": rack_id, "pending": [str(image) for image in pending]},
     )
     return rack_id
 

@@ -1,4 +1,4 @@
-"""Racks: enrolment spends one token for one rack; reports replace only older ones."""
+"""Racks: enrolment spends one token for one rack; who was seen when; lists page by page; room."""
 
 import asyncio
 import json
@@ -7,12 +7,13 @@ from datetime import timedelta
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from region.database.connection import transaction
 from region.fleet import racks
-from region.fleet.racks import LIVE_FOR, TOKEN_LIFETIME
-from shared.digest import Sha256
+from region.fleet.keys import Keys
+from region.fleet.racks import TOKEN_LIFETIME, Room
+from region.fleet.showing import LIVE_FOR
 from shared.errors import (
     BadSignature,
     BootferryError,
@@ -29,10 +30,17 @@ from shared.names import Name
 from shared.signing import encode_bytes, fingerprint, public_bytes
 from shared.wire.enrolment import REQUEST_TYPE, Enrolment, EnrolmentRequest, EnrolmentToken
 from shared.wire.envelope import seal
-from shared.wire.report import OldReport, parse_report
-from tests.db.rows import NOW, make_rack
+from tests.db.rows import NOW, digest, hold, kernel, make_rack, make_region, make_source, publish
 
 REGION = "ab" * 32
+
+
+@pytest.fixture
+async def engine(engine: AsyncEngine) -> AsyncEngine:
+    """An engine on the database of a region."""
+    async with transaction(engine) as connection:
+        await make_region(connection, Ed25519PrivateKey.generate())
+    return engine
 
 
 async def make_token(engine: AsyncEngine, *, uses: int = 1, lifetime: timedelta = TOKEN_LIFETIME) -> EnrolmentToken:
@@ -56,7 +64,7 @@ async def enrolled(
 
 async def names(engine: AsyncEngine) -> list[str]:
     async with transaction(engine) as connection:
-        return [rack.name for rack in await racks.list_all(connection, NOW)]
+        return [rack.name for rack in await racks.list_page(connection, NOW)]
 
 
 async def test_a_rack_is_known_from_its_enrolment_on(engine: AsyncEngine) -> None:
@@ -66,13 +74,15 @@ async def test_a_rack_is_known_from_its_enrolment_on(engine: AsyncEngine) -> Non
     request = asking(key=key)
     answer = await enrolled(engine, token, request)
     assert (answer.name, answer.public_key) == (request.name, request.public_key)
+    keys = Keys(engine)
+    await keys.read_all()
+    known = keys.get(answer.rack_id)
+    assert known is not None
+    assert public_bytes(known) == public_bytes(key)
     async with transaction(engine) as connection:
-        assert {rack_id: public_bytes(k) for rack_id, k in (await racks.keys(connection)).items()} == {
-            answer.rack_id: public_bytes(key)
-        }
         rack = await racks.get(connection, answer.rack_id, NOW)
         assert (rack.name, rack.fingerprint, rack.enrolled_at) == ("rack-1", fingerprint(key), NOW)
-        assert (rack.last_seen_at, rack.live, rack.held) == (None, False, 0)
+        assert (rack.last_seen_at, rack.live, rack.serial) == (None, False, 0)
 
 
 async def test_the_secret_is_nowhere_in_the_database(engine: AsyncEngine) -> None:
@@ -183,99 +193,6 @@ async def test_a_request_that_does_not_hold(
     assert await enrolled(engine, token), "the token is not spent by that"
 
 
-# Reports
-
-A, B, C = (Sha256.of(name) for name in (b"a", b"b", b"c"))
-
-
-def report(sequence: int, *held: Sha256, error: str = "") -> OldReport:
-    return OldReport(
-        sequence=sequence,
-        version="1",
-        epoch=7,
-        serial=sequence,
-        held=frozenset(held),
-        bytes_left=10,
-        bytes_free=20,
-        error_code="no_room" if error else "",
-        error=error,
-        address="10.0.0.1:5248",
-    )
-
-
-async def held_by(connection: AsyncConnection, rack_id: str) -> set[str]:
-    found = await connection.scalars(text("SELECT sha256 FROM rack_files WHERE rack_id = :id"), {"id": rack_id})
-    return set(found)
-
-
-async def test_a_report_replaces_older_ones_only(engine: AsyncEngine) -> None:
-    async with transaction(engine) as connection:
-        rack_id, other = await make_rack(connection, "one"), await make_rack(connection, "two", A, B)
-        for sequence, held, serial, expected in (
-            (1, {A, B}, 1, {A, B}),
-            (3, {B, C}, 3, {B, C}),
-            (2, {A}, 3, {B, C}),
-            (3, set(), 3, {B, C}),
-            (4, set(), 4, set()),
-        ):
-            await racks.record_report(connection, rack_id, report(sequence, *held), NOW)
-            assert await held_by(connection, rack_id) == expected
-            assert (await racks.get(connection, rack_id, NOW)).serial == serial
-        assert await held_by(connection, other) == {A, B}
-
-
-async def test_a_report_says_how_the_rack_is(engine: AsyncEngine) -> None:
-    async with transaction(engine) as connection:
-        rack_id = await make_rack(connection, "one", unseen_for=timedelta(days=1))
-        assert not (await racks.get(connection, rack_id, NOW)).live
-        await racks.record_report(connection, rack_id, report(1, A, error="There is no room."), NOW)
-        rack = await racks.get(connection, rack_id, NOW)
-        assert (rack.epoch, rack.serial, rack.held, rack.bytes_left, rack.bytes_free) == (7, 1, 1, 10, 20)
-        assert (rack.error_code, rack.error) == ("no_room", "There is no room.")
-        assert (rack.address, rack.version, rack.last_seen_at, rack.live) == ("10.0.0.1:5248", "1", NOW, True)
-
-
-async def test_a_report_of_half_a_character_is_refused_or_stored(engine: AsyncEngine) -> None:
-    async with transaction(engine) as connection:
-        rack_id = await make_rack(connection, "one")
-    body = json.dumps({**json.loads(report(1).encode()), "error": "\ud800"}).encode()
-    try:
-        parsed = parse_report(body)
-    except Refused:
-        return
-    assert isinstance(parsed, OldReport)
-    async with transaction(engine) as connection:
-        await racks.record_report(connection, rack_id, parsed, NOW)
-
-
-async def test_two_reports_at_once_leave_the_newer(engine: AsyncEngine) -> None:
-    async with transaction(engine) as connection:
-        rack_id = await make_rack(connection, "one")
-
-    async def record(sequence: int, *held: Sha256) -> None:
-        async with transaction(engine) as connection:
-            await racks.record_report(connection, rack_id, report(sequence, *held), NOW)
-
-    await asyncio.gather(record(1, A, B), record(3, C), record(2, B))
-    async with transaction(engine) as connection:
-        assert await held_by(connection, rack_id) == {C}
-
-
-async def test_a_report_of_a_rack_that_was_removed(engine: AsyncEngine) -> None:
-    async with transaction(engine) as connection:
-        rack_id = await make_rack(connection, "one", A)
-        await racks.remove(connection, rack_id)
-        assert await racks.keys(connection) == {}
-        assert await held_by(connection, rack_id) == set()
-        for wish in (
-            racks.record_report(connection, rack_id, report(1), NOW),
-            racks.remove(connection, rack_id),
-            racks.get(connection, rack_id, NOW),
-        ):
-            with pytest.raises(NotFound):
-                await wish
-
-
 async def test_sightings_never_move_back(engine: AsyncEngine) -> None:
     async with transaction(engine) as connection:
         one, two = await make_rack(connection, "one"), await make_rack(connection, "two")
@@ -301,3 +218,44 @@ async def test_a_rack_is_live_for_three_polls(engine: AsyncEngine, unseen_for: t
     async with transaction(engine) as connection:
         rack_id = await make_rack(connection, "one", unseen_for=unseen_for)
         assert (await racks.get(connection, rack_id, NOW)).live is live
+
+
+async def test_racks_are_listed_by_name_page_by_page(engine: AsyncEngine) -> None:
+    async with transaction(engine) as connection:
+        for name in ("d", "b", "a", "c"):
+            await make_rack(connection, name)
+        everything = [rack.name for rack in await racks.list_page(connection, NOW)]
+        assert everything == ["a", "b", "c", "d"]
+        assert [rack.name for rack in await racks.list_page(connection, NOW, limit=3)] == ["a", "b", "c"]
+        assert [rack.name for rack in await racks.list_page(connection, NOW, limit=3, after="c")] == ["d"]
+        assert [entry.name for entry in await racks.on_racks(connection, "x:y:z", NOW, limit=1, after="b")] == ["c"]
+
+
+async def test_a_removed_rack_is_gone_with_what_it_lacked(engine: AsyncEngine) -> None:
+    async with transaction(engine) as connection:
+        rack_id = await make_rack(connection, "one", pending=["ubuntu:noble:amd64"])
+        await racks.remove(connection, rack_id)
+        assert await connection.scalar(text("SELECT count(*) FROM rack_images")) == 0
+        for wish in (racks.remove(connection, rack_id), racks.get(connection, rack_id, NOW)):
+            with pytest.raises(NotFound):
+                await wish
+
+
+async def test_the_tightest_rack_still_pulls_what_is_left_and_then_what_is_new(engine: AsyncEngine) -> None:
+    async with transaction(engine) as connection:
+        assert await racks.tightest(connection, {}, NOW) is None
+        source_id = await make_source(connection, kernel("1", "2"))
+        await hold(connection, source_id, "1")
+        await publish(connection, Ed25519PrivateKey.generate())
+        for name, free, left, unseen_for in (
+            ("roomy", 9000, 0, timedelta(0)),
+            ("pulling", 5000, 3000, timedelta(0)),
+            ("away", 1, 0, LIVE_FOR),
+        ):
+            rack_id = await make_rack(connection, name, unseen_for=unseen_for)
+            await connection.execute(
+                text("UPDATE racks SET bytes_free = :free, bytes_left = :left WHERE id = :id"),
+                {"free": free, "left": left, "id": rack_id},
+            )
+        held, new = digest("noble/amd64/1/squashfs"), digest("noble/amd64/2/squashfs")
+        assert await racks.tightest(connection, {held: 1000, new: 500}, NOW) == Room("pulling", 5000, 1500)

@@ -398,6 +398,12 @@ def test_every_error_code_is_explained() -> None:
 STATUSES = [
     pytest.param("of an image", images.Status, cli_images._STATUSES, id="image"),
     pytest.param("of a rack", racks.RackShown.model_fields["status"].annotation, cli_racks._STATUSES, id="rack"),
+    pytest.param(
+        "of an image on a rack",
+        images.OnRackShown.model_fields["state"].annotation,
+        cli_racks._STATES,
+        id="image on a rack",
+    ),
     pytest.param("of an import", ImportShown.model_fields["state"].annotation, cli_imports._STATES, id="import"),
 ]
 

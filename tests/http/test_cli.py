@@ -565,9 +565,13 @@ def test_a_rack_enrols_with_the_command_that_is_shown(operator: Operator, tmp_pa
         [sys.executable, "-m", "rack", *arguments, "--name", "attic"], cwd=CHECKOUT, env=environ, check=True, timeout=30
     )
     assert re.search(r"^attic +Never seen +- +never ", operator("racks").out, re.MULTILINE)
-    assert re.search(r"^attic +no +0 of \d+ +\d+\.\d kB +no$", operator("image", "racks", NEWEST).out, re.MULTILINE)
+    assert re.search(r"^attic +Unreachable +- +-$", operator("image", "racks", NEWEST).out, re.MULTILINE)
     shown = operator("rack", "show", "attic", "-o", "json").json
-    assert operator("rack", "show", shown["id"][:8]).out.startswith("Rack       attic\n")
+    assert {entry["state"] for entry in shown["pending"]} == {"behind"}
+    assert len(shown["pending"]) == shown["images_pending"] == shown["images_total"]
+    told = operator("rack", "show", shown["id"][:8]).out
+    assert told.startswith("Rack       attic\n")
+    assert re.search(r"^ubuntu/\S+ +Behind +- +-$", told, re.MULTILINE)
     assert operator("rack", "remove", "attic", "--yes").out == "The rack attic was removed.\n"
     assert operator("rack", "remove", "attic", "--yes").code == 1
 

@@ -133,7 +133,7 @@ async def test_what_a_request_does_wrong(running: Running) -> None:
 
 async def test_a_signature_that_is_none_is_told_in_our_words(running: Running) -> None:
     key_id = running.region.fingerprint[:32]
-    running.region.memory._rack_keys[key_id] = running.region.key.public_key()
+    running.region.rack_keys._known[key_id] = running.region.key.public_key()
     parameters = f'("@method" "@path");created=1;keyid="{key_id}";tag="bootferry-rack"'
     for case, (given, says) in {
         "nonsense": ("nonsense", "it does not fit this request and the key this rack enrolled with;"),

@@ -41,6 +41,18 @@ export async function get(path) {
   return (await call("GET", path)).data;
 }
 
+/** The items of all pages of a list; `path` has no query. */
+export async function allItems(path) {
+  const found = [];
+  let cursor = null;
+  do {
+    const page = await get(`${path}?limit=1000${cursor ? `&cursor=${encodeURIComponent(cursor)}` : ""}`);
+    found.push(...page.items);
+    cursor = page.next;
+  } while (cursor);
+  return found;
+}
+
 /** The items of a list that fits on one page. */
 export async function items(path) {
   return (await get(path)).items;

@@ -1,6 +1,6 @@
 // What the page has read of the region. A fact is read again when the region says that it changed, and only while
 // something on the page shows it; nothing on the page is ever computed from an event itself.
-import { call, get, items } from "./api.js";
+import { allItems, call, get, items } from "./api.js";
 import { end } from "./session.js";
 import { signal, useEffect } from "../vendor/preact.js";
 
@@ -79,7 +79,7 @@ export const imports = fact(async () => {
   const current = recent.find((entry) => entry.state === "running") || recent.find((entry) => entry.state === "queued");
   return { recent, current: current ? await get(`/imports/${current.id}`) : null };
 }, { restMs: 500 });
-export const racks = fact(() => items("/racks"), { restMs: 500 });
+export const racks = fact(() => allItems("/racks"), { restMs: 500 });
 export const bootloaders = fact(() => items("/bootloaders"), { restMs: 1500 });
 export const storage = fact(() => get("/storage"), { restMs: 3000 });
 export const activity = fact(() => get("/activity?limit=50"));

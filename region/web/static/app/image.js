@@ -1,39 +1,17 @@
 // Dialogs about one image: which racks have it, which version is pinned, and deleting it.
-import { Bar } from "./bar.js";
-import { call, items } from "./api.js";
+import { useAnswer } from "./answer.js";
+import { allItems, call, items } from "./api.js";
 import { Dialog } from "./dialog.js";
 import * as facts from "./facts.js";
-import { plural, size } from "./format.js";
-import { Status } from "./icons.js";
+import { size } from "./format.js";
 import { Notice, tell } from "./notice.js";
 import { Plan } from "./plan.js";
-import { RACK } from "./words.js";
-import { html, useEffect, useSignal } from "../vendor/preact.js";
-
-/** What is read once when a dialog opens, and again when `again` changes. */
-function useAnswer(read, again) {
-  const answer = useSignal(null);
-  const problem = useSignal(null);
-  useEffect(() => {
-    let over = false;
-    read().then(
-      (data) => {
-        if (!over) [answer.value, problem.value] = [data, null];
-      },
-      (error) => {
-        if (!over) problem.value = error;
-      },
-    );
-    return () => {
-      over = true;
-    };
-  }, [again]);
-  return { answer: answer.value, problem: problem.value };
-}
+import { StateTable } from "./states.js";
+import { html, useSignal } from "../vendor/preact.js";
 
 /** Which racks have the image; the list follows what happens. */
 export function ImageRacks({ id, name, onClose }) {
-  const { answer, problem } = useAnswer(() => items(`/images/${id}/racks`), facts.images.value.value);
+  const { answer, problem } = useAnswer(() => allItems(`/images/${id}/racks`), facts.images.value.value);
   return html`<${Dialog}
     wide
     title=${`${name} on the racks`}
@@ -42,37 +20,8 @@ export function ImageRacks({ id, name, onClose }) {
   >
     ${problem && html`<${Notice} kind="negative" title="The racks could not be listed.">${problem.message}<//>`}
     ${!answer && !problem && html`<p class="muted">Reading…</p>`}
-    ${answer &&
-    html`<table role="table" class="stacked">
-      <thead role="rowgroup">
-        <tr role="row">
-          ${["Rack", "State", "Holds", "Left"].map(
-            (title) => html`<th key=${title} role="columnheader" scope="col">${title}</th>`,
-          )}
-        </tr>
-      </thead>
-      <tbody role="rowgroup">
-        ${answer.map((rack) => html`<${RackRow} key=${rack.rack_id} rack=${rack} name=${name} />`)}
-      </tbody>
-    </table>`}
+    ${answer && html`<${StateTable} heading="Rack" rows=${answer} />`}
   <//>`;
-}
-
-function RackRow({ rack, name }) {
-  const state = rack.serving
-    ? { word: rack.live ? "Serves it" : "Serves it, unreachable", icon: rack.live ? "synced" : "waiting" }
-    : rack.live
-      ? { word: "Not yet", icon: "downloading" }
-      : RACK[rack.status] || RACK.unreachable;
-  return html`<tr role="row">
-    <th role="rowheader" scope="row">${rack.name}</th>
-    <td role="cell" data-label="State"><${Status} entry=${state} /></td>
-    <td role="cell" data-label="Holds">
-      ${rack.files_held} of ${plural(rack.files_total, "file")}
-      <${Bar} label=${`${name} on ${rack.name}`} value=${rack.files_held} max=${rack.files_total || 1} />
-    </td>
-    <td role="cell" data-label="Left">${rack.bytes_left ? size(rack.bytes_left) : "–"}</td>
-  </tr>`;
 }
 
 /** Choose the version an image stays at, or let it follow its source again. */

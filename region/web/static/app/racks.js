@@ -1,6 +1,7 @@
 // The Racks page: each rack, what it holds of what it should, and enrolling another.
 import { Bar } from "./bar.js";
-import { call } from "./api.js";
+import { call, get } from "./api.js";
+import { useAnswer } from "./answer.js";
 import { Copyable } from "./copy.js";
 import { Dialog } from "./dialog.js";
 import * as facts from "./facts.js";
@@ -8,11 +9,12 @@ import { ago, byName, dateTime, plural, size } from "./format.js";
 import { Status } from "./icons.js";
 import { Notice, tell } from "./notice.js";
 import { may } from "./session.js";
+import { StateTable } from "./states.js";
 import { now } from "./time.js";
 import { RACK } from "./words.js";
 import { html, useSignal } from "../vendor/preact.js";
 
-const COLUMNS = ["Rack", "State", "Last seen", "Holds", "Left", "Free", "Version", "Actions"];
+const COLUMNS = ["Rack", "State", "Last seen", "Shows", "Left", "Free", "Version", "Actions"];
 
 export function RacksPage() {
   facts.useFacts(facts.racks);
@@ -51,6 +53,9 @@ export function RacksPage() {
               (rack) => html`<${Row}
                 key=${rack.id}
                 rack=${rack}
+                onLacks=${() => {
+                  dialog.value = { name: "lacks", rack };
+                }}
                 onRemove=${() => {
                   dialog.value = { name: "remove", rack };
                 }}
@@ -60,6 +65,8 @@ export function RacksPage() {
         </table>`}
     </div>
     ${dialog.value && dialog.value.name === "enrol" && html`<${EnrolDialog} onClose=${close} />`}
+    ${dialog.value && dialog.value.name === "lacks" &&
+    html`<${LacksDialog} rack=${dialog.value.rack} onClose=${close} />`}
     ${dialog.value && dialog.value.name === "remove" &&
     html`<${RemoveDialog} rack=${dialog.value.rack} onClose=${close} />`}`;
 }
@@ -75,22 +82,23 @@ function NoRack() {
   </div>`;
 }
 
-function Row({ rack, onRemove }) {
-  const total = rack.files_total;
+function Row({ rack, onLacks, onRemove }) {
+  const shown = rack.images_total - rack.images_pending;
   return html`<tr role="row" data-rack=${rack.name}>
     <th role="rowheader" scope="row">${rack.name}<span class="below">${rack.address || "no address yet"}</span></th>
     <td role="cell" data-label="State" class="cell-status">
       <${Status} entry=${RACK[rack.status]} />
       ${rack.last_error && html`<span class="below error">${rack.last_error}</span>`}
+      ${rack.status === "ahead" && html`<span class="below error">${RACK.ahead.means}</span>`}
     </td>
     <td role="cell" data-label="Last seen" title=${rack.last_seen_at ? dateTime(rack.last_seen_at) : null}>
       ${rack.last_seen_at ? ago(rack.last_seen_at, now.value) : "never"}
     </td>
-    <td role="cell" data-label="Holds">
-      ${total === undefined || total === null
-        ? plural(rack.files_held, "file")
-        : html`${rack.files_held} of ${plural(total, "file")}
-            <${Bar} label=${`Files on ${rack.name}`} value=${Math.min(rack.files_held, total)} max=${total || 1} />`}
+    <td role="cell" data-label="Shows">
+      ${shown} of ${plural(rack.images_total, "image")}
+      <${Bar} label=${`Images on ${rack.name}`} value=${shown} max=${rack.images_total || 1} />
+      ${rack.images_pending > 0 &&
+      html`<button type="button" class="small" aria-label=${`What ${rack.name} lacks`} onClick=${onLacks}>Which not</button>`}
     </td>
     <td role="cell" data-label="Left">${rack.bytes_left ? size(rack.bytes_left) : "–"}</td>
     <td role="cell" data-label="Free">${rack.last_seen_at ? size(rack.bytes_free) : "–"}</td>
@@ -100,6 +108,23 @@ function Row({ rack, onRemove }) {
       html`<button type="button" class="small" aria-label=${`Remove ${rack.name}`} onClick=${onRemove}>Remove</button>`}
     </td>
   </tr>`;
+}
+
+/** The images that a rack does not show as published, and why. */
+function LacksDialog({ rack, onClose }) {
+  const { answer, problem } = useAnswer(() => get(`/racks/${rack.id}`), facts.racks.value.value);
+  return html`<${Dialog}
+    wide
+    title=${`What ${rack.name} lacks`}
+    onClose=${onClose}
+    actions=${html`<button type="button" onClick=${onClose}>Close</button>`}
+  >
+    ${problem && html`<${Notice} kind="negative" title="The rack could not be read.">${problem.message}<//>`}
+    ${!answer && !problem && html`<p class="muted">Reading…</p>`}
+    ${answer && answer.pending.length === 0 && html`<p>It shows everything as the region publishes it.</p>`}
+    ${answer && answer.pending.length > 0 &&
+    html`<${StateTable} heading="Image" rows=${answer.pending.map((one) => ({ ...one, name: one.image }))} />`}
+  <//>`;
 }
 
 const LIFETIMES = [

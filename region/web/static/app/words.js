@@ -7,10 +7,10 @@ export const IMAGE = {
   waiting_for_racks: {
     word: "Waiting for racks",
     icon: "waiting",
-    means: "Whole on the region; not every live rack serves all of it yet.",
+    means: "Whole on the region; not every live rack shows all of it yet.",
   },
   stored: { word: "Stored", icon: "stored", means: "Whole on the region; no rack is enrolled to serve it." },
-  synced: { word: "Synced", icon: "synced", means: "Every live rack serves all of the newest version." },
+  synced: { word: "Synced", icon: "synced", means: "Every live rack shows all of the newest version." },
   failed: { word: "Failed", icon: "failed", means: "What is held stays; the next sync tries again." },
   unavailable: { word: "No longer offered", icon: "gone", means: "No source offers it; what is held is kept." },
   unvouched: {
@@ -31,10 +31,24 @@ export const DRAFT = {
 export const RACK = {
   never_seen: { word: "Never seen", icon: "queued", means: "Enrolled; it has not asked for anything yet." },
   unreachable: { word: "Unreachable", icon: "failed", means: "It missed three polls. What it holds is still served." },
+  ahead: {
+    word: "Ahead",
+    icon: "failed",
+    means: "It knows a manifest that this region never published. Was the database restored? Run new-epoch on the region.",
+  },
   failing: { word: "Failing", icon: "failed", means: "Its last poll met an error." },
   pulling: { word: "Pulling", icon: "downloading", means: "It fetches files from the region." },
-  outdated: { word: "Outdated", icon: "waiting", means: "It serves an older manifest; it polls every 5 minutes." },
-  synced: { word: "Synced", icon: "synced", means: "It serves everything it should." },
+  outdated: { word: "Outdated", icon: "waiting", means: "It does not show all of the newest manifest yet." },
+  synced: { word: "Synced", icon: "synced", means: "It shows everything it should." },
+};
+
+/** How an image is on a rack. */
+export const ON_RACK = {
+  shown: { word: "Shown", icon: "synced", means: "As the region publishes it." },
+  pending: { word: "Pending", icon: "downloading", means: "The rack knows of it and lacks it." },
+  behind: { word: "Behind", icon: "waiting", means: "The rack has not learnt of it yet; it polls every 5 minutes." },
+  ahead: { word: "Ahead", icon: "failed", means: "The rack knows a manifest that this region never published." },
+  unreachable: { word: "Unreachable", icon: "failed", means: "The rack missed three polls. It may well serve it." },
 };
 
 export const IMPORT = {
