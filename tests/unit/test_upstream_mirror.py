@@ -10,13 +10,15 @@ import ssl
 import subprocess
 import sys
 import tarfile
+import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from hashlib import sha256
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import aiohttp
 import pytest
@@ -25,6 +27,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from yarl import URL
 
+from deploy.local.mirror import server as mirror_server
 from deploy.local.mirror.__main__ import main
 from deploy.local.mirror.content import TINY
 from deploy.local.mirror.faults import (
@@ -523,6 +526,30 @@ class TestServer:
         async with client.get(squashfs.path) as answer:
             seen.append(answer.status)
         assert seen == [500, 500, 200, 200]
+
+    async def test_a_file_is_closed_though_its_request_is_cancelled_while_it_opens(
+        self, server: Server, squashfs: File, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        begun, opened = threading.Event(), list[BinaryIO | None]()
+
+        def slowly(root: Path, path: str) -> BinaryIO | None:
+            begun.set()
+            time.sleep(0.1)
+            opened.append(open_file(root, path))
+            return opened[0]
+
+        open_file = mirror_server._open
+        monkeypatch.setattr(mirror_server, "_open", slowly)
+        url = URL(server.url) / squashfs.path
+        _, client = await asyncio.open_connection(url.host, url.port)
+        async with asyncio.timeout(5):
+            client.write(f"GET {url.path} HTTP/1.1\r\nHost: mirror\r\n\r\n".encode())
+            while not begun.is_set():  # noqa: ASYNC110
+                await asyncio.sleep(0.002)
+            client.close()
+            await client.wait_closed()
+            while not (opened and opened[0] and opened[0].closed):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
 
     async def test_a_port_that_is_taken_is_an_error(self, mirror: Mirror, server: Server) -> None:
         with pytest.raises(OSError, match="address already in use"):

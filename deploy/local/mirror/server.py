@@ -105,7 +105,8 @@ class Server:
         self.requests.append(Request(request.method, path, request.headers.get("Range"), status))
 
     async def _answer(self, request: web.Request, path: str, fault: Fault | None) -> web.StreamResponse:
-        file = await asyncio.to_thread(_open, self.root, path)
+        # Opened here, not in a thread: of a request cancelled meanwhile nobody would be left to close the file.
+        file = _open(self.root, path)
         if file is None:
             self._note(request, path, 404)
             return web.Response(status=404)
