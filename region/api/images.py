@@ -155,7 +155,8 @@ async def list_image_racks(
     cursor: NameCursor = None,
 ) -> Page[OnRackShown]:
     image = ImageKey.parse(image_id)
-    await images.get(connection, image, region.now())
+    if not await racks.is_published(connection, str(image)):
+        await images.get(connection, image, region.now())
     found = await racks.on_racks(connection, str(image), region.now(), limit=limit + 1, after=cursor)
     return paged(request, response, found, limit, OnRackShown, lambda rack: str(rack.name))
 

@@ -134,7 +134,7 @@ _RACKS = f"""
     listed AS (SELECT racks.* FROM racks WHERE {{where}}),
     newest AS (SELECT epoch, serial FROM manifests ORDER BY epoch DESC, serial DESC LIMIT 1),
     totals AS (SELECT count(*) AS images FROM published_images),
-    steps AS (
+    steps AS MATERIALIZED (
         SELECT known.serial, (SELECT count(*) FROM published_images WHERE since > known.serial) AS images
         FROM (SELECT DISTINCT serial FROM listed) AS known
     ),
@@ -257,6 +257,14 @@ async def on_racks(
         {"live_after": now - LIVE_FOR, "image": image, "after": after, "limit": limit},
     )
     return [OnRack(**row) for row in rows.mappings()]
+
+
+async def is_published(connection: AsyncConnection, image: str) -> bool:
+    """True if the current manifest names the image, or the bootloader of that name."""
+    found = await connection.scalar(
+        text("SELECT count(*) FROM published_images WHERE image = :image"), {"image": image}
+    )
+    return bool(found)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,29 +30,29 @@ STATE = f"""
 """
 """Of one rack and one published image, by the rack's last report; beside `region`, and `rack_images` joined by both."""
 
-COUNTS = f"""
-fleet AS MATERIALIZED (
-    SELECT racks.id, racks.serial, coalesce(racks.last_seen_at > :live_after, false) AS live,
-           racks.epoch = region.epoch AND NOT {AHEAD} AS ours
-    FROM racks CROSS JOIN region
+COUNTS = """
+histogram AS MATERIALIZED (
+    SELECT racks.serial, coalesce(racks.last_seen_at > :live_after, false) AS live,
+           racks.epoch = (SELECT epoch FROM region) AND NOT racks.ahead AS ours, count(*) AS racks
+    FROM racks GROUP BY 1, 2, 3
 ),
 fleet_counts AS (
-    SELECT count(*) AS racks_total, count(*) FILTER (WHERE live) AS racks_live FROM fleet
-),
-known_serials AS MATERIALIZED (
-    SELECT serial, count(*) AS racks FROM fleet WHERE live AND ours GROUP BY serial
+    SELECT coalesce(sum(racks), 0)::bigint AS racks_total,
+           coalesce(sum(racks) FILTER (WHERE live), 0)::bigint AS racks_live
+    FROM histogram
 ),
 exceptions AS (
     SELECT rack_images.image, count(*) AS racks
     FROM published_images
     JOIN rack_images USING (image)
-    JOIN fleet ON fleet.id = rack_images.rack_id
-    WHERE fleet.live AND fleet.ours AND published_images.since <= fleet.serial
+    JOIN racks ON racks.id = rack_images.rack_id
+    WHERE racks.last_seen_at > :live_after AND racks.epoch = (SELECT epoch FROM region) AND NOT racks.ahead
+      AND published_images.since <= racks.serial
     GROUP BY rack_images.image
 ),
 showing AS (
     SELECT published_images.image,
-           (coalesce((SELECT sum(racks) FROM known_serials WHERE serial >= published_images.since), 0)
+           (coalesce((SELECT sum(racks) FROM histogram WHERE live AND ours AND serial >= published_images.since), 0)
             - coalesce(exceptions.racks, 0))::bigint AS racks
     FROM published_images LEFT JOIN exceptions USING (image)
 )

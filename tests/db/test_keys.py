@@ -96,6 +96,17 @@ async def test_one_enrolment_reads_one_key_and_a_report_reads_none(
         assert "ANY" in statement, "that one alone"
 
 
+async def test_what_changed_before_anybody_listened_is_known(engine: AsyncEngine, eventually: Eventually) -> None:
+    keys = Keys(engine)
+    await keys.read_all()
+    rack_id = await enrolled(engine, "one")
+    # No line to the database here: nobody tells this process anything.
+    following = asyncio.create_task(keys.follow(Topics()))
+    await eventually(lambda: keys.get(rack_id))
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
+
+
 async def test_after_a_line_that_was_cut_every_key_is_read_again(
     engine: AsyncEngine, database_url: str, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,188 @@
+"""Racks over HTTP: signed reports of either version come in, pages of racks and what each lacks go out."""
+
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import text
+
+from region.database.connection import transaction
+from region.fleet.showing import LIVE_FOR
+from shared.signing import encode_bytes, public_bytes, sign_request
+from shared.wire.report import Knows, OldReport, Pending, Report
+from tests.http.conftest import Answer, Running
+
+RESOLUTE = "ubuntu:resolute:amd64"
+Eventually = Callable[..., Awaitable[object]]
+
+
+class Rack:
+    """A rack that an administrator has enrolled by hand."""
+
+    def __init__(self, running: Running, number: int) -> None:
+        self.running = running
+        self.id, self.name = f"{number:032x}", f"rack-{number:02}"
+        self.key = Ed25519PrivateKey.generate()
+
+    async def enrol(self) -> None:
+        async with transaction(self.running.region.engine) as connection:
+            await connection.execute(
+                text("INSERT INTO racks (id, name, public_key, enrolled_at) VALUES (:id, :name, :key, :now)"),
+                {
+                    "id": self.id,
+                    "name": self.name,
+                    "key": encode_bytes(public_bytes(self.key)),
+                    "now": datetime.now(UTC),
+                },
+            )
+            await connection.execute(text("SELECT pg_notify('bootferry', 'rack_key:' || :id)"), {"id": self.id})
+
+    async def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Answer:
+        signed = sign_request(self.key, self.id, method, f"/api/v1{path}", body, now=datetime.now(UTC))
+        return await self.running.as_nobody()(method, path, headers=signed | headers, data=body)
+
+    async def report(self, knows: Knows, *pending: Pending) -> None:
+        sequence = time.time_ns() // 1_000_000
+        body = Report(sequence=sequence, version="9", knows=knows, pending=pending, bytes_free=10).encode()
+        assert (await self.ask("PUT", f"/racks/{self.id}/report", body)).status == 204
+
+    async def shown(self) -> Any:
+        return (await self.running.client("GET", f"/racks/{self.id}")).json
+
+
+@pytest.fixture
+async def rack(running: Running, eventually: Eventually) -> Rack:
+    made = Rack(running, 1)
+    await made.enrol()
+    await eventually(lambda: running.region.rack_keys.get(made.id))
+    return made
+
+
+def known(running: Running) -> Knows:
+    published = running.region.memory.published
+    assert published is not None
+    return Knows(*published.manifest.order, published.sha256)
+
+
+async def status(running: Running) -> tuple[str, int]:
+    image = (await running.client("GET", f"/images/{RESOLUTE}")).json
+    return image["status"], image["racks_synced"]
+
+
+async def test_what_a_rack_lacks_is_told_with_the_reason(running: Running, rack: Rack) -> None:
+    assert (await rack.shown())["status"] == "never_seen"
+    polled = await rack.ask("GET", "/manifest")
+    assert polled.status == 200
+    assert polled.headers["ETag"].endswith(f'-{known(running).sha256[:16]}"')
+    assert (await rack.ask("GET", "/manifest", **{"If-None-Match": polled.headers["ETag"]})).status == 304
+
+    await rack.report(known(running), Pending(RESOLUTE, "20260701", "wrong_digest"))
+    shown = await rack.shown()
+    assert (shown["status"], shown["images_pending"], shown["knows"]["serial"]) == (
+        "outdated",
+        1,
+        known(running).serial,
+    )
+    assert shown["pending"] == [
+        {"image": RESOLUTE, "state": "pending", "shown_version": "20260701", "code": "wrong_digest"}
+    ]
+    assert await status(running) == ("waiting_for_racks", 0)
+    on_racks = await running.client.items(f"/images/{RESOLUTE}/racks")
+    assert on_racks == [
+        {
+            "rack_id": rack.id,
+            "name": rack.name,
+            "live": True,
+            "state": "pending",
+            "shown_version": "20260701",
+            "code": "wrong_digest",
+        }
+    ]
+
+    await rack.report(known(running))
+    shown = await rack.shown()
+    assert (shown["status"], shown["images_pending"], shown["pending"]) == ("synced", 0, [])
+    assert shown["images_total"] > 1, "bootloaders are images to a rack"
+    assert await status(running) == ("synced", 1)
+    (on_rack,) = await running.client.items(f"/images/{RESOLUTE}/racks")
+    image = (await running.client("GET", f"/images/{RESOLUTE}")).json
+    assert (on_rack["state"], on_rack["shown_version"]) == ("shown", image["version"])
+    assert all(one["racks_synced"] == 1 for one in await running.client.items("/bootloaders"))
+
+
+async def test_a_rack_of_before_reports_every_digest(running: Running, rack: Rack) -> None:
+    published = running.region.memory.published
+    assert published is not None
+    manifest = published.manifest
+    for less, expected in ((1, "outdated"), (0, "synced")):
+        held = frozenset(sorted(manifest.files())[less:])
+        old = OldReport(
+            sequence=time.time_ns() // 1_000_000,
+            version="0",
+            epoch=manifest.epoch,
+            serial=manifest.serial,
+            held=held,
+            bytes_left=0,
+            bytes_free=1,
+        )
+        assert (await rack.ask("PUT", f"/racks/{rack.id}/report", old.encode())).status == 204
+        shown = await rack.shown()
+        assert (shown["status"], shown["images_pending"] > 0) == (expected, expected != "synced")
+
+
+async def test_a_rack_that_knows_more_than_the_region_is_ahead_of_its_database(running: Running, rack: Rack) -> None:
+    await rack.report(Knows(known(running).epoch, known(running).serial + 1, "ab" * 32))
+    assert (await rack.shown())["status"] == "ahead"
+    assert {one["state"] for one in (await rack.shown())["pending"]} == {"ahead"}
+    assert await status(running) == ("waiting_for_racks", 0)
+    # Another manifest than ours under the same name is none of ours either.
+    await rack.report(Knows(known(running).epoch, known(running).serial, "ab" * 32))
+    assert (await rack.shown())["status"] == "ahead"
+    await rack.report(known(running))
+    assert (await rack.shown())["status"] == "synced"
+
+
+async def test_racks_come_in_pages(running: Running) -> None:
+    for number in (3, 1, 4, 2, 5):
+        await Rack(running, number).enrol()
+    for start in ("/racks", f"/images/{RESOLUTE}/racks"):
+        seen: list[str] = []
+        path: str | None = f"{start}?limit=2"
+        while path:
+            answer = await running.client("GET", path)
+            seen += [entry["name"] for entry in answer.json["items"]]
+            cursor = answer.json["next"]
+            assert ("Link" in answer.headers) == (cursor is not None)
+            path = f"{start}?limit=2&cursor={cursor}" if cursor else None
+        assert seen == [f"rack-{number:02}" for number in range(1, 6)]
+    assert (await running.client("GET", "/racks?cursor=../x")).status == 422
+    assert (await running.client("GET", "/images/ubuntu:bionic:amd64/racks")).status == 404
+    metrics = (await running.as_nobody()("GET", "/metrics")).body.decode()
+    assert "bootferry_racks 5.0" in metrics
+    assert 'bootferry_rack_left_bytes{rack="rack-01"} 0.0' in metrics
+
+
+async def test_nothing_is_published_yet(running: Running, rack: Rack) -> None:
+    running.region.memory._published = None
+    polled = await rack.ask("GET", "/manifest")
+    assert (polled.status, polled.body) == (204, b"")
+    assert (await running.as_nobody()("GET", "/metrics")).status == 200
+
+
+async def test_a_rack_out_of_reach_that_polls_again_is_told(running: Running, rack: Rack) -> None:
+    await rack.report(known(running))
+    async with transaction(running.region.engine) as connection:
+        await connection.execute(text("UPDATE racks SET last_seen_at = :then"), {"then": datetime.now(UTC) - LIVE_FOR})
+    assert (await rack.shown())["status"] == "unreachable"
+    (on_rack,) = await running.client.items(f"/images/{RESOLUTE}/racks")
+    assert on_rack["state"] == "unreachable"
+    with running.region.topics.subscribe() as told:
+        await rack.ask("GET", "/manifest")
+        await running.region.sightings.flush()
+        heard = set(await told.next(10))
+        while not {"racks", "images"} <= heard:
+            heard |= set(await told.next(10))
+    assert (await rack.shown())["status"] == "synced"
