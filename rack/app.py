@@ -26,7 +26,7 @@ from shared.download import Transfer
 from shared.errors import Conflict, InvalidConfiguration
 from shared.http import client_session
 from shared.logs import logger
-from shared.store import Store
+from shared.store.disk import DiskStore
 from shared.systemd import notify, watchdog_interval_s
 
 _log = logger(__name__)
@@ -91,7 +91,7 @@ async def _polling(configuration: RackConfiguration, identity: Identity) -> Asyn
         region = Region(session, identity, now=lambda: datetime.now(UTC), proxy=proxy)
         with ThreadPoolExecutor(configuration.parallel_downloads, "download") as executor:
             transfer = Transfer(session, executor, proxy, region.sign)
-            store = Store(configuration.data_dir)
+            store = DiskStore(configuration.data_dir)
             poller = Poller(
                 configuration.data_dir,
                 store,

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import IO, BinaryIO, NamedTuple
 
 from shared.digest import Hasher, Sha256
+from shared.disk import sync_directory
 from shared.errors import InvalidDocument, InvalidValue
+from shared.mark import set_mark
 from shared.names import RelativePath
 from shared.sizes import spoken_size
-from shared.store import VERIFIED_AT, sync_directory
 
 MAX_MEMBERS = 10_000
 MAX_UNPACKED_BYTES = 512 * 1024 * 1024
@@ -50,9 +51,9 @@ def _why(error: Exception) -> str:
 
 
 def unpack(
-    archive: Path, into: Path, *, origin: str, max_bytes: int = MAX_UNPACKED_BYTES
+    packed: BinaryIO, into: Path, *, origin: str, max_bytes: int = MAX_UNPACKED_BYTES
 ) -> dict[RelativePath, Content]:
-    """The files of `archive`, now flushed below the new directory `into`, mode 0644 and marked as verified. Blocks.
+    """The files of `packed`, now flushed below the new directory `into`, mode 0644 and marked as verified. Blocks.
 
     Links to members of the archive become those members; owners, special bits and empty directories are dropped.
     `origin` names the archive in errors. Raises InvalidDocument, and leaves no `into` behind; OSError.
@@ -60,10 +61,9 @@ def unpack(
     shutil.rmtree(into, ignore_errors=True)
     into.mkdir(mode=0o755, parents=True)
     try:
-        with archive.open("rb") as packed:
-            plain = _Plain(packed, max_bytes)
-            with tarfile.open(fileobj=plain, mode="r|", errorlevel=2) as members:
-                found = _members(members, into)
+        plain = _Plain(packed, max_bytes)
+        with tarfile.open(fileobj=plain, mode="r|", errorlevel=2) as members:
+            found = _members(members, into)
         for directory, _, _ in os.walk(into, topdown=False):
             sync_directory(Path(directory))
     except (tarfile.TarError, lzma.LZMAError, EOFError, _Refused, InvalidValue, ValueError, OverflowError) as error:
@@ -142,7 +142,7 @@ def _write(target: Path, content: IO[bytes], size: int) -> Content:
             hasher.update(chunk)
         file.flush()
         os.fchmod(file.fileno(), 0o644)
-        os.utime(file.fileno(), (VERIFIED_AT, VERIFIED_AT))
+        set_mark(file.fileno())
         os.fsync(file.fileno())
     if hasher.size != size:
         raise _Refused(f"{target.name} ends after {hasher.size} of {size} bytes")

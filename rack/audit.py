@@ -8,45 +8,49 @@ loses its names at once: better no answer than a wrong one.
 import os
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
 from pathlib import Path
 
-from rack.disk import is_verified
 from rack.tree import Tree, tree_path
 from shared.digest import Sha256
-from shared.store import SLICE_S, VERIFIED_AT, Store, hash_file, slice_of_day
-
-_DAY_SLICES = 86_400 // SLICE_S
+from shared.disk import hash_file
+from shared.mark import is_verified, set_mark, take_mark
+from shared.store.disk import DiskStore
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A name on this disk and what its bytes must be; `size` in bytes."""
+    """A name on this disk and what its bytes must be; `path` is None for the store's own. `size` in bytes."""
 
-    path: Path
+    path: Path | None
     sha256: Sha256
     size: int
 
 
 @dataclass(slots=True)
 class Doubt:
-    """One file to be read again, and those of its names that were looked at."""
+    """One file to be read again: `stored` if the store has it, and the other names of it that were looked at."""
 
     sha256: Sha256
     size: int
+    stored: bool = False
     paths: list[Path] = field(default_factory=list)
 
+    @property
+    def name(self) -> str:
+        """How the log names it."""
+        return self.sha256 if self.stored else str(self.paths[0])
 
-def places(root: Path, store: Store, wanted: Iterable[tuple[Sha256, int]], tree: Tree | None) -> Iterator[Place]:
+
+def places(root: Path, wanted: Iterable[tuple[Sha256, int]], tree: Tree | None) -> Iterator[Place]:
     """Every name whose bytes a machine may get, now or from the next tree."""
     for sha256, size in wanted:
-        yield Place(store.path(sha256), sha256, size)
+        yield Place(None, sha256, size)
     if tree is not None:
         for path, name in tree.names.items():
             yield Place(tree_path(root, tree, path), name.sha256, name.size)
 
 
-def doubts(found: Iterable[Place], due: Collection[Sha256]) -> list[Doubt]:
+def doubts(store: DiskStore, found: Iterable[Place], due: Collection[Sha256]) -> list[Doubt]:
     """The files behind `found` that must be read before they are trusted: those touched, and those in `due`.
 
     A name that is not there is no doubt: it is missing, and whoever builds the next tree sees it. Blocks.
@@ -54,33 +58,61 @@ def doubts(found: Iterable[Place], due: Collection[Sha256]) -> list[Doubt]:
     files: dict[tuple[int, int, Sha256], Doubt] = {}
     in_doubt: set[tuple[int, int, Sha256]] = set()
     for place in found:
-        try:
-            status = place.path.lstat()
-        except (FileNotFoundError, NotADirectoryError):
+        status = store.status(place.sha256) if place.path is None else _status(place.path)
+        if status is None:
             continue
         key = (status.st_dev, status.st_ino, place.sha256)
-        files.setdefault(key, Doubt(place.sha256, place.size)).paths.append(place.path)
+        doubt = files.setdefault(key, Doubt(place.sha256, place.size))
+        if place.path is None:
+            doubt.stored = True
+        else:
+            doubt.paths.append(place.path)
         if place.sha256 in due or not is_verified(status, place.size):
             in_doubt.add(key)
     return [files[key] for key in files if key in in_doubt]
 
 
-def settle(doubt: Doubt) -> bool:
-    """Read the file. True says: its bytes are right and it is marked as verified again. False: its names are gone.
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def settle(store: DiskStore, doubt: Doubt) -> bool:
+    """Read the file. True if its bytes are right: it is marked as verified again. False: its names are gone.
 
     Blocks for as long as the reading takes. Raises OSError when the names of a wrong file cannot be removed.
     """
+    if doubt.stored:
+        return _settle_stored(store, doubt)
     path = doubt.paths[0]
     if _is_right(path, doubt):
         path.chmod(0o444)
-        os.utime(path, (VERIFIED_AT, VERIFIED_AT))
+        set_mark(path)
         return True
-    for name in doubt.paths:
+    _drop(doubt.paths)
+    return False
+
+
+def _settle_stored(store: DiskStore, doubt: Doubt) -> bool:
+    status = store.status(doubt.sha256)
+    if status is not None and status.st_size == doubt.size and store.digest_of(doubt.sha256) == doubt.sha256:
+        store.reinstate(doubt.sha256)
+        return True
+    # Takes the mark from the names nobody looked at too, which are those in earlier trees.
+    store.disown(doubt.sha256)
+    store.remove(doubt.sha256)
+    _drop(doubt.paths)
+    return False
+
+
+def _drop(paths: Iterable[Path]) -> None:
+    for name in paths:
         if not name.is_symlink() and name.is_file():
             # Takes the mark from the names nobody looked at too: those in `unpacked/` and in earlier trees.
-            os.utime(name)
+            take_mark(name)
         name.unlink(missing_ok=True)
-    return False
 
 
 def _is_right(path: Path, doubt: Doubt) -> bool:
@@ -90,22 +122,3 @@ def _is_right(path: Path, doubt: Doubt) -> bool:
     except OSError:
         # A disk that cannot read the bytes any more has lost them.
         return False
-
-
-def due_today(files: Collection[Sha256], last: datetime | None, now: datetime) -> set[Sha256]:
-    """Those of `files` whose turn to be read again has come since `last`, so that each is read once a day.
-
-    No slice of the day is left out when two audits are more than a slice apart, and none is read twice when they are
-    closer. `last` is None for the first audit of a process.
-    """
-    turn = _turn(now)
-    begin = turn - 1 if last is None else max(_turn(last), turn - _DAY_SLICES)
-    return {
-        sha256
-        for missed in range(turn - begin)
-        for sha256 in slice_of_day(files, now - timedelta(seconds=missed * SLICE_S))
-    }
-
-
-def _turn(moment: datetime) -> int:
-    return int(moment.timestamp()) // SLICE_S

@@ -28,7 +28,7 @@ from shared.http import client_session
 from shared.names import Name
 from shared.signing import fingerprint
 from shared.sizes import spoken_size
-from shared.store import Store
+from shared.store.disk import DiskStore
 from shared.wire.enrolment import EnrolmentToken
 from shared.wire.envelope import open_envelope
 from shared.wire.manifest import MANIFEST_TYPE, Manifest
@@ -195,7 +195,7 @@ def _facts(configuration: RackConfiguration) -> dict[str, Any]:
     root = configuration.data_dir
     identity, state, tree = identities.load(root), State.load(root), load_current(root)
     manifest = _manifest(configuration, identity)
-    store = Store(root)
+    store = DiskStore(root)
     files = manifest.files() if manifest else {}
     versions = {image: shown.version for image, shown in sorted(tree.shown.items())} if tree else {}
     return {

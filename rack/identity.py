@@ -15,7 +15,7 @@ import aiohttp
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from yarl import URL
 
-from rack.disk import read_document, write_whole
+from shared.disk import read_document, write_whole
 from shared.errors import (
     Conflict,
     HttpStatus,

@@ -15,19 +15,20 @@ from pathlib import Path
 from rack import audit, tree
 from rack.belief import Belief, Round, fault, pending
 from rack.client import Published, Region
-from rack.disk import write_whole
 from rack.identity import Identity
 from rack.prune import prune
 from rack.pull import diff, pull
 from rack.state import State
 from shared import __version__
+from shared.audit import due_since
 from shared.digest import Sha256
+from shared.disk import disk_error, write_whole
 from shared.download import Transfer
 from shared.errors import BootferryError, FetchError, ForkedManifest, TooOld
 from shared.logs import logger
 from shared.patience import Patience, is_regions, patiently
 from shared.signing import fingerprint
-from shared.store import Store, disk_error
+from shared.store.disk import DiskStore
 from shared.wire.envelope import open_envelope
 from shared.wire.manifest import MANIFEST_TYPE, Manifest
 from shared.wire.report import Fault, Knows, Pending, Report
@@ -53,7 +54,7 @@ class Poller:
     def __init__(
         self,
         root: Path,
-        store: Store,
+        store: DiskStore,
         identity: Identity,
         region: Region,
         transfer: Transfer,
@@ -182,20 +183,20 @@ class Poller:
         now = self._now()
         found = await asyncio.to_thread(self._doubts, now)
         for doubt in found:
-            if not await asyncio.to_thread(audit.settle, doubt):
+            if not await asyncio.to_thread(audit.settle, self._store, doubt):
                 _log.warning(
                     "A file here was not what it had been; it is served no more and will be pulled again.",
                     action="audit",
                     sha256=doubt.sha256,
-                    path=str(doubt.paths[0].relative_to(self._root)),
+                    path=doubt.name,
                 )
         self._last_audit = now
 
     def _doubts(self, now: datetime) -> list[audit.Doubt]:
         wanted = self.belief.manifest.files() if self.belief.manifest else {}
-        places = list(audit.places(self._root, self._store, wanted.items(), self.belief.tree))
-        due = audit.due_today({place.sha256 for place in places}, self._last_audit, now)
-        return audit.doubts(places, due)
+        places = list(audit.places(self._root, wanted.items(), self.belief.tree))
+        due = due_since({place.sha256 for place in places}, self._last_audit, now)
+        return audit.doubts(self._store, places, due)
 
     async def _pull(self, manifest: Manifest, went: Round, away: BootferryError | None) -> None:
         """Fetch what is missing, unless the region is `away`: then that is what each missing file lacks."""

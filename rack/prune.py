@@ -7,7 +7,7 @@ from rack import tree as trees
 from rack.tree import Tree
 from shared.digest import Sha256
 from shared.logs import logger
-from shared.store import Store
+from shared.store.disk import DiskStore
 from shared.wire.manifest import Manifest
 
 _log = logger(__name__)
@@ -15,7 +15,7 @@ _log = logger(__name__)
 
 def prune(
     root: Path,
-    store: Store,
+    store: DiskStore,
     manifest: Manifest,
     current: Tree | None,
     since: Mapping[str, float],

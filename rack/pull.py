@@ -10,7 +10,7 @@ from shared.digest import Sha256
 from shared.download import Transfer, download
 from shared.errors import BootferryError, HttpStatus, InvalidRequestSignature, NoRoom
 from shared.patience import Patience, is_regions, patiently
-from shared.store import Store
+from shared.store.base import Store
 from shared.wire.manifest import Manifest
 
 

@@ -20,9 +20,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from rack.belief import Belief
-from rack.disk import is_verified
 from rack.tree import Link, Tree, tree_path
 from shared.conditions import decide, representation_headers
+from shared.mark import is_verified
 
 KEEPALIVE_S = 75.0
 SHUTDOWN_S = 4.0

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rack.disk import read_document, write_whole
+from shared.disk import read_document, write_whole
 from shared.errors import InvalidDocument
 
 

@@ -1,6 +1,6 @@
 """The tree machines boot from: names that link to verified bytes, replaced as a whole by one rename.
 
-    <data_dir>/files, incoming            the store (shared/store.py)
+    <data_dir>/files, incoming            the store (shared/store/disk.py)
     <data_dir>/unpacked/<sha256>/…        the members of the archive with that digest
     <data_dir>/unpacked/<sha256>.json     their digests and sizes; written last, so it says the directory is whole
     <data_dir>/trees/<epoch>-<serial>-<n>/ubuntu/amd64/ga-24.04/noble/stable/boot-kernel
@@ -17,17 +17,18 @@ manifest says which entries are one image: nothing is read out of names, except 
 
 import json
 import shutil
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rack.archive import Content, unpack
-from rack.disk import holds_verified, read_document, write_whole
 from shared.digest import Sha256
+from shared.disk import read_document, sync_directory, write_whole
 from shared.errors import BootferryError, InvalidDocument, InvalidValue, Unavailable
+from shared.mark import holds_verified
 from shared.names import Name, RelativePath
-from shared.store import Store, sync_directory
+from shared.store.disk import DiskStore
 from shared.wire.manifest import Entry, Kind, Manifest
 from shared.wire.messages import encode
 from shared.wire.report import UNKNOWN_VERSION
@@ -74,12 +75,12 @@ class Tree:
 class Draft:
     """A tree to be: where each name's bytes come from, and which images it carries over from the current tree.
 
-    `faults` says why, for those images that stay behind although all their files are held. `entire` is true if it
-    shows all of its manifest.
+    A source is the store, by digest, or a path. `faults` says why, for those images that stay behind although all their
+    files are held. `entire` is true if it shows all of its manifest.
     """
 
     names: dict[RelativePath, Link] = field(default_factory=dict)
-    sources: dict[RelativePath, Path] = field(default_factory=dict)
+    sources: dict[RelativePath, Sha256 | Path] = field(default_factory=dict)
     shown: dict[str, Shown] = field(default_factory=dict)
     carried: set[str] = field(default_factory=set)
     faults: dict[str, BootferryError] = field(default_factory=dict)
@@ -111,7 +112,6 @@ def plan(
     held: Collection[Sha256],
     unpacked: Mapping[Sha256, Mapping[RelativePath, Content]],
     current: Tree | None,
-    stored: Callable[[Sha256], Path],
 ) -> Draft:
     """The best tree for `manifest` out of what is `held` and `unpacked`; touches no disk.
 
@@ -121,7 +121,7 @@ def plan(
     for image, entries in manifest.images().items():
         whole = all(entry.sha256 in (held if entry.kind is Kind.FILE else unpacked) for entry in entries)
         try:
-            names = _names(root, image, entries, unpacked, stored) if whole else None
+            names = _names(root, image, entries, unpacked) if whole else None
         except InvalidDocument as error:
             draft.faults[image] = error
             names = None
@@ -145,13 +145,12 @@ def _names(
     image: str,
     entries: Iterable[Entry],
     unpacked: Mapping[Sha256, Mapping[RelativePath, Content]],
-    stored: Callable[[Sha256], Path],
-) -> dict[RelativePath, tuple[Link, Path]]:
+) -> dict[RelativePath, tuple[Link, Sha256 | Path]]:
     """Every name of one image. Where two archives share a directory and bring the same name, the later one has it."""
-    names: dict[RelativePath, tuple[Link, Path]] = {}
+    names: dict[RelativePath, tuple[Link, Sha256 | Path]] = {}
     for entry in entries:
         if entry.kind is Kind.FILE:
-            names[entry.path] = Link(entry.sha256, entry.size, image), stored(entry.sha256)
+            names[entry.path] = Link(entry.sha256, entry.size, image), entry.sha256
             continue
         for member, content in unpacked[entry.sha256].items():
             path = RelativePath(f"{entry.path}/{member}")
@@ -161,7 +160,7 @@ def _names(
     return names
 
 
-def _carried(root: Path, image: str, current: Tree | None) -> dict[RelativePath, tuple[Link, Path]]:
+def _carried(root: Path, image: str, current: Tree | None) -> dict[RelativePath, tuple[Link, Sha256 | Path]]:
     if current is None:
         return {}
     return {path: (name, tree_path(root, current, path)) for path, name in current.names.items() if name.image == image}
@@ -174,7 +173,7 @@ def _refuse_nesting(names: Collection[RelativePath]) -> None:
 
 
 def advance(
-    root: Path, store: Store, manifest: Manifest, current: Tree | None
+    root: Path, store: DiskStore, manifest: Manifest, current: Tree | None
 ) -> tuple[Tree | None, dict[str, BootferryError]]:
     """The best tree for `manifest` that the disk allows now; it is what `current` points at when this returns. Blocks.
 
@@ -190,14 +189,14 @@ def advance(
                 unpacked[entry.sha256] = _unpacked(root, store, entry)
             except InvalidDocument as error:
                 faults[entry.image] = error
-    draft = plan(root, manifest, held, unpacked, current, store.path)
+    draft = plan(root, manifest, held, unpacked, current)
     faults |= draft.faults
     if not draft.names and not draft.entire:
         return current, faults
     if current and draft.names == current.names and not _mendable(root, draft, current):
         _point_again(root, current)
         return _said_anew(root, current, draft.shown), faults
-    return _build(root, draft, manifest.order), faults
+    return _build(root, store, draft, manifest.order), faults
 
 
 def behind(root: Path, manifest: Manifest, current: Tree | None) -> dict[str, str]:
@@ -223,7 +222,7 @@ def _mendable(root: Path, draft: Draft, current: Tree) -> bool:
     return any(draft.names[path].image not in draft.carried for path in holes(root, current))
 
 
-def _unpacked(root: Path, store: Store, entry: Entry) -> Mapping[RelativePath, Content]:
+def _unpacked(root: Path, store: DiskStore, entry: Entry) -> Mapping[RelativePath, Content]:
     """The members of a held archive, unpacked now unless they lie here whole."""
     into = unpacked_path(root, entry.sha256)
     listing = into.with_name(f"{entry.sha256}.json")
@@ -237,12 +236,16 @@ def _unpacked(root: Path, store: Store, entry: Entry) -> Mapping[RelativePath, C
     except (FileNotFoundError, InvalidDocument, InvalidValue, ValueError, TypeError):
         pass
     listing.unlink(missing_ok=True)
-    found = unpack(store.path(entry.sha256), into, origin=f"The archive {entry.path} ({entry.sha256[:12]}…)")
+    packed = store.open(entry.sha256, entry.size)
+    if packed is None:
+        raise Unavailable(f"The file {entry.sha256}")
+    with packed:
+        found = unpack(packed, into, origin=f"The archive {entry.path} ({entry.sha256[:12]}…)")
     write_whole(listing, json.dumps(found, separators=(",", ":")).encode())
     return found
 
 
-def _build(root: Path, draft: Draft, order: tuple[int, int]) -> Tree:
+def _build(root: Path, store: DiskStore, draft: Draft, order: tuple[int, int]) -> Tree:
     """Make the tree, then point `current` at it. Raises Unavailable when a file went away meanwhile; OSError."""
     trees = root / "trees"
     trees.mkdir(exist_ok=True)
@@ -257,7 +260,10 @@ def _build(root: Path, draft: Draft, order: tuple[int, int]) -> Tree:
             target.parent.mkdir(parents=True, exist_ok=True)
             made.update(parent for parent in target.parents if parent.is_relative_to(staging))
         try:
-            target.hardlink_to(source)
+            if isinstance(source, Sha256):
+                store.link(source, target)
+            else:
+                target.hardlink_to(source)
         except FileNotFoundError as error:
             # A carried image may have lost a file already; one that is new must be whole.
             if draft.names[path].image not in draft.carried:

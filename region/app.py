@@ -18,14 +18,14 @@ from region.publishing.held import Publisher
 from region.publishing.memory import Memory
 from shared.errors import InvalidConfiguration
 from shared.signing import load_or_create_key
-from shared.store import Store
+from shared.store.disk import DiskStore
 
 
 def build(configuration: RegionConfiguration, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Region:
     """A region process, built but not running: nothing is connected yet. Raises InvalidConfiguration."""
     try:
         configuration.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        store = Store(configuration.data_dir / "store")
+        store = DiskStore(configuration.data_dir / "store")
         key = load_or_create_key(configuration.data_dir / "region.key")
     except OSError as error:
         raise InvalidConfiguration(

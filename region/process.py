@@ -22,7 +22,7 @@ from region.publishing.memory import Memory
 from shared.errors import BootferryError, Unavailable
 from shared.logs import logger
 from shared.signing import fingerprint
-from shared.store import Store
+from shared.store.base import Store
 from shared.systemd import notify, watchdog_interval_s
 
 RETRY_S = 1.0

@@ -1,26 +1,28 @@
 """One (url, sha256, size) into a store: resumed where it stopped, hashed while it streams, kept only when it is right.
 
-Size and digest decide, never the end of the connection. The loop only moves buffers; writing and hashing happen in the
-`executor`, one chunk at a time per file, so that order holds without locks.
+Size and digest decide, never the end of the connection. The loop only moves buffers; whatever the store does, hashing
+included, happens in the `executor`, one call at a time per file, so that order holds without locks.
 """
 
 import asyncio
-import fcntl
-import os
 import re
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TypeVar, TypeVarTuple
 
 import aiohttp
 from yarl import URL
 
-from shared.digest import Hasher, Sha256
-from shared.errors import Conflict, ConnectionLost, FetchError, TooSlow, WrongDigest, WrongSize
+from shared.digest import Sha256
+from shared.errors import ConnectionLost, FetchError, TooSlow, WrongDigest, WrongSize
 from shared.http import SignRequest, request, require_ok, shown
-from shared.store import Store, disk_error, hash_file
+from shared.store.base import Store, Writer
+from shared.threads import ended
+
+T = TypeVar("T")
+Args = TypeVarTuple("Args")
 
 CHUNK_SIZE = 1024 * 1024
 _CONTENT_RANGE = re.compile(r"bytes (?:(?P<start>[0-9]{1,18})-[0-9]{1,18}|\*)/(?P<total>[0-9]{1,18}|\*)")
@@ -54,50 +56,66 @@ async def download(
     `progress` is called on the loop with the bytes of this file that have arrived, resumed ones included; it may fall
     back to 0 when a resumed prefix turns out to be wrong. Cancelling keeps what has arrived. Raises FetchError:
     WrongDigest and WrongSize say that the other side has other bytes; after any other kind, trying again resumes.
-    Raises NoRoom, DiskFailed.
+    Raises Conflict while somebody else downloads the same file; NoRoom, DiskFailed.
     """
     try:
         await _download(transfer, store, url, sha256, size, progress)
     except OSError as error:
         # Faults of the network are FetchErrors by now: what is left is the disk.
-        raise disk_error(error, store.root, size) from error
+        raise store.fault(error, size) from error
 
 
 async def _download(
     transfer: Transfer, store: Store, url: URL, sha256: Sha256, size: int, progress: Callable[[int], None]
 ) -> None:
-    loop = asyncio.get_running_loop()
-    if store.has(sha256, size):
-        progress(size)
-        return
-    sink = _Sink(store.incoming(sha256))
+    writers: list[Writer] = []
+
+    def begin() -> None:
+        # Kept in the list, so that it is closed also when nobody waits for this thread any more.
+        if not store.has(sha256, size):
+            writers.append(store.writer(sha256, size))
+
     try:
-        await _ended(loop.run_in_executor(transfer.executor, sink.resume, size))
-        resumed = sink.size > 0
+        await _off_loop(transfer, begin)
+        if not writers:
+            progress(size)
+            return
+        [writer] = writers
+        resumed = writer.arrived > 0
         try:
-            await _fill(transfer, sink, url, size, progress)
-            _check(sink, shown(url), sha256, size)
+            await _fill(transfer, writer, url, progress)
+            _check(writer, shown(url))
         except (WrongDigest, WrongSize):
             if not resumed:
                 raise
             # The prefix came from another time, perhaps another file: once more, without it.
-            await _ended(loop.run_in_executor(transfer.executor, sink.restart))
-            await _fill(transfer, sink, url, size, progress)
-            _check(sink, shown(url), sha256, size)
+            await _off_loop(transfer, writer.restart)
+            await _fill(transfer, writer, url, progress)
+            _check(writer, shown(url))
+        await _off_loop(transfer, writer.commit)
     except (WrongDigest, WrongSize):
-        sink.close()
-        store.incoming(sha256).unlink(missing_ok=True)
+        await _off_loop(transfer, writers.pop().discard)
         raise
-    finally:
-        sink.close()
-    await _ended(loop.run_in_executor(transfer.executor, store.commit, sha256))
+    except BaseException:
+        if writers:
+            await _off_loop(transfer, writers[0].close)
+        raise
 
 
-async def _fill(transfer: Transfer, sink: "_Sink", url: URL, size: int, progress: Callable[[int], None]) -> None:
-    progress(sink.size)
-    if sink.size == size:
+async def _off_loop(transfer: Transfer, work: Callable[[*Args], T], *args: *Args) -> T:
+    """What `work` returns, run in the executor; it has ended when this does, cancelled or not.
+
+    So a writer is never closed under a thread that writes, and its hash is that of the bytes on disk.
+    """
+    return await ended(asyncio.get_running_loop().run_in_executor(transfer.executor, work, *args))
+
+
+async def _fill(transfer: Transfer, writer: Writer, url: URL, progress: Callable[[int], None]) -> None:
+    progress(writer.arrived)
+    size = writer.size
+    if writer.arrived == size:
         return
-    headers = {"Range": f"bytes={sink.size}-"} if sink.size else {}
+    headers = {"Range": f"bytes={writer.arrived}-"} if writer.arrived else {}
     async with request(
         transfer.session, "GET", url, headers=headers, proxy=transfer.proxy, sign=transfer.sign
     ) as response:
@@ -105,54 +123,52 @@ async def _fill(transfer: Transfer, sink: "_Sink", url: URL, size: int, progress
             found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
             raise WrongSize(shown(url), size, int(found["total"]) if found and found["total"] != "*" else 0)
         await require_ok(response, 206)
-        await _accept(transfer, sink, response, url, size)
-        await _stream(transfer, sink, response, url, size, progress)
-    if sink.size < size:
-        raise ConnectionLost(shown(url), f"{size - sink.size} of {size} bytes are missing")
+        await _accept(transfer, writer, response, url)
+        await _stream(transfer, writer, response, url, progress)
+    if writer.arrived < size:
+        raise ConnectionLost(shown(url), f"{size - writer.arrived} of {size} bytes are missing")
 
 
-async def _accept(transfer: Transfer, sink: "_Sink", response: aiohttp.ClientResponse, url: URL, size: int) -> None:
-    """Make sure that what follows in `response` continues `sink`, or start `sink` over."""
+async def _accept(transfer: Transfer, writer: Writer, response: aiohttp.ClientResponse, url: URL) -> None:
+    """Make sure that what follows in `response` continues what has arrived, or start over."""
     if response.headers.get("Content-Encoding", "identity") != "identity":
         raise FetchError(
             shown(url), f"{shown(url)} comes compressed although it was asked for as it is; mend the server."
         )
     if response.status == 206:
         found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-        if not found or found["start"] != str(sink.size):
+        if not found or found["start"] != str(writer.arrived):
             raise FetchError(
                 shown(url), f"{shown(url)} answered another range than the one asked for; mend the server."
             )
-        if found["total"] not in ("*", str(size)):
-            raise WrongSize(shown(url), size, int(found["total"]))
+        if found["total"] not in ("*", str(writer.size)):
+            raise WrongSize(shown(url), writer.size, int(found["total"]))
         return
-    if sink.size:
-        await _ended(asyncio.get_running_loop().run_in_executor(transfer.executor, sink.restart))
-    if response.content_length not in (None, size):
-        raise WrongSize(shown(url), size, response.content_length or 0)
+    if writer.arrived:
+        await _off_loop(transfer, writer.restart)
+    if response.content_length not in (None, writer.size):
+        raise WrongSize(shown(url), writer.size, response.content_length or 0)
 
 
 async def _stream(
     transfer: Transfer,
-    sink: "_Sink",
+    writer: Writer,
     response: aiohttp.ClientResponse,
     url: URL,
-    size: int,
     progress: Callable[[int], None],
 ) -> None:
-    loop = asyncio.get_running_loop()
-    window_began, window_size = time.monotonic(), sink.size
-    while sink.size < size and (chunk := await _read_up_to(response.content, CHUNK_SIZE)):
-        if sink.size + len(chunk) > size:
-            raise WrongSize(shown(url), size, sink.size + len(chunk))
-        # A cancelled write must have ended before the file is closed, and the hash must match the bytes on disk.
-        await _ended(loop.run_in_executor(transfer.executor, sink.take, chunk))
-        progress(sink.size)
+    size = writer.size
+    window_began, window_size = time.monotonic(), writer.arrived
+    while writer.arrived < size and (chunk := await _read_up_to(response.content, CHUNK_SIZE)):
+        if writer.arrived + len(chunk) > size:
+            raise WrongSize(shown(url), size, writer.arrived + len(chunk))
+        await _off_loop(transfer, writer.write, chunk)
+        progress(writer.arrived)
         elapsed = time.monotonic() - window_began
         if elapsed >= transfer.pace.window_s:
-            if (sink.size - window_size) / elapsed < transfer.pace.floor_bytes_per_s:
+            if (writer.arrived - window_size) / elapsed < transfer.pace.floor_bytes_per_s:
                 raise TooSlow(shown(url), transfer.pace.floor_bytes_per_s)
-            window_began, window_size = time.monotonic(), sink.size
+            window_began, window_size = time.monotonic(), writer.arrived
 
 
 async def _read_up_to(stream: aiohttp.StreamReader, most: int) -> bytes:
@@ -168,72 +184,8 @@ async def _read_up_to(stream: aiohttp.StreamReader, most: int) -> bytes:
     return first + waiting if waiting else first
 
 
-async def _ended(future: asyncio.Future[None]) -> None:
-    """Wait for the end of `future`, however often the wait is cancelled: nothing may work on a file nobody watches."""
-    cancelled: asyncio.CancelledError | None = None
-    while not future.done():
-        try:
-            await asyncio.wait([future])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        future.exception()
-        raise cancelled
-    future.result()
-
-
-def _check(sink: "_Sink", url: str, sha256: Sha256, size: int) -> None:
-    if sink.size != size:
-        raise WrongSize(url, size, sink.size)
-    if (found := sink.hasher.digest()) != sha256:
-        raise WrongDigest(url, sha256, found)
-
-
-class _Sink:
-    """A growing file and the hash of all its bytes."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._descriptor = -1
-        self.hasher = Hasher()
-
-    @property
-    def size(self) -> int:
-        return self.hasher.size
-
-    def resume(self, size: int) -> None:
-        """What lies at the path is read and hashed; more than `size` bytes cannot be right and are dropped.
-
-        Raises Conflict when another download is at work on it.
-        """
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        try:
-            self._descriptor = os.open(self._path, flags, 0o600)
-        except PermissionError:
-            # Killed while it was being committed: whole perhaps, and read-only already.
-            self._path.chmod(0o600)
-            self._descriptor = os.open(self._path, flags, 0o600)
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Conflict(f"{self._path.name} is being downloaded already; wait for that to end.") from None
-        if os.fstat(self._descriptor).st_size > size:
-            os.ftruncate(self._descriptor, 0)
-        self.hasher = hash_file(self._path)
-        os.lseek(self._descriptor, 0, os.SEEK_END)
-
-    def restart(self) -> None:
-        os.ftruncate(self._descriptor, 0)
-        os.lseek(self._descriptor, 0, os.SEEK_SET)
-        self.hasher = Hasher()
-
-    def take(self, chunk: bytes) -> None:
-        view = memoryview(chunk)
-        while view:
-            view = view[os.write(self._descriptor, view) :]
-        self.hasher.update(chunk)
-
-    def close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+def _check(writer: Writer, url: str) -> None:
+    if writer.arrived != writer.size:
+        raise WrongSize(url, writer.size, writer.arrived)
+    if (found := writer.digest()) != writer.sha256:
+        raise WrongDigest(url, writer.sha256, found)

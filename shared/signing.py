@@ -10,10 +10,9 @@ it, and a key is known to one region only.
 import base64
 import binascii
 import hashlib
-import os
 import re
-import tempfile
 from collections.abc import Mapping, MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -31,6 +30,7 @@ from http_message_signatures import (
 from http_message_signatures import InvalidSignature as InvalidHttpSignature
 from http_message_signatures.resolvers import MappingKeyResolver
 
+from shared.disk import create_whole
 from shared.errors import InvalidDocument, InvalidRequestSignature, InvalidValue
 
 REQUEST_LIFETIME_S = 300
@@ -82,19 +82,8 @@ def load_or_create_key(path: Path) -> Ed25519PrivateKey:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         fresh = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        staged = Path(name)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(fresh)
-                file.flush()
-                os.fsync(file.fileno())
-            # A link, unlike a rename, never replaces the key another process has just made.
-            os.link(staged, path)
-        except FileExistsError:
-            pass
-        finally:
-            staged.unlink()
+        with suppress(FileExistsError):
+            create_whole(path, fresh)
     try:
         key = load_pem_private_key(path.read_bytes(), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:

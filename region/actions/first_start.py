@@ -1,7 +1,6 @@
 """The first start of a region: its row, the hourly sync, the default source, the first administrator's token."""
 
 import asyncio
-import os
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -18,6 +17,7 @@ from region.database.connection import migrate, transaction
 from region.database.tables import operator_tokens, region, sync_schedule
 from region.people.operators import Role, create_token
 from region.stream.keys import SHIPPED_KEYRINGS
+from shared.disk import write_whole
 from shared.errors import InvalidConfiguration
 from shared.logs import logger
 from shared.signing import fingerprint
@@ -82,8 +82,5 @@ async def _create_default_source(
 
 def _leave_token(path: Path, token: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_name(f".{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(f"{token}\n")
-    staged.replace(path)
+    write_whole(path, f"{token}\n".encode(), mode=0o600)
     log.info("The first administrator's token was left in a file.", action="start", path=str(path))

@@ -1,7 +1,6 @@
 """/settings and /storage: what holds for the whole region."""
 
 import asyncio
-import shutil
 from typing import Annotated, Self
 
 from fastapi import APIRouter, Response
@@ -93,9 +92,9 @@ async def change_settings(
 @router.get("/storage", summary="Show the region's disk")
 async def get_storage(_operator: Viewer, region: TheRegion, connection: Transaction) -> StorageShown:
     stored = await files.totals(connection)
-    usage = await asyncio.to_thread(shutil.disk_usage, region.store.root)
+    total = await asyncio.to_thread(region.store.bytes_total)
     free = await asyncio.to_thread(region.store.bytes_free)
-    return StorageShown(free_bytes=free, total_bytes=usage.total, held_bytes=stored.size, files=stored.count)
+    return StorageShown(free_bytes=free, total_bytes=total, held_bytes=stored.size, files=stored.count)
 
 
 def _shown(found: Preferences, response: Response) -> SettingsShown:

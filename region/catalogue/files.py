@@ -9,10 +9,11 @@ from sqlalchemy import BigInteger, delete, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from region.database.tables import files
+from shared.audit import slice_of_day
 from shared.digest import Sha256
 from shared.errors import NotFound
 from shared.logs import logger
-from shared.store import Store, disk_error, slice_of_day
+from shared.store.base import Store
 
 log = logger(__name__)
 
@@ -101,7 +102,7 @@ async def audit(connection: AsyncConnection, store: Store, now: datetime) -> lis
 def _lost(store: Store, rows: dict[Sha256, int], now: datetime) -> list[Sha256]:
     touched = {sha256 for sha256, size in rows.items() if not store.has(sha256, size)}
     lost = []
-    for sha256 in touched | set(slice_of_day(rows, now)):
+    for sha256 in touched | slice_of_day(rows, now):
         try:
             if store.digest_of(sha256) != sha256:
                 # Lost first: a file that cannot even be removed must not be served as stored.
@@ -110,5 +111,5 @@ def _lost(store: Store, rows: dict[Sha256, int], now: datetime) -> list[Sha256]:
             elif sha256 in touched:
                 store.reinstate(sha256)
         except OSError as error:
-            log.warning(f"{disk_error(error, store.root)}", action="audit", file=sha256)
+            log.warning(f"{store.fault(error)}", action="audit", file=sha256)
     return lost

@@ -6,8 +6,7 @@ looking at the disk, and caches may keep the bytes for ever. Which conditions co
 
 import asyncio
 import errno
-import os
-from io import FileIO
+from contextlib import closing
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,7 +16,8 @@ from region.edge.problem import problem
 from shared.conditions import decide, representation_headers
 from shared.digest import Sha256
 from shared.errors import Unavailable
-from shared.store import Store
+from shared.store.base import Store, StoredFile
+from shared.store.disk import DiskStore
 
 CHUNK_BYTES = 1024 * 1024
 """The size of a body message where the server cannot copy the file itself."""
@@ -30,9 +30,9 @@ async def file_response(
 ) -> Response:
     """The answer to a GET or HEAD of the file `sha256`, which the caller says is stored with `size` bytes.
 
-    200, 206, 304, 412 or 416. With `accel_prefix` a GET has no body but an X-Accel-Redirect to
-    `<accel_prefix>/<path below the store's root>`, for an nginx in front to send; nginx answers the Range itself and
-    needs `etag off; add_header ETag $upstream_http_etag; add_header Repr-Digest $upstream_http_repr_digest;`.
+    200, 206, 304, 412 or 416. With `accel_prefix`, and files on a disk, a GET has no body but an X-Accel-Redirect to
+    `<accel_prefix>/<path below the store's directory>`, for an nginx in front to send; nginx answers the Range itself
+    and needs `etag off; add_header ETag $upstream_http_etag; add_header Repr-Digest $upstream_http_repr_digest;`.
 
     Raises Unavailable, before anything is sent, when the file is not there or was touched since it was verified.
     """
@@ -51,7 +51,9 @@ async def file_response(
             412, "precondition_failed", f"This file's ETag is {etag}, which If-Match does not name; ask for it anew."
         )
 
-    file = await asyncio.to_thread(_open, store, sha256, size)
+    file = await asyncio.to_thread(store.open, sha256, size)
+    if file is None:
+        raise Unavailable(f"The file {sha256} is not as it was verified and is fetched again")
     headers |= {
         "Content-Type": "application/octet-stream",
         "X-Content-Type-Options": "nosniff",
@@ -59,37 +61,24 @@ async def file_response(
     if request.method == "HEAD":
         file.close()
         return Response(headers=headers | {"Content-Length": str(size)})
-    if accel_prefix is not None:
+    if accel_prefix is not None and isinstance(store, DiskStore):
         file.close()
-        path = store.path(sha256).relative_to(store.root)
-        return Response(headers=headers | {"X-Accel-Redirect": f"{accel_prefix.rstrip('/')}/{path}"})
+        redirect = f"{accel_prefix.rstrip('/')}/{store.name_below(sha256)}"
+        return Response(headers=headers | {"X-Accel-Redirect": redirect})
     return _FileResponse(file, part, status, headers | {"Content-Length": str(len(part))})
-
-
-def _open(store: Store, sha256: Sha256, size: int) -> FileIO:
-    if store.has(sha256, size):
-        try:
-            file = FileIO(store.path(sha256))
-        except FileNotFoundError:
-            pass
-        else:
-            if os.fstat(file.fileno()).st_size == size:
-                return file
-            file.close()
-    raise Unavailable(f"The file {sha256} is not as it was verified and is fetched again")
 
 
 class _FileResponse(Response):
     """`part` of an open file; closes it. The server copies it where it can, otherwise it goes out in chunks."""
 
-    def __init__(self, file: FileIO, part: range, status: int, headers: dict[str, str]) -> None:
+    def __init__(self, file: StoredFile, part: range, status: int, headers: dict[str, str]) -> None:
         super().__init__(status_code=status, headers=headers)
         self._file, self._part = file, part
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._file:
+        with closing(self._file):
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            if _ZERO_COPY in scope.get("extensions", {}):
+            if _ZERO_COPY in scope.get("extensions", {}) and self._file.fileno() is not None:
                 await send(
                     {"type": _ZERO_COPY, "file": self._file, "offset": self._part.start, "count": len(self._part)}
                 )
@@ -102,7 +91,7 @@ class _FileResponse(Response):
         try:
             for offset in self._part[::CHUNK_BYTES]:
                 count = min(CHUNK_BYTES, self._part.stop - offset)
-                chunk = await asyncio.to_thread(os.pread, self._file.fileno(), count, offset)
+                chunk = await asyncio.to_thread(self._file.read_at, offset, count)
                 if gone.done():
                     return
                 if len(chunk) < count:

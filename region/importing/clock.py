@@ -12,9 +12,10 @@ from region.catalogue import files
 from region.database.connection import transaction
 from region.fleet.sightings import Sightings
 from region.importing import housekeeping, imports
+from shared.audit import SLICE_S
 from shared.errors import Unavailable
 from shared.logs import logger
-from shared.store import SLICE_S, Store
+from shared.store.base import Store
 
 TICK_S = 60
 PRUNE_LOCK, AUDIT_LOCK = 0x626F6F75, 0x626F6F76

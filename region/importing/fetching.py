@@ -24,7 +24,7 @@ from shared.errors import BootferryError, Conflict, DiskFailed, FetchError, Inva
 from shared.logs import logger
 from shared.names import ImageKey
 from shared.patience import Patience, is_transient
-from shared.store import Store
+from shared.store.base import Store
 
 log = logger(__name__)
 

@@ -39,7 +39,7 @@ from shared.errors import BootferryError, NoRoom, Unavailable
 from shared.logs import logger
 from shared.names import ImageKey
 from shared.patience import Patience
-from shared.store import Store, disk_error
+from shared.store.base import Store
 
 PROGRESS_PERIOD_S = 1.0
 DEFAULT_ARCH = "amd64"
@@ -171,7 +171,7 @@ def _told(group: ExceptionGroup[Exception], store: Store) -> BootferryError:
         return first
     if isinstance(first, OSError):
         # Faults of the network are FetchErrors: what is left is the disk.
-        return disk_error(first, store.root)
+        return store.fault(first)
     log.error("An import met a fault of ours.", action="import", exc_info=first)
     return BootferryError("The import met a fault of the region's own; its log says more.")
 

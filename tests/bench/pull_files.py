@@ -30,9 +30,10 @@ from aiohttp import web
 from yarl import URL
 
 from shared.digest import Sha256
+from shared.disk import hash_file
 from shared.download import Transfer, download
 from shared.http import client_session
-from shared.store import Store, hash_file
+from shared.store.disk import DiskStore
 
 HOST = "127.0.0.1"
 MEGABYTE = 1_000_000
@@ -199,7 +200,7 @@ def _ours(offer: Offer, target: Path, parallel: int) -> None:
 
 
 async def _pull(offer: Offer, target: Path, parallel: int) -> None:
-    store = Store(target)
+    store = DiskStore(target)
     slots = asyncio.Semaphore(parallel)
 
     async def one(transfer: Transfer, sha256: Sha256) -> None:

@@ -12,25 +12,20 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from region.catalogue import files, products
 from region.database.connection import transaction
 from region.database.tables import versions
+from shared.audit import SLICE_S, slice_of_day
 from shared.digest import Sha256
 from shared.errors import NotFound
-from shared.store import SLICE_S, Store, slice_of_day
+from shared.store.base import Store
+from shared.store.disk import DiskStore
 from tests.db.rows import NOBLE, NOW, bootloader, digest, hold, kernel, make_source, select_images, until_somebody_waits
+from tests.stores import put, stored_path
 
 GRACE = timedelta(hours=24)
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
-
-
-def put(store: Store, content: bytes) -> Sha256:
-    """File `content`, as a download does."""
-    sha256 = Sha256.of(content)
-    store.incoming(sha256).write_bytes(content)
-    store.commit(sha256)
-    return sha256
+    return DiskStore(tmp_path / "store")
 
 
 async def kept(engine: AsyncEngine, store: Store, content: bytes = b"bytes") -> Sha256:
@@ -78,9 +73,9 @@ async def test_a_file_that_is_not_as_it_was_verified_is_not_recorded(
     engine: AsyncEngine, store: Store, harm: object
 ) -> None:
     sha256 = put(store, b"bytes")
-    store.path(sha256).chmod(0o644)
+    stored_path(store, sha256).chmod(0o644)
     assert callable(harm)
-    harm(store.path(sha256))
+    harm(stored_path(store, sha256))
     async with engine.connect() as connection:
         assert not await files.record(connection, store, sha256, 5, NOW)
         await connection.rollback()
@@ -96,7 +91,7 @@ async def test_what_nobody_needs_is_deleted_after_the_grace(engine: AsyncEngine,
     assert await pruned(engine, store, GRACE - timedelta(seconds=1)) == []
     assert store.has(sha256, 5)
     assert await pruned(engine, store, GRACE) == [sha256]
-    assert not store.path(sha256).exists()
+    assert not stored_path(store, sha256).exists()
     assert await rows(engine) == set()
 
 
@@ -208,7 +203,7 @@ def at_its_turn(sha256: Sha256, offset: int = 0) -> timedelta:
 
 def spoil(store: Store, sha256: Sha256, *, quietly: bool) -> None:
     """Change a byte of the file; quietly says: the file's clock does not show it."""
-    path = store.path(sha256)
+    path = stored_path(store, sha256)
     before = path.stat()
     path.chmod(0o644)
     path.write_bytes(b"BYTES")
@@ -225,7 +220,7 @@ async def test_an_audit_of_what_is_right_finds_nothing(engine: AsyncEngine, stor
 
 async def test_a_deleted_file_is_found(engine: AsyncEngine, store: Store) -> None:
     lost, whole = await kept(engine, store, b"lost"), await kept(engine, store, b"whole")
-    store.path(lost).unlink()
+    stored_path(store, lost).unlink()
     assert await audited(engine, store) == [lost]
     assert await rows(engine) == {whole}
     assert await audited(engine, store) == []
@@ -235,7 +230,7 @@ async def test_a_spoiled_file_is_found_and_served_no_more(engine: AsyncEngine, s
     sha256 = await kept(engine, store)
     spoil(store, sha256, quietly=False)
     assert await audited(engine, store, at_its_turn(sha256, 1)) == [sha256]
-    assert not store.path(sha256).exists()
+    assert not stored_path(store, sha256).exists()
     assert await rows(engine) == set()
 
 
@@ -245,12 +240,12 @@ async def test_a_file_that_rots_quietly_is_found_within_a_day(engine: AsyncEngin
     assert await audited(engine, store, at_its_turn(sha256, 1)) == []
     assert await audited(engine, store, at_its_turn(sha256)) == [sha256]
     assert await rows(engine) == set()
-    assert not store.path(sha256).exists()
+    assert not stored_path(store, sha256).exists()
 
 
 async def test_a_file_that_was_only_touched_is_taken_back(engine: AsyncEngine, store: Store) -> None:
     sha256 = await kept(engine, store)
-    os.utime(store.path(sha256))
+    os.utime(stored_path(store, sha256))
     assert not store.has(sha256, 5)
     assert await audited(engine, store, at_its_turn(sha256, 1)) == []
     assert store.has(sha256, 5)

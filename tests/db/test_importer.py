@@ -37,10 +37,11 @@ from shared.digest import Sha256
 from shared.errors import NoRoom
 from shared.names import ImageKey
 from shared.patience import Patience
-from shared.store import Store
+from shared.store.disk import DiskStore, DiskWriter
 from shared.wire.manifest import Manifest
 from tests.conftest import NOW, Clock
 from tests.db.rows import select_images, selected
+from tests.stores import incoming_path, put, stored_path
 
 RESOLUTE = ImageKey.parse("ubuntu:resolute:amd64")
 NOBLE = ImageKey.parse("ubuntu:noble:amd64")
@@ -357,7 +358,7 @@ async def test_a_shared_file_that_fails_keeps_what_was_held(bench: Bench, mirror
     assert (image.status, image.version, image.held_version) == ("failed", published.version, "20260701")
     wrong = next(Sha256(file.sha256) for file in published.files if file.path.endswith("/squashfs"))
     assert wrong not in await bench.stored()
-    assert not bench.region.store.incoming(wrong).exists()
+    assert not incoming_path(bench.region.store, wrong).exists()
     assert len(server.asked(f"resolute/amd64/{published.version}/squashfs")) == 1, "other bytes are not asked for again"
     server.behave()
     assert (await bench.import_now()).state == "succeeded"
@@ -623,7 +624,9 @@ async def test_a_size_that_one_source_lies_about_costs_its_own_images_only(
         await bench.import_now()
     assert (await bench.image(JAMMY)).held_version == "20260702"
     manifest = await bench.manifest()
-    assert all(size == bench.region.store.path(sha256).stat().st_size for sha256, size in manifest.files().items())
+    assert all(
+        size == stored_path(bench.region.store, sha256).stat().st_size for sha256, size in manifest.files().items()
+    )
 
 
 async def test_a_ca_bundle_that_went_away_costs_its_own_source_only(
@@ -668,7 +671,7 @@ async def test_a_source_of_which_nothing_is_selected_any_more_can_be_forgotten(b
 # The disk
 
 
-class Full(Store):
+class Full(DiskStore):
     """A store on a disk with so many bytes free."""
 
     free = 10_000
@@ -677,23 +680,28 @@ class Full(Store):
         return self.free
 
 
-class Broken(Store):
+class Broken(DiskStore):
     """A store on a disk that fails when a file is to be kept."""
 
-    def commit(self, sha256: Sha256) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path(sha256)))
+    def writer(self, sha256: Sha256, size: int) -> DiskWriter:
+        def fail() -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), sha256)
+
+        writer = super().writer(sha256, size)
+        writer.commit = fail  # type: ignore[method-assign]
+        return writer
 
 
-class Forgetful(Store):
+class Forgetful(DiskStore):
     """A store on a file system that does not keep the mark of a verified file."""
 
     def has(self, sha256: Sha256, size: int) -> bool:
         return False
 
 
-def on(bench: Bench, kind: type[Store]) -> Bench:
+def on(bench: Bench, kind: type[DiskStore]) -> Bench:
     """The same region with its files on another disk."""
-    bench.region.importer = replace(bench.region.importer, store=kind(bench.region.store.root))
+    bench.region.importer = replace(bench.region.importer, store=kind(Path(bench.region.store.where)))
     return bench
 
 
@@ -703,7 +711,7 @@ async def test_a_disk_without_room_is_noticed_before_the_first_byte(bench: Bench
     assert "10.0 kB are free" in failed.error
     assert paths_asked(server) == []
     assert ((await bench.image()).status, (await bench.image()).error) == ("failed", failed.error)
-    assert (await on(bench, Store).import_now()).state == "succeeded"
+    assert (await on(bench, DiskStore).import_now()).state == "succeeded"
     assert ((await bench.image()).status, (await bench.image()).error) == ("stored", "")
 
 
@@ -715,13 +723,15 @@ async def test_what_is_there_already_needs_no_room(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("kind", [Broken, Forgetful])
-async def test_a_disk_that_does_not_keep_files_ends_the_import_with_a_sentence(bench: Bench, kind: type[Store]) -> None:
+async def test_a_disk_that_does_not_keep_files_ends_the_import_with_a_sentence(
+    bench: Bench, kind: type[DiskStore]
+) -> None:
     """A full or failing disk is an operator's to mend: the import must not seem to succeed, or run for ever."""
     failed = await on(bench, kind).import_now()
     assert failed.state == "failed"
     assert failed.error_code
     assert (await bench.manifest()).entries == ()
-    assert (await on(bench, Store).import_now()).state == "succeeded"
+    assert (await on(bench, DiskStore).import_now()).state == "succeeded"
     assert (await bench.image()).status == "stored"
 
 
@@ -729,7 +739,7 @@ async def test_a_lost_file_is_fetched_again_and_nothing_else(bench: Bench, serve
     await bench.import_now()
     before = await bench.manifest()
     lost = next(entry for entry in before.entries if entry.path == f"{slot()}/squashfs")
-    bench.region.store.path(lost.sha256).unlink()
+    stored_path(bench.region.store, lost.sha256).unlink()
     server.requests.clear()
     await bench.region.clock.audit()
     assert lost.sha256 not in await bench.stored()
@@ -744,8 +754,7 @@ async def test_a_file_that_was_stored_before_a_crash_is_recorded_without_fetchin
 ) -> None:
     file = mirror.expected("resolute", "amd64", "ga-26.04")["squashfs"]
     sha256 = Sha256(file.sha256)
-    bench.region.store.incoming(sha256).write_bytes((mirror.root / file.path).read_bytes())
-    bench.region.store.commit(sha256)
+    assert put(bench.region.store, (mirror.root / file.path).read_bytes()) == sha256
     assert (await bench.import_now()).state == "succeeded"
     assert server.asked(file.path) == []
     assert (await bench.image()).status == "stored"
@@ -758,7 +767,7 @@ async def test_an_import_that_is_stopped_keeps_what_has_arrived(
     bench: Bench, mirror: Mirror, server: Server, eventually: Eventually
 ) -> None:
     file = mirror.expected("resolute", "amd64", "ga-26.04")["squashfs"]
-    incoming = bench.region.store.incoming(Sha256(file.sha256))
+    incoming = incoming_path(bench.region.store, Sha256(file.sha256))
     server.misbehave(file.path, Hang(after=3000), times=1)
     import_id = await bench.ask()
     running = asyncio.create_task(run_next(bench.region.importer))
@@ -778,7 +787,7 @@ async def test_an_import_that_is_stopped_keeps_what_has_arrived(
 
 
 async def test_partial_files_nobody_waits_for_are_dropped(bench: Bench) -> None:
-    partial = bench.region.store.incoming(Sha256.of(b"of another time"))
+    partial = incoming_path(bench.region.store, Sha256.of(b"of another time"))
     partial.write_bytes(b"half of i")
     await bench.import_now()
     assert not partial.exists()
@@ -800,17 +809,24 @@ async def test_two_processes_do_the_work_once_and_either_answers(
     await second.engine.dispose()
 
 
-class Paused(Store):
+class Paused(DiskStore):
     """A store that waits before it keeps its first file, and says so."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
         self.reached, self.go_on = threading.Event(), threading.Event()
 
-    def commit(self, sha256: Sha256) -> None:
-        self.reached.set()
-        assert self.go_on.wait(10)
-        super().commit(sha256)
+    def writer(self, sha256: Sha256, size: int) -> DiskWriter:
+        writer = super().writer(sha256, size)
+        commit = writer.commit
+
+        def wait() -> None:
+            self.reached.set()
+            assert self.go_on.wait(10)
+            commit()
+
+        writer.commit = wait  # type: ignore[method-assign]
+        return writer
 
 
 async def taken_over(bench: Bench) -> Claim:
@@ -827,7 +843,7 @@ async def test_a_runner_that_was_thought_dead_writes_nothing_more(
 ) -> None:
     # Its heart stopped; it is the fence alone that must hold it back.
     monkeypatch.setattr(importer, "PROGRESS_PERIOD_S", 3600)
-    store = Paused(bench.region.store.root)
+    store = Paused(Path(bench.region.store.where))
     bench.region.importer = replace(bench.region.importer, store=store)
     import_id = await bench.ask()
     running = asyncio.create_task(run_next(bench.region.importer))
@@ -858,7 +874,7 @@ async def test_an_import_whose_process_is_stopped_is_handed_on_at_once(
     bench: Bench, server: Server, mirror: Mirror, eventually: Eventually
 ) -> None:
     file = mirror.expected("resolute", "amd64", "ga-26.04")["squashfs"]
-    incoming = bench.region.store.incoming(Sha256(file.sha256))
+    incoming = incoming_path(bench.region.store, Sha256(file.sha256))
     server.misbehave(file.path, Hang(after=3000), times=1)
     import_id = await bench.ask()
     stopped = asyncio.create_task(run_next(bench.region.importer))

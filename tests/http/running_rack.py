@@ -22,7 +22,7 @@ from shared.errors import BootferryError
 from shared.http import client_session
 from shared.names import Name
 from shared.patience import Patience
-from shared.store import Store
+from shared.store.disk import DiskStore
 from tests.http.fake_region import FakeRegion
 
 QUICK = Patience(attempts=3, first_s=0.01, most_s=0.02, asked_most_s=0.5)
@@ -45,7 +45,7 @@ class Rack:
     root: Path
     poller: Poller
     beat: Beat
-    store: Store
+    store: DiskStore
     clock: Clock
     machine: aiohttp.ClientSession
 
@@ -71,7 +71,7 @@ async def running_rack(
         # The region checks that requests are signed now; only the rack's own reckoning follows the test's clock.
         link = Region(session, identity, now=lambda: datetime.now(UTC))
         with ThreadPoolExecutor(4) as executor:
-            store = Store(root)
+            store = DiskStore(root)
             poller = Poller(
                 root,
                 store,

@@ -13,6 +13,7 @@ from region.people.operators import Role, create_token
 from shared.digest import Sha256
 from tests.conftest import NOW
 from tests.http.conftest import Client, Running, imported
+from tests.stores import stored_path
 
 NOBLE = {"os": "ubuntu", "release": "noble", "arch": "amd64"}
 RESOLUTE = {"os": "ubuntu", "release": "resolute", "arch": "amd64"}
@@ -85,7 +86,7 @@ async def test_a_new_version_takes_the_place_of_the_old_one(running: Running) ->
 
 async def test_a_file_lost_on_the_region_is_healed_and_never_served_wrong(running: Running) -> None:
     kernel = running.mirror.expected("resolute", "amd64", "ga-26.04")["boot-kernel"]
-    path = running.region.store.path(Sha256(kernel.sha256))
+    path = stored_path(running.region.store, Sha256(kernel.sha256))
     path.chmod(0o644)
     path.write_bytes(b"x" * kernel.size)
     await running.region.clock.audit()
@@ -323,7 +324,7 @@ async def test_no_secret_is_answered(running: Running) -> None:
 
 async def test_a_touched_file_is_healed_as_soon_as_somebody_asks_for_it(running: Running) -> None:
     kernel = running.mirror.expected("resolute", "amd64", "ga-26.04")["boot-kernel"]
-    path = running.region.store.path(Sha256(kernel.sha256))
+    path = stored_path(running.region.store, Sha256(kernel.sha256))
     path.chmod(0o644)
     path.write_bytes(b"x" * kernel.size)
     for _ in range(200):

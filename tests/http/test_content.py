@@ -36,7 +36,10 @@ from region.edge.content import file_response
 from region.edge.server import FileProtocol, build_server
 from shared.digest import Sha256
 from shared.errors import Unavailable
-from shared.store import Store
+from shared.mark import set_mark
+from shared.store.base import Store
+from shared.store.disk import DiskStore
+from tests.stores import put, stored_path
 
 HOST = "127.0.0.1"
 SIZE = 3 * 1024 * 1024 + 7
@@ -132,7 +135,7 @@ def application(store: Store) -> Starlette:
         return StreamingResponse(stream(), media_type="text/event-stream")
 
     async def text_and_file(request: Request) -> Response:
-        return TextThenFile(store.path(Sha256(request.path_params["sha256"])))
+        return TextThenFile(stored_path(store, Sha256(request.path_params["sha256"])))
 
     async def unavailable(request: Request, error: Exception) -> Response:
         return PlainTextResponse(str(error), 503)
@@ -193,15 +196,13 @@ def request(url: str, *headers: str) -> bytes:
 
 
 def store_file(store: Store, content: bytes) -> File:
-    sha256 = Sha256.of(content)
-    store.incoming(sha256).write_bytes(content)
-    store.commit(sha256)
-    return File(sha256, content, store.path(sha256))
+    sha256 = put(store, content)
+    return File(sha256, content, stored_path(store, sha256))
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return Store(tmp_path_factory.mktemp("store"))
+    return DiskStore(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture(scope="module")
@@ -218,9 +219,11 @@ def large(store: Store) -> File:
 def huge(store: Store) -> str:
     """The address of a file of HUGE zeros, none of them on the disk; its name is not its digest."""
     sha256 = Sha256.of(b"huge")
-    with store.incoming(sha256).open("wb") as file:
+    path = stored_path(store, sha256)
+    path.parent.mkdir(exist_ok=True)
+    with path.open("wb") as file:
         file.truncate(HUGE)
-    store.commit(sha256)
+    set_mark(path)
     return f"/files/{sha256}?size={HUGE}"
 
 
@@ -358,7 +361,7 @@ def test_accel_redirect_leaves_the_bytes_to_nginx(served: Served, file: File, st
     assert (response.status, body) == (200, b"")
     redirect = response.headers["X-Accel-Redirect"]
     assert redirect.startswith("/stored/")
-    assert (store.root / redirect.removeprefix("/stored/")).read_bytes() == file.content
+    assert (Path(store.where) / redirect.removeprefix("/stored/")).read_bytes() == file.content
     assert response.headers["ETag"] == f'"{file.sha256}"'
 
 

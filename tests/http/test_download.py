@@ -52,7 +52,10 @@ from shared.errors import (
     WrongSize,
 )
 from shared.http import client_session
-from shared.store import Store
+from shared.store.base import Store
+from shared.store.disk import DiskStore
+from tests.stores import content_of, incoming_path
+from tests.unit.memory_store import MemoryStore
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -92,20 +95,25 @@ class Client:
         for entry in Path("/proc/self/fd").iterdir():
             with suppress(OSError):
                 found.append(str(entry.readlink()))
-        return [path for path in found if path.startswith(str(self.store.root))]
+        return [path for path in found if path.startswith(self.store.where)]
 
     def begun(self, content: bytes = CONTENT) -> bytes | None:
         """What is collected of the file."""
-        path = self.store.incoming(Sha256.of(content))
+        if isinstance(self.store, MemoryStore):
+            arrived = self.store.arriving.get(Sha256.of(content))
+            return None if arrived is None else bytes(arrived)
+        path = incoming_path(self.store, Sha256.of(content))
         return path.read_bytes() if path.exists() else None
 
     def begin(self, prefix: bytes, content: bytes = CONTENT) -> None:
-        self.store.incoming(Sha256.of(content)).write_bytes(prefix)
+        if isinstance(self.store, MemoryStore):
+            self.store.arriving[Sha256.of(content)] = bytearray(prefix)
+        else:
+            incoming_path(self.store, Sha256.of(content)).write_bytes(prefix)
 
     def holds(self, content: bytes = CONTENT) -> bool:
         sha256 = Sha256.of(content)
-        whole = self.store.has(sha256, len(content)) and self.store.path(sha256).read_bytes() == content
-        return whole and self.begun(content) is None
+        return content_of(self.store, sha256, len(content)) == content and self.begun(content) is None
 
 
 @pytest.fixture(autouse=True)
@@ -122,9 +130,19 @@ def executor() -> Iterator[ThreadPoolExecutor]:
 
 
 @pytest.fixture
-async def client(tmp_path: Path, executor: ThreadPoolExecutor) -> AsyncIterator[Client]:
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """A store on a disk, or another where a test asks for that."""
+    return MemoryStore() if getattr(request, "param", "disk") == "memory" else DiskStore(tmp_path / "store")
+
+
+any_store = pytest.mark.parametrize("store", ["disk", "memory"], indirect=True)
+"""The download knows the contract only: these hold with every store."""
+
+
+@pytest.fixture
+async def client(store: Store, executor: ThreadPoolExecutor) -> AsyncIterator[Client]:
     async with client_session(connect_timeout_s=2, read_timeout_s=READ_TIMEOUT_S) as session:
-        yield Client(Store(tmp_path / "store"), Transfer(session, executor))
+        yield Client(store, Transfer(session, executor))
 
 
 @pytest.fixture
@@ -179,6 +197,7 @@ def response(body: bytes, status: str = "200 OK", **headers: str) -> bytes:
 # --- a server that behaves ----------------------------------------------------------------------------------------
 
 
+@any_store
 @pytest.mark.parametrize("size", [1, 1000, CHUNK_SIZE - 1, CHUNK_SIZE, CHUNK_SIZE + 1, SIZE])
 async def test_a_file_arrives(upstream: Server, client: Client, size: int) -> None:
     publish(upstream.root, content := CONTENT[:size])
@@ -189,6 +208,7 @@ async def test_a_file_arrives(upstream: Server, client: Client, size: int) -> No
     assert [(request.range, request.status) for request in upstream.asked()] == [(None, 200)]
 
 
+@any_store
 async def test_a_held_file_is_not_asked_for(upstream: Server, client: Client) -> None:
     await client.fetch(upstream.url + PATH)
     await client.fetch(upstream.url + PATH)
@@ -196,19 +216,22 @@ async def test_a_held_file_is_not_asked_for(upstream: Server, client: Client) ->
     assert client.seen == [SIZE]
 
 
+@any_store
 async def test_a_touched_file_is_replaced(upstream: Server, client: Client) -> None:
     await client.fetch(upstream.url + PATH)
-    os.utime(client.store.path(SHA256))
+    client.store.disown(SHA256)
     await client.fetch(upstream.url + PATH)
     assert client.holds()
 
 
+@any_store
 async def test_an_empty_file_needs_no_request(upstream: Server, client: Client) -> None:
     await client.fetch(upstream.url + PATH, b"")
     assert client.holds(b"")
     assert upstream.asked() == []
 
 
+@any_store
 async def test_files_arrive_side_by_side(upstream: Server, client: Client) -> None:
     contents = [CONTENT[start:] for start in range(0, 3_000_000, 400_000)]
     for number, content in enumerate(contents):
@@ -231,6 +254,7 @@ async def test_files_arrive_side_by_side(upstream: Server, client: Client) -> No
     assert [one.seen[-1] for one in clients] == [len(content) for content in contents]
 
 
+@any_store
 async def test_the_same_file_asked_for_twice_at_once_is_held_in_the_end(upstream: Server, client: Client) -> None:
     upstream.misbehave("*", Slow(20_000_000), times=1)
     another = replace(client, seen=[])
@@ -279,6 +303,7 @@ async def test_every_request_is_signed_for_what_it_asks(client: Client) -> None:
 # --- resuming -----------------------------------------------------------------------------------------------------
 
 
+@any_store
 @pytest.mark.parametrize("length", [1, CHUNK_SIZE, SIZE - 1])
 async def test_a_prefix_is_resumed(upstream: Server, client: Client, length: int) -> None:
     client.begin(CONTENT[:length])
@@ -288,6 +313,7 @@ async def test_a_prefix_is_resumed(upstream: Server, client: Client, length: int
     assert (client.seen[0], client.seen[-1]) == (length, SIZE)
 
 
+@any_store
 async def test_a_whole_prefix_needs_no_request(upstream: Server, client: Client) -> None:
     client.begin(CONTENT)
     await client.fetch(upstream.url + PATH)
@@ -303,6 +329,7 @@ WRONG_PREFIXES = [
 ]
 
 
+@any_store
 @pytest.mark.parametrize(("prefix", "ranges"), WRONG_PREFIXES)
 async def test_a_wrong_prefix_is_given_up_for_the_whole(
     upstream: Server, client: Client, prefix: bytes, ranges: list[str | None]
@@ -314,6 +341,7 @@ async def test_a_wrong_prefix_is_given_up_for_the_whole(
     assert (0 in client.seen, client.seen[-1]) == (True, SIZE)
 
 
+@any_store
 async def test_a_server_without_ranges_sends_the_whole(upstream: Server, client: Client) -> None:
     upstream.misbehave("*", IgnoreRange())
     client.begin(b"x" * 1000)
@@ -322,6 +350,7 @@ async def test_a_server_without_ranges_sends_the_whole(upstream: Server, client:
     assert len(upstream.asked()) == 1
 
 
+@any_store
 async def test_a_file_that_shrank_upstream_is_known_by_its_size(upstream: Server, client: Client) -> None:
     publish(upstream.root, CONTENT[:500])
     client.begin(CONTENT[:1000])
@@ -335,8 +364,9 @@ async def test_a_file_that_shrank_upstream_is_known_by_its_size(upstream: Server
 async def test_a_prefix_left_read_only_by_a_crash_is_resumed(upstream: Server, client: Client) -> None:
     # A process killed while `commit` flushes leaves the whole file read-only in incoming/.
     client.begin(CONTENT[:1000])
-    client.store.incoming(SHA256).chmod(0o444)
-    with unprivileged(client.store.root, client.store.root / "incoming", client.store.incoming(SHA256)):
+    incoming_path(client.store, SHA256).chmod(0o444)
+    root = Path(client.store.where)
+    with unprivileged(root, root / "incoming", incoming_path(client.store, SHA256)):
         await client.fetch(upstream.url + PATH)
     assert client.holds()
 
@@ -407,6 +437,7 @@ async def test_a_fault_has_its_error_and_a_true_prefix_is_kept(
         assert collected is None
 
 
+@any_store
 @pytest.mark.parametrize("by", [-10, 10])
 async def test_another_length_is_another_file(upstream: Server, client: Client, by: int) -> None:
     upstream.misbehave("*", WrongLength(by))
@@ -593,8 +624,9 @@ class Held(ThreadPoolExecutor):
         self._gate.set()
 
 
+@any_store
 @pytest.mark.parametrize("times", [1, 2], ids=["once", "twice"])
-@pytest.mark.parametrize("job", ["resume", "take", "restart", "commit"])
+@pytest.mark.parametrize("job", ["begin", "write", "restart", "commit"])
 async def test_when_a_cancelled_download_has_ended_nothing_works_on_the_file(
     upstream: Server, client: Client, job: str, times: int
 ) -> None:
@@ -615,6 +647,7 @@ async def test_when_a_cancelled_download_has_ended_nothing_works_on_the_file(
     assert client.holds()
 
 
+@any_store
 @pytest.mark.parametrize("after", [0, 1, 2, 3])
 async def test_cancelling_keeps_what_has_arrived(upstream: Server, client: Client, after: int) -> None:
     upstream.misbehave("*", Slow(20_000_000), times=1)
@@ -675,7 +708,7 @@ async def test_a_disk_that_fills_up_says_so_and_the_prefix_stays(
 
     def filling(descriptor: int, content: Any) -> int:
         nonlocal written
-        if str(client.store.root) not in str(Path(f"/proc/self/fd/{descriptor}").readlink()):
+        if client.store.where not in str(Path(f"/proc/self/fd/{descriptor}").readlink()):
             return write(descriptor, content)
         if written + len(content) > 2_000_000:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -686,7 +719,7 @@ async def test_a_disk_that_fills_up_says_so_and_the_prefix_stays(
         patch.setattr(os, "write", filling)
         with pytest.raises(NoRoom) as caught:
             await client.fetch(upstream.url + PATH)
-    assert caught.value.path == str(client.store.root)
+    assert caught.value.path == client.store.where
     assert client.begun() == CONTENT[:written]
     await client.fetch(upstream.url + PATH)
     assert client.holds()
@@ -698,9 +731,9 @@ async def test_a_strange_thing_in_incoming_is_not_written_through(
 ) -> None:
     (tmp_path / "victim").write_bytes(b"precious")
     if kind == "link":
-        client.store.incoming(SHA256).symlink_to(tmp_path / "victim")
+        incoming_path(client.store, SHA256).symlink_to(tmp_path / "victim")
     else:
-        client.store.incoming(SHA256).mkdir()
+        incoming_path(client.store, SHA256).mkdir()
     with pytest.raises(DiskFailed):
         await client.fetch(upstream.url + PATH)
     assert (tmp_path / "victim").read_bytes() == b"precious"

@@ -29,6 +29,7 @@ from shared.errors import (
 from shared.wire.report import Fault, Knows, Pending
 from tests.http.fake_region import FakeRegion, noise, tar_xz, tree_bytes, ubuntu
 from tests.http.running_rack import Rack, running_rack, until
+from tests.stores import incoming_path, stored_path
 
 KERNEL = "ubuntu/amd64/ga-24.04/noble/stable/boot-kernel"
 SQUASHFS = "ubuntu/amd64/ga-24.04/noble/stable/squashfs"
@@ -109,7 +110,7 @@ async def test_an_open_request_ends_with_the_bytes_it_began_with(region: FakeReg
         rack.clock.offset = timedelta(hours=2)
         await rack.poller.poll()
         assert first + await response.read() == old[SQUASHFS]
-    assert not rack.store.path(Sha256.of(old[SQUASHFS])).exists()
+    assert not stored_path(rack.store, Sha256.of(old[SQUASHFS])).exists()
 
 
 async def test_an_image_that_cannot_be_whole_keeps_its_old_version_while_others_move_on(
@@ -287,7 +288,7 @@ async def test_a_damaged_file_is_found_and_healed(
     await rack.poller.poll()
     belief = rack.poller.belief
     assert belief.tree is not None
-    damage(rack.store.path(Sha256.of(image[KERNEL])), tree_path(rack.root, belief.tree, KERNEL))
+    damage(stored_path(rack.store, Sha256.of(image[KERNEL])), tree_path(rack.root, belief.tree, KERNEL))
 
     status, body = await rack.boot(KERNEL)
     assert (status, body) == (200, image[KERNEL]) or status == 503
@@ -316,7 +317,7 @@ async def test_rot_that_moves_no_clock_is_found_within_a_day(region: FakeRegion,
     image = ubuntu("1")
     region.publish(image)
     await rack.poller.poll()
-    flip_unseen(rack.store.path(Sha256.of(image[KERNEL])))
+    flip_unseen(stored_path(rack.store, Sha256.of(image[KERNEL])))
     await rack.poller.poll()
     rack.clock.offset = timedelta(days=1)
     await rack.poller.poll()
@@ -329,7 +330,7 @@ async def test_a_wrong_file_that_cannot_be_healed_is_not_served(region: FakeRegi
     region.publish(image)
     await rack.poller.poll()
     region.manifest_status = 503
-    flip(rack.store.path(Sha256.of(image[KERNEL])))
+    flip(stored_path(rack.store, Sha256.of(image[KERNEL])))
     await rack.poller.poll()
     async with rack.machine.get(f"/images/{KERNEL}") as response:
         assert response.status == 503
@@ -375,7 +376,7 @@ async def test_a_cancelled_pull_is_resumed_by_the_next_process(region: FakeRegio
     region.publish(image)
     async with running_rack(region, tmp_path, at_once=1) as rack:
         polling = asyncio.create_task(rack.poller.poll())
-        partial = rack.store.incoming(squashfs)
+        partial = incoming_path(rack.store, squashfs)
         await until(lambda: partial.exists() and partial.stat().st_size > 100_000)
         polling.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -431,7 +432,7 @@ async def test_a_disk_that_fills_up_in_the_middle_stops_the_pull_and_nothing_els
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patched:
-        patched.setattr("shared.download._Sink.take", full)
+        patched.setattr("shared.store.disk.DiskWriter.write", full)
         region.publish(new)
         await rack.poller.poll()
     assert isinstance(rack.error(), NoRoom)
@@ -474,12 +475,12 @@ async def test_what_nothing_names_is_pruned_after_the_grace_also_over_a_restart(
         await rack.poller.poll()
         rack.clock.offset = timedelta(minutes=50)
         await rack.poller.poll()
-        assert rack.store.path(gone).exists()
+        assert stored_path(rack.store, gone).exists()
         assert len(list((tmp_path / "trees").glob("*/"))) >= 2
     async with running_rack(region, tmp_path, grace_s=3600) as rack:
         rack.clock.offset = timedelta(minutes=61)
         await rack.poller.poll()
-        assert not rack.store.path(gone).exists()
+        assert not stored_path(rack.store, gone).exists()
         assert not any((tmp_path / "unpacked").iterdir())
         assert {path.name.removesuffix(".json") for path in (tmp_path / "trees").iterdir()} == {
             (tmp_path / "current").readlink().name
@@ -488,7 +489,7 @@ async def test_what_nothing_names_is_pruned_after_the_grace_also_over_a_restart(
 
 
 async def test_partial_files_nobody_waits_for_are_dropped(region: FakeRegion, rack: Rack) -> None:
-    leftover = rack.store.incoming(Sha256.of(b"nobody wants this"))
+    leftover = incoming_path(rack.store, Sha256.of(b"nobody wants this"))
     leftover.write_bytes(b"nobody")
     region.publish(ubuntu("1"))
     await rack.poller.poll()

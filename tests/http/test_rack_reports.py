@@ -12,6 +12,7 @@ from shared.errors import WrongDigest
 from shared.wire.report import Fault, Knows, Pending
 from tests.http.fake_region import FakeRegion, tar_xz, tree_bytes, ubuntu
 from tests.http.running_rack import Rack, running_rack
+from tests.stores import stored_path
 
 NOBLE, JAMMY, UEFI = "ubuntu:noble:amd64", "ubuntu:jammy:amd64", "bootloader:uefi:amd64"
 KERNEL = "ubuntu/amd64/ga-24.04/noble/stable/boot-kernel"
@@ -38,7 +39,7 @@ def lose(rack: Rack, path: str) -> None:
     """The disk forgets a file, in the store and in the tree."""
     current = rack.poller.belief.tree
     assert current is not None
-    rack.store.path(current.names[path].sha256).unlink()  # type: ignore[index]
+    stored_path(rack.store, current.names[path].sha256).unlink()  # type: ignore[index]
     tree_path(rack.root, current, path).unlink()
 
 

@@ -16,8 +16,8 @@ from rack import serve
 from rack.belief import Belief
 from rack.tree import Link, Tree
 from shared.digest import Sha256
+from shared.mark import VERIFIED_AT
 from shared.names import RelativePath
-from shared.store import VERIFIED_AT
 from tests.http.fake_region import noise
 
 PATH = "ubuntu/amd64/ga-24.04/noble/stable/boot-kernel"

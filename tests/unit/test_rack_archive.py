@@ -14,7 +14,7 @@ from rack import archive
 from rack.archive import unpack
 from shared.digest import Sha256
 from shared.errors import InvalidDocument
-from shared.store import VERIFIED_AT
+from shared.mark import VERIFIED_AT, is_verified
 
 
 def member(
@@ -38,9 +38,8 @@ def xz(plain: bytes) -> bytes:
 
 
 def unpacked(tmp_path: Path, content: bytes, **caps: int) -> dict[str, bytes]:
-    source, into = tmp_path / "archive", tmp_path / "into"
-    source.write_bytes(content)
-    found = unpack(source, into, origin="The archive", **caps)
+    into = tmp_path / "into"
+    found = unpack(io.BytesIO(content), into, origin="The archive", **caps)
     on_disk = {str(path.relative_to(into)): path for path in into.rglob("*") if not path.is_dir()}
     assert set(on_disk) == set(found)
     for name, path in on_disk.items():
@@ -48,6 +47,7 @@ def unpacked(tmp_path: Path, content: bytes, **caps: int) -> dict[str, bytes]:
         assert stat.S_ISREG(status.st_mode)
         assert stat.S_IMODE(status.st_mode) == 0o644
         assert status.st_mtime == VERIFIED_AT
+        assert is_verified(status, status.st_size)
         assert (status.st_uid, status.st_gid) == (os.getuid(), os.getgid())
         assert Sha256.of(path.read_bytes()) == found[name].sha256  # type: ignore[index]
         assert status.st_size == found[name].size  # type: ignore[index]

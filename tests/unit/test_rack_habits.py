@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from rack.audit import due_today
 from rack.beat import JITTER_S, PERIOD_S, next_beat
 from rack.configuration import RackConfiguration
 from rack.lock import hold, holder
 from rack.prune import after_grace
 from rack.state import State
+from shared.audit import due_since
 from shared.digest import Sha256
 from shared.errors import (
     BootferryError,
@@ -80,16 +80,16 @@ def test_every_file_is_read_once_a_day_however_unsteady_the_polls() -> None:
     read: list[Sha256] = []
     last: datetime | None = None
     while now < NOW + timedelta(days=1):
-        read += due_today(files, last, now)
+        read += due_since(files, last, now)
         last, now = now, now + timedelta(seconds=rng.choice([5, 285, 315, 900]))
-    read += due_today(files, last, NOW + timedelta(days=1) - timedelta(seconds=1))
+    read += due_since(files, last, NOW + timedelta(days=1) - timedelta(seconds=1))
     assert sorted(read) == sorted(files)
 
 
 def test_after_a_long_sleep_everything_is_read_once() -> None:
     files = {Sha256.of(str(number).encode()) for number in range(500)}
-    assert due_today(files, NOW - timedelta(days=30), NOW) == files
-    assert due_today(files, NOW, NOW) == set()
+    assert due_since(files, NOW - timedelta(days=30), NOW) == files
+    assert due_since(files, NOW, NOW) == set()
 
 
 ERRORS: list[object] = [

@@ -12,8 +12,9 @@ from rack.tree import Link, Shown, Tree, advance, behind, load_current, plan, sh
 from shared.digest import Sha256
 from shared.errors import InvalidDocument
 from shared.names import RelativePath
-from shared.store import Store
+from shared.store.disk import DiskStore
 from shared.wire.manifest import Entry, Kind, Manifest
+from tests.stores import put
 
 ROOT = Path("/rack")
 NOW = datetime(2026, 7, 1, tzinfo=UTC)
@@ -97,7 +98,7 @@ PLANS = [
 def test_each_image_is_new_as_a_whole_or_stays_as_it_is(
     entries: tuple[Entry, ...], held: set[str], current: Tree | None, names: dict[str, str] | None, entire: bool
 ) -> None:
-    draft = plan(ROOT, manifest(*entries), {sha(name) for name in held}, {}, current, lambda digest: ROOT / digest)
+    draft = plan(ROOT, manifest(*entries), {sha(name) for name in held}, {}, current)
     expected = names if names is not None else {str(entry.path): None for entry in entries}
     assert set(draft.names) == set(expected)
     assert draft.entire is entire
@@ -106,7 +107,7 @@ def test_each_image_is_new_as_a_whole_or_stays_as_it_is(
             assert draft.names[RelativePath(path)].sha256 == sha(content)
     for path, source in draft.sources.items():
         carried = draft.names[path].image in draft.carried
-        assert source == (ROOT / "trees" / "1-1-0" / path if carried else ROOT / draft.names[path].sha256)
+        assert source == (ROOT / "trees" / "1-1-0" / path if carried else draft.names[path].sha256)
 
 
 def unpacked(**archives: dict[str, str]) -> dict[Sha256, dict[RelativePath, Content]]:
@@ -119,7 +120,7 @@ def unpacked(**archives: dict[str, str]) -> dict[Sha256, dict[RelativePath, Cont
 def test_archives_that_share_a_directory_are_one_image_and_the_later_wins() -> None:
     entries = (bundle("bootloader/uefi/amd64", "grub", UEFI), bundle("bootloader/uefi/amd64", "shim", UEFI))
     members = unpacked(grub={"a.efi": "grub-a", "b.efi": "grub-b"}, shim={"a.efi": "shim-a"})
-    draft = plan(ROOT, manifest(*entries), set(), members, None, lambda digest: ROOT / digest)
+    draft = plan(ROOT, manifest(*entries), set(), members, None)
     assert {path: name.sha256 for path, name in draft.names.items()} == {
         "bootloader/uefi/amd64/a.efi": sha("shim-a"),
         "bootloader/uefi/amd64/b.efi": sha("grub-b"),
@@ -135,7 +136,7 @@ def test_an_archive_whose_members_cannot_stand_together_stays_behind_alone() -> 
     both = "bootloader:a:b"
     entries = (bundle("bootloader/a/b", "one", both), bundle("bootloader/a/b", "two", both), *JAMMY_2)
     members = unpacked(one={"x": "1"}, two={"x/y": "2"})
-    draft = plan(ROOT, manifest(*entries), {sha("jammy2")}, members, None, lambda digest: ROOT / digest)
+    draft = plan(ROOT, manifest(*entries), {sha("jammy2")}, members, None)
     assert set(draft.names) == {JAMMY_2[0].path}
     assert {image: type(error) for image, error in draft.faults.items()} == {both: InvalidDocument}
     assert not draft.entire
@@ -144,7 +145,7 @@ def test_an_archive_whose_members_cannot_stand_together_stays_behind_alone() -> 
 def test_two_images_that_claim_one_name_are_refused() -> None:
     entries = (bundle("a/b", "one", "bootloader:b:a"), file("a/b/c/d", "two", "a:c:b"))
     with pytest.raises(InvalidDocument, match="two images claim"):
-        plan(ROOT, manifest(*entries), {sha("two")}, unpacked(one={"c/d": "1"}), None, lambda digest: ROOT / digest)
+        plan(ROOT, manifest(*entries), {sha("two")}, unpacked(one={"c/d": "1"}), None)
 
 
 DIFFS = [
@@ -165,11 +166,10 @@ def test_what_is_missing(entries: tuple[Entry, ...], held: set[str], missing: li
 
 
 def test_a_current_link_that_was_removed_is_put_back_though_nothing_changed(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = DiskStore(tmp_path)
     for entry in NOBLE_2:
         content = {sha(text): text for text in ("ga2", "hwe2", "root2")}[entry.sha256]
-        store.incoming(entry.sha256).write_text(content)
-        store.commit(entry.sha256)
+        put(store, content.encode())
     wanted = manifest(*NOBLE_2)
     first, errors = advance(tmp_path, store, wanted, None)
     assert (first is not None, errors) == (True, {})

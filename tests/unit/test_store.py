@@ -1,257 +1,384 @@
-"""Files by their digest: what is held, what is doubted, what fits, and when each is read again."""
+"""What every store keeps to: one suite, run against each of them. What only a disk can do is in test_store_disk.py."""
 
-import gc
 import os
 import shutil
-import stat
-from collections import Counter
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta, timezone
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Protocol
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from shared.digest import Sha256
-from shared.errors import NoRoom
-from shared.store import HEADROOM_BYTES, SLICE_S, VERIFIED_AT, Store, hash_file, slice_of_day, sync_directory
+from shared.errors import Conflict, InvalidValue, NoRoom
+from shared.store.base import Store
+from shared.store.disk import HEADROOM_BYTES, DiskStore
+from tests.stores import begin, content_of, put, stored_path
+from tests.unit.memory_store import MemoryStore
 
 CONTENT = b"a kernel"
 A, B, C = Sha256.of(CONTENT), Sha256.of(b"an initrd"), Sha256.of(b"never seen")
 SIZE = len(CONTENT)
-DAY = timedelta(days=1)
-MIDNIGHT = datetime(2026, 7, 1, tzinfo=UTC)
+
+
+class Bench(Protocol):
+    """A store, and the harm that comes to one from outside."""
+
+    @property
+    def store(self) -> Store: ...
+    def touch(self, sha256: Sha256) -> None: ...
+    def rot(self, sha256: Sha256, content: bytes) -> None: ...
+    def again(self) -> Store: ...
+    def room(self, size: int) -> None: ...
+
+
+@dataclass
+class OnDisk:
+    """Files on a disk."""
+
+    store: DiskStore
+    monkeypatch: pytest.MonkeyPatch
+
+    def touch(self, sha256: Sha256) -> None:
+        """Somebody writes to the file what it holds already."""
+        path = stored_path(self.store, sha256)
+        path.chmod(0o644)
+        path.write_bytes(path.read_bytes())
+
+    def rot(self, sha256: Sha256, content: bytes) -> None:
+        """The bytes change, and no clock shows it."""
+        path = stored_path(self.store, sha256)
+        before = path.stat()
+        path.chmod(0o644)
+        path.write_bytes(content)
+
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    def again(self) -> DiskStore:
+        """The same files as another process sees them."""
+        return DiskStore(Path(self.store.where))
+
+    def room(self, size: int) -> None:
+        """From now on so many bytes are free."""
+
+        class Usage:
+            free = HEADROOM_BYTES + size
+            total = 2**40
+
+        self.monkeypatch.setattr(shutil, "disk_usage", lambda _path: Usage)
+
+
+@dataclass
+class InMemory:
+    """Files in memory."""
+
+    store: MemoryStore
+
+    def touch(self, sha256: Sha256) -> None:
+        """Somebody writes to the file what it holds already."""
+        self.store.files[sha256].marked = False
+
+    def rot(self, sha256: Sha256, content: bytes) -> None:
+        """The bytes change, and no clock shows it."""
+        self.store.files[sha256].content = content
+
+    def again(self) -> MemoryStore:
+        """There is one process only."""
+        return self.store
+
+    def room(self, size: int) -> None:
+        """From now on so many bytes are free."""
+        self.store.capacity = size
+
+
+@pytest.fixture(params=["disk", "memory"])
+def bench(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    if request.param == "disk":
+        return OnDisk(DiskStore(tmp_path / "store"), monkeypatch)
+    return InMemory(MemoryStore())
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
+def store(bench: Bench) -> Store:
+    return bench.store
 
 
-def put(store: Store, content: bytes = CONTENT) -> Sha256:
-    sha256 = Sha256.of(content)
-    store.incoming(sha256).write_bytes(content)
-    store.commit(sha256)
-    return sha256
+def arrived(store: Store, sha256: Sha256, size: int = 2**60) -> int:
+    """How many bytes the next writer begins with."""
+    with closing(store.writer(sha256, size)) as writer:
+        return writer.arrived
 
 
-def descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
+# --- a file appears -----------------------------------------------------------------------------------------------
 
 
-# --- the layout ---------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("content", [b"", b"x", CONTENT, bytes(3_000_000)])
+def test_a_committed_file_is_there_whole(store: Store, content: bytes) -> None:
+    sha256 = put(store, content)
+    assert store.has(sha256, len(content))
+    assert content_of(store, sha256, len(content)) == content
+    assert store.digest_of(sha256) == sha256
+    assert dict(store.held()) == {sha256: len(content)}
+    assert arrived(store, sha256) == 0
 
 
-def test_the_layout_is_the_one_drawn(store: Store) -> None:
-    assert store.path(A) == store.root / "files" / A[:2] / A
-    assert store.incoming(A) == store.root / "incoming" / A
-    assert sorted(entry.name for entry in store.root.iterdir()) == ["files", "incoming"]
+def test_nothing_appears_before_the_commit(store: Store) -> None:
+    with closing(store.writer(A, SIZE)) as writer:
+        writer.write(CONTENT)
+        assert not store.has(A, SIZE)
+        assert store.open(A, SIZE) is None
+        assert list(store.held()) == []
+        writer.commit()
+        assert store.has(A, SIZE)
 
 
-def test_a_store_opens_again_with_what_it_held(store: Store) -> None:
-    put(store)
-    store.incoming(B).write_bytes(b"an")
-    again = Store(store.root)
+@pytest.mark.parametrize("content", [b"", CONTENT[:-1], CONTENT + b"x", b"another!"])
+def test_bytes_that_are_not_the_promised_ones_cannot_be_committed(store: Store, content: bytes) -> None:
+    with closing(store.writer(A, SIZE)) as writer:
+        writer.write(content)
+        with pytest.raises(InvalidValue):
+            writer.commit()
+    assert not store.has(A, SIZE)
+    assert list(store.held()) == []
+
+
+def test_a_store_opens_again_with_what_it_held(bench: Bench) -> None:
+    put(bench.store, CONTENT)
+    begin(bench.store, B, b"an")
+    again = bench.again()
     assert again.has(A, SIZE)
-    assert again.incoming(B).read_bytes() == b"an"
+    assert arrived(again, B) == 2
 
 
-def test_a_committed_file_is_whole_read_only_and_marked(store: Store) -> None:
-    before = descriptors()
-    put(store)
-    found = store.path(A).stat()
-    assert store.path(A).read_bytes() == CONTENT
-    assert stat.S_IMODE(found.st_mode) == 0o444
-    assert found.st_mtime_ns == VERIFIED_AT * 10**9
-    assert not store.incoming(A).exists()
-    assert descriptors() == before
+def test_commit_replaces_a_damaged_file(bench: Bench, store: Store) -> None:
+    put(store, CONTENT)
+    bench.rot(A, b"another!")
+    bench.touch(A)
+    put(store, CONTENT)
+    assert content_of(store, A, SIZE) == CONTENT
 
 
-def test_commit_replaces_a_damaged_file_and_leaves_its_other_names_alone(store: Store) -> None:
-    put(store)
-    tree = store.root / "tree-entry"
-    tree.hardlink_to(store.path(A))
-    store.path(A).chmod(0o644)
-    store.path(A).write_bytes(b"another!")
-    put(store)
-    assert (store.path(A).read_bytes(), store.has(A, SIZE)) == (CONTENT, True)
-    assert tree.read_bytes() == b"another!"
+# --- what has arrived ---------------------------------------------------------------------------------------------
 
 
-def test_what_never_came_in_cannot_be_committed(store: Store) -> None:
-    with pytest.raises(FileNotFoundError):
-        store.commit(A)
-    assert not store.has(A, 0)
+def test_what_has_arrived_is_resumed_and_hashed_again(store: Store) -> None:
+    begin(store, A, CONTENT[:3], SIZE)
+    with closing(store.writer(A, SIZE)) as writer:
+        assert (writer.arrived, writer.digest()) == (3, Sha256.of(CONTENT[:3]))
+        writer.write(CONTENT[3:])
+        assert (writer.arrived, writer.digest()) == (SIZE, A)
+        writer.commit()
+    assert content_of(store, A, SIZE) == CONTENT
+
+
+def test_a_wrong_prefix_is_not_taken_for_right(store: Store) -> None:
+    begin(store, A, b"xxx", SIZE)
+    with closing(store.writer(A, SIZE)) as writer:
+        writer.write(CONTENT[3:])
+        with pytest.raises(InvalidValue, match="hash to"):
+            writer.commit()
+        writer.restart()
+        assert (writer.arrived, writer.digest()) == (0, Sha256.of(b""))
+        writer.write(CONTENT)
+        writer.commit()
+    assert content_of(store, A, SIZE) == CONTENT
+
+
+def test_more_than_the_file_cannot_be_a_prefix_of_it(store: Store) -> None:
+    begin(store, A, CONTENT + b"x")
+    assert arrived(store, A, SIZE) == 0
+
+
+def test_a_whole_prefix_is_committed_as_it_is(store: Store) -> None:
+    begin(store, A, CONTENT, SIZE)
+    with closing(store.writer(A, SIZE)) as writer:
+        writer.commit()
+    assert content_of(store, A, SIZE) == CONTENT
+
+
+def test_what_is_discarded_is_not_resumed(store: Store) -> None:
+    begin(store, A, CONTENT[:3], SIZE)
+    with closing(store.writer(A, SIZE)) as writer:
+        writer.discard()
+    assert arrived(store, A) == 0
+
+
+def test_one_digest_has_one_writer_at_a_time(bench: Bench, store: Store) -> None:
+    with closing(store.writer(A, SIZE)) as first:
+        first.write(CONTENT[:3])
+        for other in (store, bench.again()):
+            with pytest.raises(Conflict):
+                other.writer(A, SIZE)
+        with closing(store.writer(B, 9)):
+            pass
+        first.write(CONTENT[3:])
+        first.commit()
+    assert content_of(store, A, SIZE) == CONTENT
+    assert arrived(store, A) == 0
+
+
+@pytest.mark.parametrize("end", ["commit", "discard", "close"])
+def test_an_ended_writer_lets_the_next_one_in_and_may_be_closed_again(store: Store, end: str) -> None:
+    writer = store.writer(A, SIZE)
+    writer.write(CONTENT)
+    getattr(writer, end)()
+    with closing(store.writer(A, SIZE)) as following:
+        writer.close()
+        with pytest.raises(Conflict):
+            store.writer(A, SIZE)
+        assert following.arrived == (SIZE if end == "close" else 0)
+
+
+def remove(store: Store) -> None:
+    store.remove(A)
+
+
+def clear(store: Store) -> None:
+    store.clear_incoming([])
+
+
+@pytest.mark.parametrize("harm", [remove, clear])
+def test_a_writer_whose_bytes_were_removed_files_nothing(store: Store, harm: Callable[[Store], None]) -> None:
+    with closing(store.writer(A, SIZE)) as writer:
+        writer.write(CONTENT)
+        harm(store)
+        with pytest.raises(Conflict):
+            writer.commit()
+    assert not store.has(A, SIZE)
+    put(store, CONTENT)
+    assert content_of(store, A, SIZE) == CONTENT
+
+
+@pytest.mark.parametrize("end", ["commit", "discard"])
+def test_a_writer_whose_bytes_were_removed_does_not_harm_the_next_one(store: Store, end: str) -> None:
+    with closing(store.writer(A, SIZE)) as late:
+        late.write(CONTENT)
+        store.remove(A)
+        begin_again = b"xx"
+        try:
+            begin(store, A, begin_again, SIZE)
+        except Conflict:
+            # A store may keep the lock for as long as the late one lives.
+            return
+        if end == "commit":
+            with pytest.raises(Conflict):
+                late.commit()
+        else:
+            late.discard()
+    assert not store.has(A, SIZE)
+    assert arrived(store, A) == len(begin_again)
+
+
+def test_clear_incoming_keeps_what_is_waited_for(store: Store) -> None:
+    put(store, CONTENT)
+    begin(store, B, b"x")
+    begin(store, C, b"x")
+    store.clear_incoming(keep=iter([B, A]))
+    assert (arrived(store, B), arrived(store, C)) == (1, 0)
+    assert store.has(A, SIZE)
 
 
 # --- held or doubted ----------------------------------------------------------------------------------------------
 
 
-def flip(path: Path) -> None:
-    path.chmod(0o644)
-    path.write_bytes(bytes([CONTENT[0] ^ 1]) + CONTENT[1:])
-
-
-def touch(path: Path) -> None:
-    os.utime(path)
-
-
-def touch_by_a_nanosecond(path: Path) -> None:
-    os.utime(path, ns=(0, VERIFIED_AT * 10**9 + 1))
-
-
-def cut(path: Path) -> None:
-    path.chmod(0o644)
-    os.truncate(path, SIZE - 1)
-
-
-def cut_quietly(path: Path) -> None:
-    cut(path)
-    os.utime(path, (VERIFIED_AT, VERIFIED_AT))
-
-
-@pytest.mark.parametrize("damage", [flip, touch, touch_by_a_nanosecond, cut, cut_quietly])
-def test_whoever_touches_a_file_takes_its_mark_away(store: Store, damage: Callable[[Path], None]) -> None:
-    put(store)
-    damage(store.path(A))
-    assert not store.has(A, SIZE)
-
-
 def test_a_file_is_held_with_its_own_size_only(store: Store) -> None:
-    put(store)
+    put(store, CONTENT)
     assert store.has(A, SIZE)
     assert not store.has(A, SIZE + 1)
     assert not store.has(C, SIZE)
-
-
-def test_a_suspect_that_proves_right_is_reinstated(store: Store) -> None:
-    put(store)
-    store.path(A).chmod(0o600)
-    touch(store.path(A))
-    assert store.digest_of(A) == A
-    store.reinstate(A)
-    assert store.has(A, SIZE)
-    assert stat.S_IMODE(store.path(A).stat().st_mode) == 0o444
-
-
-def test_rot_that_moves_no_clock_shows_when_read(store: Store) -> None:
-    put(store)
-    flip(store.path(A))
-    os.utime(store.path(A), (VERIFIED_AT, VERIFIED_AT))
-    assert store.has(A, SIZE)
-    assert store.digest_of(A) not in (A, None)
+    assert store.open(A, SIZE + 1) is None
+    assert store.open(C, SIZE) is None
     assert store.digest_of(C) is None
 
 
-def test_held_names_every_file_with_its_size(store: Store) -> None:
-    put(store)
-    put(store, b"an initrd")
-    put(store, b"")
-    touch(store.path(B))
-    store.incoming(C).write_bytes(b"never")
+def test_a_touched_file_is_not_had_and_not_opened_until_it_is_reinstated(bench: Bench, store: Store) -> None:
+    put(store, CONTENT)
+    bench.touch(A)
+    assert not store.has(A, SIZE)
+    assert store.open(A, SIZE) is None
+    assert list(store.held()) == [(A, SIZE)]
+    assert store.digest_of(A) == A
+    store.reinstate(A)
+    assert store.has(A, SIZE)
+    assert content_of(store, A, SIZE) == CONTENT
+
+
+def test_rot_that_moves_no_clock_shows_when_read_and_is_disowned(bench: Bench, store: Store) -> None:
+    put(store, CONTENT)
+    bench.rot(A, b"another!")
+    assert store.has(A, SIZE)
+    assert store.digest_of(A) not in (A, None)
+    store.disown(A)
+    assert not store.has(A, SIZE)
+    assert store.open(A, SIZE) is None
+    store.disown(C)
+
+
+def test_another_length_is_another_file_whatever_its_mark(bench: Bench, store: Store) -> None:
+    put(store, CONTENT)
+    bench.rot(A, CONTENT[:-1])
+    assert not store.has(A, SIZE)
+    assert store.open(A, SIZE) is None
+
+
+def test_held_names_every_complete_file_with_its_size(bench: Bench, store: Store) -> None:
+    for content in (CONTENT, b"an initrd", b""):
+        put(store, content)
+    bench.touch(B)
+    begin(store, C, b"never")
     assert dict(store.held()) == {A: SIZE, B: 9, Sha256.of(b""): 0}
 
 
-def as_note(store: Store) -> None:
-    (store.root / "files" / "README").write_text("by hand")
+def test_an_open_file_is_read_in_parts_and_outlives_its_removal(store: Store) -> None:
+    put(store, CONTENT)
+    file = store.open(A, SIZE)
+    assert file is not None
+    with closing(file):
+        store.remove(A)
+        assert file.size == SIZE
+        assert file.read_at(2, 3) == CONTENT[2:5]
+        assert file.read_at(0, SIZE) == CONTENT
+        assert file.read_at(SIZE - 1, 5) == CONTENT[-1:]
+        assert file.read_at(SIZE, 5) == b""
+    file.close()
+    assert store.open(A, SIZE) is None
 
 
-def as_note_beside_files(store: Store) -> None:
-    store.path(A).with_name("README").write_text("by hand")
-
-
-def as_staged_file(store: Store) -> None:
-    store.path(A).with_name(f".{B}.tmp").write_bytes(b"x")
-
-
-def as_capitals(store: Store) -> None:
-    store.path(A).with_name(A[:2] + B[2:].upper()).write_bytes(b"x")
-
-
-def as_another_directory(store: Store) -> None:
-    store.path(A).with_name(str(B)).write_bytes(b"an initrd")
-
-
-def as_directory(store: Store) -> None:
-    store.path(A).with_name(A[:2] + B[2:]).mkdir()
-
-
-def as_link(store: Store) -> None:
-    store.path(A).with_name(A[:2] + B[2:]).symlink_to(store.path(A))
-
-
-def as_link_to_a_directory(store: Store) -> None:
-    (store.root / "files" / "zz").symlink_to(store.path(A).parent)
-
-
-@pytest.mark.parametrize(
-    "strange",
-    [
-        as_note,
-        as_note_beside_files,
-        as_staged_file,
-        as_capitals,
-        as_another_directory,
-        as_directory,
-        as_link,
-        as_link_to_a_directory,
-    ],
-)
-def test_what_a_stranger_left_is_not_held(store: Store, strange: Callable[[Store], None]) -> None:
-    put(store)
-    strange(store)
-    held = list(store.held())
-    assert held == [(A, SIZE)]
-
-
-def test_whoever_stops_counting_leaves_nothing_open(store: Store) -> None:
-    for content in (b"1", b"2", b"3"):
-        put(store, content)
-    before = descriptors()
-    counting = store.held()
-    next(counting)
-    del counting
-    gc.collect()  # an unclosed directory warns here, and warnings are errors
-    assert descriptors() == before
+def test_nobody_is_sent_elsewhere_by_these_stores(store: Store) -> None:
+    assert store.location(put(store, CONTENT)) is None
 
 
 def test_remove_forgets_whole_and_partial_files_and_does_not_mind_others(store: Store) -> None:
-    put(store)
-    store.incoming(B).write_bytes(b"an")
+    put(store, CONTENT)
+    begin(store, B, b"an")
     store.remove(A, B, C)
     assert list(store.held()) == []
-    assert not store.incoming(B).exists()
+    assert arrived(store, B) == 0
     store.remove(A)
     store.remove()
 
 
-def test_clear_incoming_keeps_what_is_waited_for(store: Store) -> None:
-    put(store)
-    for sha256 in (B, C):
-        store.incoming(sha256).write_bytes(b"x")
-    (store.root / "incoming" / "stray").write_bytes(b"x")
-    store.clear_incoming(keep=iter([B, A]))
-    assert [entry.name for entry in (store.root / "incoming").iterdir()] == [B]
-    assert store.has(A, SIZE)
+# --- alone --------------------------------------------------------------------------------------------------------
+
+
+def test_one_at_a_time_is_alone_at_one_work(bench: Bench, store: Store) -> None:
+    with store.alone("removing") as first:
+        assert first
+        for other in (store, bench.again()):
+            with other.alone("removing") as second:
+                assert not second
+            with other.alone("reading") as another:
+                assert another
+        with store.alone("removing") as still:
+            assert not still
+    with store.alone("removing") as again:
+        assert again
+    put(store, CONTENT)
+    assert list(store.held()) == [(A, SIZE)]
 
 
 # --- room ---------------------------------------------------------------------------------------------------------
-
-
-class Usage(NamedTuple):
-    free: int
-
-
-@pytest.fixture
-def disk_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """`disk_of(n)`: from now on the disk has n free bytes beside the headroom."""
-
-    def set_free(size: int) -> None:
-        monkeypatch.setattr(shutil, "disk_usage", lambda _path: Usage(HEADROOM_BYTES + size))
-
-    return set_free
 
 
 @pytest.mark.parametrize(
@@ -268,109 +395,37 @@ def disk_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     ],
 )
 def test_bytes_missing(store: Store, wanted: list[tuple[Sha256, int]], missing: int) -> None:
-    put(store)
-    store.incoming(B).write_bytes(b"an")
+    put(store, CONTENT)
+    begin(store, B, b"an")
     assert store.bytes_missing(wanted) == missing
 
 
-def test_a_damaged_file_needs_room_for_its_replacement(store: Store) -> None:
-    put(store)
-    touch(store.path(A))
+def test_a_damaged_file_needs_room_for_its_replacement(bench: Bench, store: Store) -> None:
+    put(store, CONTENT)
+    bench.touch(A)
     assert store.bytes_missing([(A, SIZE)]) == SIZE
 
 
-def test_all_files_must_fit_together(store: Store, disk_of: Callable[[int], None]) -> None:
+def test_all_files_must_fit_together(bench: Bench, store: Store) -> None:
     wanted = [(B, 100), (C, 50)]
-    disk_of(150)
+    bench.room(150)
     store.require_room(wanted)
-    disk_of(149)
+    bench.room(149)
     with pytest.raises(NoRoom) as caught:
         store.require_room(iter(wanted))
-    assert (caught.value.path, caught.value.needed, caught.value.free) == (str(store.root), 150, 149)
+    assert (caught.value.path, caught.value.needed, caught.value.free) == (store.where, 150, 149)
+    assert store.bytes_missing(wanted) == 150
 
 
-def test_the_headroom_is_not_ours_and_free_bytes_are_never_negative(
-    store: Store, disk_of: Callable[[int], None]
-) -> None:
-    disk_of(-1)
+def test_free_bytes_are_never_negative(bench: Bench, store: Store) -> None:
+    bench.room(-1)
     assert store.bytes_free() == 0
     store.require_room([])
-    disk_of(7)
+    bench.room(7)
     assert store.bytes_free() == 7
+    assert store.bytes_total() >= 7
 
 
-def test_a_real_disk_has_room_for_a_byte_and_not_for_an_exabyte(store: Store) -> None:
-    store.require_room([(C, 1)])
-    with pytest.raises(NoRoom, match=r"^1000000\.0 TB are needed"):
-        store.require_room([(C, 10**18)])
-    assert list((store.root / "incoming").iterdir()) == []
-
-
-# --- reading everything once a day --------------------------------------------------------------------------------
-
-FILES = [Sha256.of(str(number).encode()) for number in range(2000)]
-
-
-def test_reading_files_closes_them(store: Store) -> None:
-    put(store)
-    before = descriptors()
-    assert hash_file(store.path(A)).digest() == A
-    with pytest.raises(FileNotFoundError):
-        hash_file(store.path(C))
-    sync_directory(store.root)
-    with pytest.raises(FileNotFoundError):
-        sync_directory(store.root / "gone")
-    assert descriptors() == before
-
-
-@pytest.mark.parametrize("size", [0, 1, 2**20 - 1, 2**20, 2**20 + 1])
-def test_every_byte_is_read(tmp_path: Path, size: int) -> None:
-    content = os.urandom(size)
-    (tmp_path / "file").write_bytes(content)
-    hasher = hash_file(tmp_path / "file")
-    assert (hasher.digest(), hasher.size) == (Sha256.of(content), size)
-
-
-@pytest.mark.parametrize(
-    "start",
-    [
-        pytest.param(MIDNIGHT, id="from-midnight"),
-        pytest.param(MIDNIGHT + timedelta(hours=13, seconds=77), id="from-the-afternoon"),
-        pytest.param(datetime(2026, 3, 29, tzinfo=timezone(timedelta(hours=5, minutes=45))), id="from-elsewhere"),
-    ],
-)
-def test_each_file_comes_up_exactly_once_a_day(start: datetime) -> None:
-    turns = [start + timedelta(seconds=SLICE_S) * turn for turn in range(DAY // timedelta(seconds=SLICE_S))]
-    slices = [slice_of_day(FILES, now) for now in turns]
-    assert Counter(sha256 for found in slices for sha256 in found) == Counter(FILES)
-    assert max(map(len, slices)) < 5 * len(FILES) / len(turns)
-
-
-@given(st.integers(0, 2**32), st.integers(0, SLICE_S - 1), st.integers(-5, 5))
-def test_a_slice_is_the_same_all_through_its_five_minutes_and_every_day(turn: int, seconds: int, days: int) -> None:
-    began = datetime.fromtimestamp(turn // SLICE_S * SLICE_S, UTC)
-    some = FILES[:50]
-    assert slice_of_day(some, began) == slice_of_day(some, began + timedelta(seconds=seconds) + days * DAY)
-
-
-def test_rubbish_in_incoming_is_cleared_whatever_it_is(store: Store) -> None:
-    (store.root / "incoming" / "directory" / "deep").mkdir(parents=True)
-    store.incoming(A).mkdir()
-    store.clear_incoming(keep=[A])
-    assert list((store.root / "incoming").iterdir()) == []
-
-
-def test_a_directory_in_the_place_of_a_file_is_no_file_and_can_be_removed(store: Store) -> None:
-    store.path(A).mkdir(parents=True)
-    assert store.digest_of(A) is None
-    store.remove(A)
-    assert not store.path(A).exists()
-
-
-def test_directories_that_were_removed_come_back(store: Store) -> None:
-    shutil.rmtree(store.root / "incoming")
-    shutil.rmtree(store.root / "files")
-    store.clear_incoming(keep=[])
-    store.incoming(A).write_bytes(b"")
-    store.commit(A)
-    assert store.path(A).exists()
+def test_a_store_is_writable_and_asking_leaves_nothing(store: Store) -> None:
+    store.require_writable()
+    assert list(store.held()) == []

@@ -1,0 +1,100 @@
+"""What both services do with plain files: write small documents whole, flush names, hash, tell faults. It blocks.
+
+A name survives a loss of power once the directory it is in was flushed, not before (fsync(2)).
+"""
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from shared.digest import Hasher
+from shared.errors import DiskFailed, InvalidDocument, NoRoom
+
+READ_SIZE = 1024 * 1024
+
+
+def write_whole(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+    """After this returns `path` holds exactly `content`, also after a loss of power; before, what it held.
+
+    One writer of a path at a time. Raises OSError.
+    """
+    staged = path.with_name(f".{path.name}.new")
+    staged.unlink(missing_ok=True)
+    descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    _fill(descriptor, content)
+    staged.replace(path)
+    sync_directory(path.parent)
+
+
+def create_whole(path: Path, content: bytes) -> None:
+    """Like `write_whole` with mode 0600, for a file that nothing may ever replace; any number of writers at a time.
+
+    Raises FileExistsError when there is one already, which then survives a loss of power too; OSError.
+    """
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    staged = Path(name)
+    try:
+        _fill(descriptor, content)
+        # A link, unlike a rename, never replaces what another process has just made.
+        os.link(staged, path)
+    finally:
+        staged.unlink()
+        sync_directory(path.parent)
+
+
+def _fill(descriptor: int, content: bytes) -> None:
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in `path` survive a loss of power. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_document(path: Path) -> Mapping[str, Any]:
+    """The JSON object in `path`. Raises FileNotFoundError, InvalidDocument."""
+    try:
+        document = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise InvalidDocument(str(path), "it is not JSON") from error
+    if not isinstance(document, dict):
+        raise InvalidDocument(str(path), "it is not a JSON object")
+    return document
+
+
+def hash_file(path: Path) -> Hasher:
+    """A hasher that has read all of `path`, which is no symbolic link. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        return hash_open(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def hash_open(descriptor: int) -> Hasher:
+    """A hasher that has read an open file from its beginning to its end; the pages it took are given back."""
+    hasher = Hasher()
+    buffer = memoryview(bytearray(READ_SIZE))
+    while count := os.preadv(descriptor, [buffer], hasher.size):
+        hasher.update(buffer[:count])
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    return hasher
+
+
+def disk_error(error: OSError, root: Path, needed: int = 0) -> NoRoom | DiskFailed:
+    """What an operator may be told about `error`; `needed` bytes were to be written below `root`."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoRoom(str(root), needed, shutil.disk_usage(root).free)
+    return DiskFailed(str(root), error)
