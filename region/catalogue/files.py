@@ -1,21 +1,26 @@
-"""Stored files: a row says that the store holds exactly that file (I1)."""
+"""Stored files: a row of `files` says that the store holds exactly that file (I1), one of `leaving_files` that it goes.
 
-import asyncio
-from collections.abc import Mapping
+Rules:
+
+- A digest is in one of the two tables or in none, never in both.
+- A file leaves in three steps, each of which may be the last before a crash: its row moves to `leaving_files`; its
+  bytes go, outside any transaction; the row of `leaving_files` goes. `region.importing.upkeep` takes them.
+- Nobody fetches or records a digest that is leaving: its bytes may go at any moment.
+- A digest comes to `leaving_files` from `files` only. Whoever alone writes `files`, as the holder of an import's lease
+  does, and has seen a digest in neither table, knows that no bytes of it go until it has recorded them.
+- Nothing here asks the store: whoever records a file has seen it there.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import BigInteger, delete, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from region.database.tables import files
-from shared.audit import slice_of_day
+from region.database.tables import files, leaving_files
 from shared.digest import Sha256
 from shared.errors import NotFound
-from shared.logs import logger
-from shared.store.base import Store
-
-log = logger(__name__)
 
 NEEDED = """
     SELECT items.sha256 FROM items JOIN versions ON versions.id = items.version_id WHERE versions.held_at IS NOT NULL
@@ -39,6 +44,15 @@ async def totals(connection: AsyncConnection) -> Totals:
     return Totals(*(await connection.execute(query.select_from(files))).one())
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A row of `files`; `stored_at` tells it from that of a file which took its place later. `size` in bytes."""
+
+    sha256: Sha256
+    size: int
+    stored_at: datetime
+
+
 async def size_of(connection: AsyncConnection, sha256: Sha256) -> int:
     """The size of a stored file in bytes. Raises NotFound."""
     size: int | None = await connection.scalar(select(files.c.size).where(files.c.sha256 == sha256))
@@ -47,17 +61,48 @@ async def size_of(connection: AsyncConnection, sha256: Sha256) -> int:
     return size
 
 
-async def record(connection: AsyncConnection, stored: Mapping[Sha256, int], now: datetime) -> None:
-    """Write the rows of files the store holds, digest to size in bytes."""
+async def all_stored(connection: AsyncConnection) -> list[Stored]:
+    """Every stored file."""
+    rows = await connection.execute(select(files.c.sha256, files.c.size, files.c.stored_at))
+    return [Stored(Sha256(row.sha256), row.size, row.stored_at) for row in rows]
+
+
+async def record(connection: AsyncConnection, found: Mapping[Sha256, int], now: datetime) -> set[Sha256]:
+    """Write the rows of files that the caller has seen in the store, digest to size in bytes.
+
+    Those in the answer are leaving and have no row now: whoever wants them waits until they are gone, and fetches them
+    again. Waits for a transaction that moves one of them out.
+    """
+    digests = sorted(found)
     await connection.execute(
         text("""
             INSERT INTO files (sha256, size, stored_at)
-            SELECT sha256, size, CAST(:now AS timestamptz)
-            FROM unnest(CAST(:digests AS text[]), CAST(:sizes AS bigint[])) AS given (sha256, size)
-            ON CONFLICT (sha256) DO UPDATE SET size = excluded.size, unneeded_since = NULL
+            SELECT sha256, size, :now
+            FROM unnest(CAST(:digests AS text[]), CAST(:sizes AS bigint[])) AS found (sha256, size)
+            ON CONFLICT (sha256) DO UPDATE SET unneeded_since = NULL
         """),
-        {"digests": list(stored), "sizes": list(stored.values()), "now": now},
+        {"digests": digests, "sizes": [found[sha256] for sha256 in digests], "now": now},
     )
+    # Only now: whoever moved one of them out while this waited for its row has committed.
+    refused = await leaving(connection, digests)
+    await connection.execute(delete(files).where(files.c.sha256.in_(refused)))
+    return refused
+
+
+async def leaving(connection: AsyncConnection, digests: Collection[Sha256]) -> set[Sha256]:
+    """Those of `digests` that are leaving."""
+    rows = await connection.scalars(
+        text("SELECT sha256 FROM leaving_files WHERE sha256 = ANY(:digests)"), {"digests": list(digests)}
+    )
+    return {Sha256(sha256) for sha256 in rows}
+
+
+async def all_leaving(connection: AsyncConnection) -> list[Sha256]:
+    """Every file whose bytes go or have gone, the longest leaving first."""
+    rows = await connection.scalars(
+        select(leaving_files.c.sha256).order_by(leaving_files.c.since, leaving_files.c.sha256)
+    )
+    return [Sha256(sha256) for sha256 in rows]
 
 
 async def mark_unneeded(connection: AsyncConnection, now: datetime) -> None:
@@ -73,43 +118,34 @@ async def mark_unneeded(connection: AsyncConnection, now: datetime) -> None:
     )
 
 
-async def prune(connection: AsyncConnection, store: Store, grace: timedelta, now: datetime) -> list[Sha256]:
-    """Delete, row and bytes, the files that were unneeded for `grace`; answers their digests.
-
-    The bytes go while the rows are locked, so that `record` cannot vouch for them in between.
-    """
+async def leave_unneeded(connection: AsyncConnection, grace: timedelta, now: datetime) -> list[Sha256]:
+    """Move out the rows of files that have been unneeded for `grace`; their digests."""
     await mark_unneeded(connection, now)
-    gone = (
-        await connection.scalars(delete(files).where(files.c.unneeded_since <= now - grace).returning(files.c.sha256))
-    ).all()
-    digests = [Sha256(sha256) for sha256 in gone]
-    await asyncio.to_thread(store.remove, *digests)
-    return digests
+    return await _move_out(connection, "unneeded_since <= :until", {"until": now - grace}, now)
 
 
-async def audit(connection: AsyncConnection, store: Store, now: datetime) -> list[Sha256]:
-    """Compare rows and disk; answers the digests of files that were lost or spoiled, whose rows are gone now.
-
-    Every file is looked at; those touched since they were verified, and today's share of all, are read.
-    """
-    rows = {Sha256(row.sha256): row.size for row in await connection.execute(select(files.c.sha256, files.c.size))}
-    lost = await asyncio.to_thread(_lost, store, rows, now)
-    if lost:
-        await connection.execute(delete(files).where(files.c.sha256.in_(lost)))
-    return lost
+async def leave_lost(connection: AsyncConnection, lost: Sequence[Stored], now: datetime) -> list[Sha256]:
+    """Move out the rows of files found lost or spoiled, unless others have taken their place since; their digests."""
+    condition = (
+        "(sha256, stored_at) IN (SELECT * FROM unnest(CAST(:digests AS text[]), CAST(:moments AS timestamptz[])))"
+    )
+    values = {"digests": [row.sha256 for row in lost], "moments": [row.stored_at for row in lost]}
+    return await _move_out(connection, condition, values, now)
 
 
-def _lost(store: Store, rows: dict[Sha256, int], now: datetime) -> list[Sha256]:
-    touched = {sha256 for sha256, size in rows.items() if not store.has(sha256, size)}
-    lost = []
-    for sha256 in touched | slice_of_day(rows, now):
-        try:
-            if store.digest_of(sha256) != sha256:
-                # Lost first: a file that cannot even be removed must not be served as stored.
-                lost.append(sha256)
-                store.remove(sha256)
-            elif sha256 in touched:
-                store.reinstate(sha256)
-        except OSError as error:
-            log.warning(f"{store.fault(error)}", action="audit", file=sha256)
-    return lost
+async def _move_out(
+    connection: AsyncConnection, condition: str, values: Mapping[str, object], now: datetime
+) -> list[Sha256]:
+    moved = await connection.scalars(
+        text(f"""
+            WITH gone AS (DELETE FROM files WHERE {condition} RETURNING sha256, size)
+            INSERT INTO leaving_files (sha256, size, since) SELECT sha256, size, :now FROM gone RETURNING sha256
+        """),
+        {**values, "now": now},
+    )
+    return [Sha256(sha256) for sha256 in moved]
+
+
+async def forget_leaving(connection: AsyncConnection, digests: Collection[Sha256]) -> None:
+    """Say that no bytes of these files are left: from the end of this transaction they may be fetched again."""
+    await connection.execute(text("DELETE FROM leaving_files WHERE sha256 = ANY(:digests)"), {"digests": list(digests)})

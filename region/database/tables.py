@@ -211,6 +211,16 @@ files = Table(
     _moment("unneeded_since", nullable=True),
 )
 
+# A row says: nobody may fetch, record or count on this file until its bytes are gone, and the row after them. A digest
+# is in `files` or here, never in both. What a crash leaves here is finished by the next prune.
+leaving_files = Table(
+    "leaving_files",
+    metadata,
+    Column("sha256", Text, primary_key=True),
+    Column("size", BigInteger, nullable=False),
+    _moment("since"),
+)
+
 # A wish. `source_id` empty: whichever source wins; set: this one. `kernels` and `labels` empty: all of them. `keep` is
 # how many replaced versions stay.
 selections = Table(

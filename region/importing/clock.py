@@ -5,21 +5,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
-from region.catalogue import files
 from region.database.connection import transaction
 from region.fleet.sightings import Sightings
-from region.importing import housekeeping, imports
+from region.importing import housekeeping, imports, upkeep
 from shared.audit import SLICE_S
 from shared.errors import Unavailable
 from shared.logs import logger
 from shared.store.base import Store
 
 TICK_S = 60
-PRUNE_LOCK, AUDIT_LOCK = 0x626F6F75, 0x626F6F76
-"""`pg_try_advisory_xact_lock` keys: one process at a time prunes the store, and one audits it."""
 
 _PUT_OFF = {
     "tick": "What is due every minute waits for the next one.",
@@ -31,15 +27,16 @@ _LATER = "A regular step waits for its next turn."
 log = logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Clock:
-    """What the ticks take."""
+    """What the ticks take, and when this process last audited the store."""
 
     engine: AsyncEngine
     store: Store
     sightings: Sightings
     prune_grace: timedelta
     now: Callable[[], datetime]
+    last_audit_at: datetime | None = None
 
     async def tick(self) -> None:
         """Start the sync if it is due, prune what has been unneeded for long enough, write sightings down, tidy."""
@@ -47,28 +44,23 @@ class Clock:
             import_id = await imports.enqueue_due(connection, self.now())
         if import_id is not None:
             log.info("The hourly sync is due.", action="sync", import_id=import_id)
-        async with transaction(self.engine) as connection:
-            if await _alone(connection, PRUNE_LOCK):
-                gone = await files.prune(connection, self.store, self.prune_grace, self.now())
-                if gone:
-                    log.info(f"{len(gone)} files nobody needs any more were deleted.", action="prune")
+        gone = await upkeep.prune(self.engine, self.store, self.prune_grace, self.now())
+        if gone:
+            log.info(f"{len(gone)} files nobody needs any more were deleted.", action="prune")
         await self.sightings.flush()
         await housekeeping.tidy(self.engine, self.now())
 
     async def audit(self) -> None:
         """Compare disk and catalogue; what was lost is asked for again at once."""
-        async with transaction(self.engine) as connection:
-            lost = await files.audit(connection, self.store, self.now()) if await _alone(connection, AUDIT_LOCK) else []
-            if lost:
-                await imports.enqueue(connection, "healing", "the audit of the store", self.now())
+        now = self.now()
+        lost = await upkeep.audit(self.engine, self.store, self.last_audit_at, now)
+        if lost is None:
+            return
+        self.last_audit_at = now
         if lost:
             log.warning(
                 f"{len(lost)} stored files were lost or spoiled and are fetched again.", action="audit", files=lost[:10]
             )
-
-
-async def _alone(connection: AsyncConnection, lock: int) -> bool:
-    return bool(await connection.scalar(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": lock}))
 
 
 def start(clock: Clock) -> AsyncIOScheduler:

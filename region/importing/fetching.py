@@ -129,7 +129,7 @@ def _ways(
 def _require_stored(store: Store, file: File) -> None:
     """Raises DiskFailed when the disk has not kept what it has just been given."""
     if not store.has(file.sha256, file.size):
-        raise DiskFailed(str(store.root), OSError(errno.EIO, f"{file.sha256} went away at once"))
+        raise DiskFailed(store.where, OSError(errno.EIO, f"{file.sha256} went away at once"))
 
 
 async def _fetch_one(fetching: Fetching, file: File, ways: Sequence[_Way]) -> None:

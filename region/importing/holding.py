@@ -83,7 +83,11 @@ class Holding:
         if arrived:
             async with transaction(self.engine) as connection:
                 await imports.require_lease(connection, self.claim)
-                await files.record(connection, arrived, self.now())
+                refused = await files.record(connection, arrived, self.now())
+            for sha256 in refused:
+                # Another process began to delete it since it was looked for: the next sync fetches it anew.
+                log.warning("A file that has arrived is being deleted.", action="publish", file=sha256)
+                arrived.pop(sha256)
         return list(arrived)
 
     async def _hold(self, whole: set[int]) -> None:

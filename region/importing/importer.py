@@ -12,9 +12,9 @@ How files are fetched is in `region.importing.fetching`, what becomes visible wh
 import asyncio
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -25,7 +25,7 @@ from region.catalogue.products import Reading
 from region.catalogue.trust import TrustChanged
 from region.database.connection import transaction
 from region.database.topics import Topic, notify
-from region.importing import imports, reading
+from region.importing import imports, reading, upkeep
 from region.importing.fetching import Fetching, fetch
 from region.importing.holding import Holding
 from region.importing.imports import Claim, ImageProgress, LeaseLost
@@ -35,7 +35,7 @@ from region.publishing import held
 from region.publishing.held import Publisher
 from region.stream.documents import newest_lts
 from shared.digest import Sha256
-from shared.errors import BootferryError, NoRoom, Unavailable
+from shared.errors import BootferryError, Conflict, NoRoom, Unavailable
 from shared.logs import logger
 from shared.names import ImageKey
 from shared.patience import Patience
@@ -234,6 +234,12 @@ async def _bring(importer: Importer, run: _Run, chosen: list[Import], known_sour
     wanted_files = {file.sha256: file for entry in chosen for file in entry.missing}
     async with transaction(importer.engine) as connection:
         roads = await versions.roads(connection, wanted_files)
+    for sha256 in await _stuck(importer, wanted_files):
+        error = Conflict(f"{sha256} is being deleted and cannot be fetched before that has ended; sync again later.")
+        del wanted_files[sha256]
+        for entry in chosen:
+            if sha256 in {file.sha256 for file in entry.missing}:
+                run.errors.setdefault(entry.image, error)
     holding = Holding(importer.engine, importer.publisher, run.claim, importer.now)
     fetching = Fetching(
         store=importer.store,
@@ -247,10 +253,29 @@ async def _bring(importer: Importer, run: _Run, chosen: list[Import], known_sour
         tasks.create_task(holding.run(chosen))
         try:
             await fetch(
-                fetching, {source.id: source for source in known_sources}, chosen, roads, holding.stored, run.errors
+                fetching,
+                {source.id: source for source in known_sources},
+                [
+                    replace(entry, missing=tuple(f for f in entry.missing if f.sha256 in wanted_files))
+                    for entry in chosen
+                ],
+                roads,
+                holding.stored,
+                run.errors,
             )
         finally:
             holding.close()
+
+
+async def _stuck(importer: Importer, wanted_files: Collection[Sha256]) -> set[Sha256]:
+    """Those of the files that are being deleted, and still are after some waiting."""
+    failures = 0
+    while stuck := await upkeep.let_go(importer.engine, importer.store, wanted_files):
+        failures += 1
+        if failures >= importer.patience.attempts:
+            break
+        await asyncio.sleep(importer.patience.pause_s(failures, importer.rng))
+    return stuck
 
 
 async def _read(importer: Importer, run: _Run, source_id: int) -> None:

@@ -37,7 +37,6 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from deploy.local import postgres
-from region.catalogue import products, selections
 from region.database.connection import create_engine, migrate, transaction
 from region.fleet import reports
 from region.people.operators import Role, create_token
@@ -46,9 +45,9 @@ from region.stream.documents import Product, ProductKind, Version
 from shared.digest import Sha256
 from shared.names import ImageKey, Name
 from shared.signing import encode_bytes, load_or_create_key, public_bytes, sign_request
-from shared.store import Store
+from shared.store.disk import DiskStore
 from shared.wire.report import Knows, Report
-from tests.db.rows import hold, item, make_region, make_source, publish, reading
+from tests.db.rows import hold, item, make_region, make_source, publish, reading, record, select_images
 
 TIMES, WARM_UP = 20, 12
 REPORTS = 400
@@ -120,7 +119,7 @@ def paths_of(number: int, subarch: str, serial: str) -> list[str]:
 
 def store_all(data: Path, images: int) -> None:
     """Every file of both versions, in the store, so that the region finds nothing to heal."""
-    store = Store(data / "store")
+    store = DiskStore(data / "store")
     for number in range(images):
         for path in {path for subarch in SUBARCHES for serial in "12" for path in paths_of(number, subarch, serial)}:
             sha256 = Sha256.of(path.encode())
@@ -164,7 +163,7 @@ async def fill(connection: AsyncConnection, key: Ed25519PrivateKey, images: int)
     await connection.execute(text("UPDATE sync_schedule SET enabled = false"))
     offered = [product(number, subarch, "1") for number in range(images) for subarch in SUBARCHES]
     source_id = await make_source(connection, *offered)
-    await selections.replace(connection, [(source_id, image_of(number)) for number in range(images)], datetime.now(UTC))
+    await select_images(connection, *[(source_id, image_of(number)) for number in range(images)])
     await hold(connection, source_id, "1")
     return source_id
 
@@ -197,9 +196,9 @@ async def publish_next(engine: AsyncEngine, key: Ed25519PrivateKey, source_id: i
     """Version 2 of everything in place of version 1."""
     async with transaction(engine) as connection:
         offered = [product(number, subarch, "2") for number in range(images) for subarch in SUBARCHES]
-        await products.record(connection, source_id, reading(*offered, updated=datetime.now(UTC)))
+        await record(connection, source_id, reading(*offered, updated=datetime.now(UTC)))
         await hold(connection, source_id, "2")
-        await connection.execute(text("UPDATE versions SET held_at = NULL, held_serial = NULL WHERE name = '1'"))
+        await connection.execute(text("UPDATE versions SET held_at = NULL WHERE name = '1'"))
         return await publish(connection, key)
 
 

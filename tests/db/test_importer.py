@@ -23,7 +23,7 @@ from deploy.local.mirror.mirror import File, Mirror
 from deploy.local.mirror.products import CENTOS, UBUNTU
 from deploy.local.mirror.server import Server, serve
 from region import app
-from region.catalogue import images, products, selections, sources
+from region.catalogue import files, images, products, selections, sources
 from region.catalogue.images import Image
 from region.catalogue.sources import Source
 from region.configuration import RegionConfiguration
@@ -757,6 +757,52 @@ async def test_a_file_that_was_stored_before_a_crash_is_recorded_without_fetchin
     assert put(bench.region.store, (mirror.root / file.path).read_bytes()) == sha256
     assert (await bench.import_now()).state == "succeeded"
     assert server.asked(file.path) == []
+    assert (await bench.image()).status == "stored"
+
+
+class Immovable(DiskStore):
+    """A store on a disk that removes nothing."""
+
+    def remove(self, *digests: Sha256) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+async def leave(bench: Bench, sha256: Sha256) -> None:
+    """The file's row has moved out, and the process that was to remove the bytes has died."""
+    async with transaction(bench.region.engine) as connection:
+        rows = [row for row in await files.all_stored(connection) if row.sha256 == sha256]
+        assert await files.leave_lost(connection, rows, bench.region.now()) == [sha256]
+
+
+async def test_a_file_that_is_being_deleted_is_fetched_anew(bench: Bench, mirror: Mirror, server: Server) -> None:
+    """Its bytes still lie there, and whoever was to remove them may be about to: they are not counted on."""
+    await bench.import_now()
+    before = await bench.manifest()
+    file = mirror.expected("resolute", "amd64", "ga-26.04")["squashfs"]
+    await leave(bench, Sha256(file.sha256))
+    assert file.sha256 not in await bench.stored()
+    server.requests.clear()
+    assert (await bench.import_now()).state == "succeeded"
+    assert paths_asked(server) == [file.path]
+    assert await bench.stored() == set(before.files())
+    async with transaction(bench.region.engine) as connection:
+        assert await files.all_leaving(connection) == []
+
+
+async def test_a_file_that_cannot_be_deleted_costs_its_own_image_only(
+    bench: Bench, mirror: Mirror, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.import_now()
+    monkeypatch.setattr(importer, "ATTEMPTS", 2)
+    file = mirror.expected("resolute", "amd64", "ga-26.04")["squashfs"]
+    await leave(bench, Sha256(file.sha256))
+    await bench.select(RESOLUTE, CENTOS_8)
+    server.requests.clear()
+    failed = await on(bench, Immovable).import_now()
+    assert (failed.state, failed.error_code) == ("failed", "conflict")
+    assert file.path not in paths_asked(server)
+    assert ((await bench.image()).status, (await bench.image(CENTOS_8)).status) == ("failed", "stored")
+    assert (await on(bench, DiskStore).import_now()).state == "succeeded"
     assert (await bench.image()).status == "stored"
 
 

@@ -175,7 +175,7 @@ async def test_what_the_region_lacks(running: Running, monkeypatch: pytest.Monke
     answer = await running.client("GET", "/images")
     refused(answer, 503, "unavailable", "The region has not begun yet: it waits for its database; try", "no database")
     running.region.ready.set()
-    shutil.rmtree(running.region.store.root)
+    shutil.rmtree(running.region.store.where)
     answer = await running.client("GET", "/storage")
     refused(answer, 503, "disk_failed", "failed (No such file or directory); what is held is untouched", "no disk")
     monkeypatch.setattr(type(running.region.store), "bytes_free", lambda _: 0)

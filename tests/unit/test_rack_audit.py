@@ -16,7 +16,7 @@ from tests.stores import put, stored_path
 CONTENT = b"a kernel"
 A, SIZE = Sha256.of(CONTENT), len(CONTENT)
 NAME = RelativePath("ubuntu/amd64/ga-24.04/noble/stable/boot-kernel")
-TREE = Tree("1-1-0", (1, 1), {NAME: Link(A, SIZE, "noble")})
+TREE = Tree("1-1-0", {NAME: Link(A, SIZE, "noble")}, {})
 
 
 @pytest.fixture

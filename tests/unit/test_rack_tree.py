@@ -127,7 +127,7 @@ def test_archives_that_share_a_directory_are_one_image_and_the_later_wins() -> N
     }
     source = draft.sources[RelativePath("bootloader/uefi/amd64/a.efi")]
     assert source == ROOT / "unpacked" / sha("shim") / "a.efi"
-    half = plan(ROOT, manifest(*entries), set(), unpacked(grub={"b.efi": "x"}), OLD, lambda digest: ROOT / digest)
+    half = plan(ROOT, manifest(*entries), set(), unpacked(grub={"b.efi": "x"}), OLD)
     assert half.carried == {UEFI}
     assert {name.sha256 for name in half.names.values()} == {sha("boot1")}
 
@@ -181,11 +181,10 @@ def test_a_current_link_that_was_removed_is_put_back_though_nothing_changed(tmp_
     assert kernel.read_text() == "ga2"
 
 
-def stored(root: Path, *contents: str) -> Store:
-    store = Store(root)
+def stored(root: Path, *contents: str) -> DiskStore:
+    store = DiskStore(root)
     for content in contents:
-        store.incoming(sha(content)).write_text(content)
-        store.commit(sha(content))
+        put(store, content.encode())
     return store
 
 

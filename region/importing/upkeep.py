@@ -1,0 +1,118 @@
+"""Upkeep of the store: the prune removes what nobody needs, the audit what is not as it was verified.
+
+Both work in steps. No step waits for the disk inside a transaction, a crash after any of them leaves what the next
+prune finishes, and a stored file is never removed that was fetched anew meanwhile:
+
+- a file leaves as `region.catalogue.files` tells: its row, its bytes, the row that says it is leaving;
+- whoever removes bytes is alone at it, by the store's own lock, from the moment it reads what is leaving until it has
+  removed it. The lock lasts as long as the process lives, so one that slept in between removes nothing of another time.
+"""
+
+from collections.abc import Collection
+from contextlib import ExitStack
+from datetime import datetime, timedelta
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from region.catalogue import files
+from region.catalogue.files import Stored
+from region.database.connection import transaction
+from region.importing import imports
+from shared.audit import due_since
+from shared.digest import Sha256
+from shared.logs import logger
+from shared.store.base import Store
+from shared.threads import in_thread
+
+REMOVING, READING = "removing", "reading"
+"""What one process at a time does (`Store.alone`)."""
+
+log = logger(__name__)
+
+
+async def prune(engine: AsyncEngine, store: Store, grace: timedelta, now: datetime) -> list[Sha256]:
+    """Delete, row and bytes, the files that were unneeded for `grace`, and finish what earlier prunes began.
+
+    The digests whose rows have gone; bytes that a failing disk did not let go are tried again by the next prune.
+    """
+    async with transaction(engine) as connection:
+        gone = await files.leave_unneeded(connection, grace, now)
+    await finish_leaving(engine, store)
+    return gone
+
+
+async def finish_leaving(engine: AsyncEngine, store: Store) -> None:
+    """Remove the bytes of what is leaving, then say so. Does nothing while another process is at it."""
+    with ExitStack() as stack:
+        if not await in_thread(stack.enter_context, store.alone(REMOVING)):
+            return
+        async with transaction(engine) as connection:
+            leaving = await files.all_leaving(connection)
+        gone = []
+        for sha256 in leaving:
+            try:
+                await in_thread(store.remove, sha256)
+            except OSError as error:
+                log.warning(f"{store.fault(error)}", action="prune", file=sha256)
+            else:
+                gone.append(sha256)
+        if gone:
+            async with transaction(engine) as connection:
+                await files.forget_leaving(connection, gone)
+
+
+async def let_go(engine: AsyncEngine, store: Store, digests: Collection[Sha256]) -> set[Sha256]:
+    """Those of `digests` that may not be fetched, because they are leaving and could not be removed just now."""
+    async with transaction(engine) as connection:
+        leaving = await files.leaving(connection, digests)
+    if not leaving:
+        return leaving
+    await finish_leaving(engine, store)
+    async with transaction(engine) as connection:
+        return await files.leaving(connection, leaving)
+
+
+async def audit(engine: AsyncEngine, store: Store, last: datetime | None, now: datetime) -> list[Sha256] | None:
+    """Compare rows and disk, and ask for what was lost. The digests of files that were lost or spoiled.
+
+    Every file is looked at; those touched since they were verified, and those due since the audit `last`, are read.
+    None when another process audits just now.
+    """
+    with ExitStack() as stack:
+        if not await in_thread(stack.enter_context, store.alone(READING)):
+            return None
+        async with transaction(engine) as connection:
+            rows = await files.all_stored(connection)
+        touched = await in_thread(_touched, store, rows)
+        due = due_since((row.sha256 for row in rows), last, now)
+        wrong = [
+            row
+            for row in rows
+            if (row.sha256 in touched or row.sha256 in due)
+            and not await in_thread(_is_right, store, row.sha256, row.sha256 in touched)
+        ]
+    if not wrong:
+        return []
+    async with transaction(engine) as connection:
+        lost = await files.leave_lost(connection, wrong, now)
+        if lost:
+            await imports.enqueue(connection, "healing", "the audit of the store", now)
+    await finish_leaving(engine, store)
+    return lost
+
+
+def _touched(store: Store, rows: Collection[Stored]) -> set[Sha256]:
+    return {row.sha256 for row in rows if not store.has(row.sha256, row.size)}
+
+
+def _is_right(store: Store, sha256: Sha256, touched: bool) -> bool:
+    """True if the bytes are right. A file that is wrong is not served from now on, whatever becomes of its row."""
+    right = store.digest_of(sha256) == sha256
+    try:
+        if not right:
+            store.disown(sha256)
+        elif touched:
+            store.reinstate(sha256)
+    except OSError as error:
+        log.warning(f"{store.fault(error)}", action="audit", file=sha256)
+    return right
