@@ -1,9 +1,17 @@
-"""What tests of every kind share: a real PostgreSQL, started once a process, and a fresh database for each test."""
+"""What tests of every kind share: a real PostgreSQL, started once a process, and a fresh database for each test.
+
+A run leaves the directories of its failed tests, of the last run only, and nothing else. What a killed run could not
+remove, the next one does.
+"""
 
 import asyncio
+import contextlib
+import getpass
 import itertools
 import os
 import shutil
+import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,6 +20,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from deploy.local import postgres
+from deploy.local.scratch import abandoned, scratch_directory, scratch_place
 from region.database.connection import create_engine, migrate
 
 TEMPLATE = "template_bootferry"
@@ -19,15 +28,56 @@ NOW = datetime(2026, 7, 23, 12, 0, tzinfo=UTC)
 
 
 MEMORY = Path("/dev/shm")
+MAY_STAY_BYTES = 8_000_000  # of a run without a failure; all that pytest keeps then is a few empty directories
+STARTED_AT = time.time()
+
 if MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 2**30:
     # Every stored file is flushed to its disk; on a real one the tests would wait for little else.
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Remove what killed runs left: pytest itself would take them for runs under way, for three days."""
+    if _is_worker(session):
+        return
+    root = Path(os.environ.get("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir()))
+    for lock in root.glob(f"pytest-of-{getpass.getuser()}/pytest-*/.lock"):
+        with contextlib.suppress(OSError, ValueError):
+            if not Path(f"/proc/{int(lock.read_text())}").exists():
+                shutil.rmtree(lock.parent, ignore_errors=True)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
+    """Fail a run that leaves more behind than failed tests explain."""
+    yield
+    if _is_worker(session):
+        return
+    made: Path | None = session.config._tmp_path_factory._basetemp  # type: ignore[attr-defined]
+    if made and session.testsfailed == 0 and not session.config.option.basetemp:
+        shutil.rmtree(made, ignore_errors=True)  # also after Ctrl-C, when pytest keeps it
+    places = [made] if made else []
+    places += [path for path in abandoned(scratch_place()) if path.stat().st_mtime >= STARTED_AT]
+    left = {str(path): size for path in places if (size := _size(path))}
+    if session.testsfailed == 0 and sum(left.values()) > MAY_STAY_BYTES:
+        pytest.exit(f"This run leaves more than {MAY_STAY_BYTES} bytes behind: {left}", returncode=1)
+    for path in abandoned(scratch_place()):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_worker(session: pytest.Session) -> bool:
+    return hasattr(session.config, "workerinput")
+
+
+def _size(directory: Path) -> int:
+    """The bytes that a directory takes on its disk."""
+    return sum(path.lstat().st_blocks * 512 for path in directory.rglob("*"))
+
+
 @pytest.fixture(scope="session")
 def database_server() -> Iterator[postgres.Server]:
     """A PostgreSQL of this test process alone, in memory where the machine allows, with a migrated template."""
-    with postgres.scratch_directory() as directory, postgres.running(directory, fsync=False) as server:
+    with scratch_directory() as directory, postgres.running(directory, fsync=False) as server:
         asyncio.run(_make_template(server))
         yield server
 

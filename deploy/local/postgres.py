@@ -432,19 +432,6 @@ def forget_reused_pid(pid_file: Path) -> None:
         pid_file.unlink()
 
 
-@contextmanager
-def scratch_directory() -> Iterator[Path]:
-    """A directory for a test's server, in memory where there is such a place, removed after the block."""
-    memory = Path("/dev/shm")  # noqa: S108 (mkdtemp below makes the unguessable part)
-    usable = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 512 << 20
-    path = Path(tempfile.mkdtemp(prefix="bootferry-", dir=memory if usable else None))
-    path.chmod(0o711)  # the server may run as another user
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
-
-
 def quoted(identifier: str) -> str:
     """An SQL identifier, quoted."""
     return '"' + identifier.replace('"', '""') + '"'

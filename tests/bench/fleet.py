@@ -42,12 +42,12 @@ from region.fleet import reports
 from region.people.operators import Role, create_token
 from region.publishing.manifest import Published
 from region.stream.documents import Product, ProductKind, Version
-from shared.digest import Sha256
 from shared.names import ImageKey, Name
 from shared.signing import encode_bytes, load_or_create_key, public_bytes, sign_request
 from shared.store.disk import DiskStore
 from shared.wire.report import Knows, Report
 from tests.db.rows import hold, item, make_region, make_source, publish, reading, record, select_images
+from tests.stores import put
 
 TIMES, WARM_UP = 20, 12
 REPORTS = 400
@@ -122,9 +122,7 @@ def store_all(data: Path, images: int) -> None:
     store = DiskStore(data / "store")
     for number in range(images):
         for path in {path for subarch in SUBARCHES for serial in "12" for path in paths_of(number, subarch, serial)}:
-            sha256 = Sha256.of(path.encode())
-            store.incoming(sha256).write_text(path)
-            store.commit(sha256)
+            put(store, path.encode())
 
 
 def product(number: int, subarch: str, *serials: str) -> Product:

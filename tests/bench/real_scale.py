@@ -17,6 +17,7 @@ from pathlib import Path
 from deploy.local import postgres
 from deploy.local.mirror.content import TINY
 from deploy.local.mirror.mirror import Mirror
+from deploy.local.scratch import scratch_directory
 from region.actions import effect
 from region.catalogue import products, selections, sources, wanted
 from region.catalogue.facts import Wish
@@ -87,7 +88,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--stream", type=Path, help="the root of a mirror's metadata")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch, postgres.scratch_directory() as directory:
+    with tempfile.TemporaryDirectory() as scratch, scratch_directory() as directory:
         root = arguments.stream
         if root is None:
             root = Mirror.create(Path(scratch) / "upstream", now=datetime.now(UTC), sizes=TINY).root

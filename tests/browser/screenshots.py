@@ -20,6 +20,7 @@ from deploy.local import postgres
 from deploy.local.mirror.content import SAMPLE
 from deploy.local.mirror.faults import Flip, Slow, Status
 from deploy.local.mirror.key import Key
+from deploy.local.scratch import scratch_directory
 from region.database.connection import create_engine, migrate
 from tests.browser.conftest import Harbour, Visitor, chromium, harbour_in, visiting
 from tests.browser.test_images import JAMMY, NOBLE, RESOLUTE, status
@@ -235,7 +236,7 @@ async def with_nothing_selected(visitor: Visitor, harbour: Harbour, camera: Came
 
 async def take_all(directory: Path) -> None:
     """All states, one after the other, as one region lives through them."""
-    with postgres.scratch_directory() as scratch, postgres.running(scratch / "database", fsync=False) as server:
+    with scratch_directory() as scratch, postgres.running(scratch / "database", fsync=False) as server:
         await server.create_database("screenshots")
         url = server.url("screenshots")
         engine = create_engine(url)

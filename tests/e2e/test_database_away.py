@@ -9,6 +9,7 @@ from deploy.local import postgres
 from deploy.local.mirror.content import TINY
 from deploy.local.mirror.mirror import Mirror
 from deploy.local.mirror.server import serve
+from deploy.local.scratch import scratch_directory
 from tests.conftest import NOW
 from tests.e2e.site import Site
 
@@ -18,7 +19,7 @@ pytestmark = [pytest.mark.e2e]
 @pytest.fixture
 def database_directory() -> Iterator[Path]:
     """A place whose socket has the same address each time the server starts."""
-    with postgres.scratch_directory() as directory:
+    with scratch_directory() as directory:
         yield directory
 
 

@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from deploy.local import postgres
 from deploy.local.child import Account
 from deploy.local.failure import Failure
+from deploy.local.scratch import scratch_directory
 
 CHECKOUT = Path(__file__).parents[2]
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as somebody else")
@@ -25,7 +26,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs Postgr
 
 @pytest.fixture(scope="module")
 def initialised() -> Iterator[Path]:
-    with postgres.scratch_directory() as scratch:
+    with scratch_directory() as scratch:
         with postgres.prepared(scratch / "postgres", fsync=False):
             pass
         yield scratch / "postgres"
@@ -34,7 +35,7 @@ def initialised() -> Iterator[Path]:
 @pytest.fixture
 def directory(initialised: Path) -> Iterator[Path]:
     """A server's directory whose data is made but untouched; initdb takes most of a second, a copy does not."""
-    with postgres.scratch_directory() as scratch:
+    with scratch_directory() as scratch:
         subprocess.run(["cp", "--archive", initialised, scratch], check=True)
         yield scratch / "postgres"
 
@@ -227,7 +228,7 @@ def test_programs_out_of_reach_are_copied_once(tmp_path: Path, monkeypatch: pyte
     libraries.mkdir()
     (libraries / "libpq.so").touch()
     tmp_path.chmod(0o700)
-    with postgres.scratch_directory() as scratch:
+    with scratch_directory() as scratch:
         shelter = scratch / "shelter"
         with pytest.raises(Failure, match="set PG_BIN_DIR"):
             postgres.reachable_binaries(binaries, account, shelter)
