@@ -41,7 +41,7 @@ def test_every_vendored_package_has_a_version_and_a_licence_we_may_ship(director
 
 def test_the_page_names_no_other_host_and_nothing_inline() -> None:
     web = ROOT / "region" / "web"
-    ours = [web / "index.html", *(web / "static").glob("*.css"), *(web / "static" / "app").glob("*.js")]
+    ours = [web / "index.html", *(web / "static" / "css").glob("*.css"), *(web / "static" / "app").glob("*.js")]
     assert len(ours) > 20
     for path in ours:
         text = path.read_text()
