@@ -13,7 +13,7 @@ from shared.errors import FetchError, HttpStatus
 
 PERIOD_S = 0.25
 PATIENCE_S = 60.0
-"""How long a region may be away, as it is while it restarts, before watching it is given up."""
+"""How long a region may be away, as it is while it restarts, before nobody watches it any longer."""
 
 
 class Watcher(Protocol):

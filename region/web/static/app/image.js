@@ -106,7 +106,7 @@ export function DeleteDialog({ image, name, nameOf, onClose }) {
       facts.selections.load();
       facts.images.load();
       onClose();
-      tell("positive", `${name} is given up.`, "Region and racks delete it by themselves.");
+      tell("positive", `${name} is unselected.`, "Region and racks delete it by themselves.");
     } catch (error) {
       refused.value = error;
       busy.value = false;

@@ -23,7 +23,7 @@ export function boxes(offered, wanted, loose) {
   return { releases, arches };
 }
 
-/** Tick or untick a release: the images to add and to give up, and the loose ticks afterwards. */
+/** Tick or untick a release: the images to add and to unselect, and the loose ticks afterwards. */
 export function toggleRelease(release, on, offered, wanted, loose) {
   const { arches } = boxes(offered, wanted, loose);
   const ticked = [...arches].filter(([, box]) => box.checked || box.partly).map(([arch]) => arch);

@@ -18,7 +18,7 @@ export const IMAGE = {
     icon: "failed",
     means: "Nobody whom its source is believed by has signed its offers; what is held is kept.",
   },
-  retiring: { word: "Retiring", icon: "removed", means: "No longer selected; it is about to go." },
+  retiring: { word: "Will be deleted", icon: "removed", means: "No longer selected; it is about to go." },
 };
 
 /** What the operator ticked or unticked and has not saved. */
@@ -54,7 +54,7 @@ export const ON_RACK = {
 export const IMPORT = {
   queued: { word: "Queued", icon: "queued" },
   running: { word: "Running", icon: "downloading" },
-  succeeded: { word: "Done", icon: "synced" },
+  succeeded: { word: "Succeeded", icon: "synced" },
   failed: { word: "Failed", icon: "failed" },
   cancelled: { word: "Stopped", icon: "gone" },
 };
