@@ -10,6 +10,7 @@ import pytest
 from deploy.local.mirror.faults import Slow
 from shared.digest import Sha256
 from tests.e2e.conftest import Ferry
+from tests.e2e.road import road
 
 pytestmark = [pytest.mark.e2e]
 
@@ -154,12 +155,17 @@ async def test_a_region_ended_in_the_middle_of_an_import_goes_on_where_it_was(
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
 async def test_a_rack_ended_in_the_middle_of_a_pull_ends_whole(ferry: Ferry, number: signal.Signals) -> None:
     await ferry.site.start_region(ferry.region)
-    incoming = ferry.site.directory / "rack-1" / "incoming"
-    await ferry.site.start_rack(ferry.rack, ferry.region)
-    await ferry.site.until(lambda: incoming.exists() and any(incoming.iterdir()))
-    await ferry.rack.stop(number)
-    await ferry.site.start_rack(ferry.rack, ferry.region)
-    await ferry.site.until(lambda: synced(ferry))
+    squashfs = ferry.mirror.expected("resolute", "amd64", "ga-26.04")["squashfs"]
+    partial = ferry.site.directory / "rack-1" / "incoming" / squashfs.sha256
+    # Slow enough that however late we look, the file is on its way: all of it would take 24 s.
+    async with road(ferry.region.port, bytes_per_second=1_000_000) as way:
+        await ferry.site.start_rack(ferry.rack, ferry.region, by=way.base)
+        await ferry.site.until(partial.exists)
+        await ferry.rack.stop(number)
+        assert partial.stat().st_size < squashfs.size, "the pull had ended before the rack did"
+        way.bytes_per_second = None
+        await ferry.site.start_rack(ferry.rack, ferry.region)
+        await ferry.site.until(lambda: synced(ferry))
     for ftype, file in ferry.mirror.expected("resolute", "amd64", "ga-26.04").items():
         assert Sha256.of(ferry.rack_file(f"{GA}/{ftype}").read_bytes()) == file.sha256
 
