@@ -76,9 +76,9 @@ async def test_ticked_images_are_planned_saved_and_followed_to_the_rack_without_
     await expect(dialog).to_contain_text("on rack-1, the tightest rack")
     assert await harbour.site.statuses(harbour.region) == {RESOLUTE: "synced"}, "a plan changes nothing"
 
-    # Slow enough to be seen: kernels of noble first, then the rest of it and jammy.
-    harbour.upstream.misbehave("noble/*/squashfs", Slow(150_000))
-    harbour.upstream.misbehave("jammy/*/squashfs", Slow(150_000))
+    # So slow that it lasts until all of it was seen: kernels of noble first, then the rest of it and jammy.
+    harbour.upstream.misbehave("noble/*/squashfs", Slow(20_000))
+    harbour.upstream.misbehave("jammy/*/squashfs", Slow(20_000))
     await page.evaluate(
         """image => {
             window.words = [];
@@ -96,7 +96,9 @@ async def test_ticked_images_are_planned_saved_and_followed_to_the_rack_without_
     await expect(status(page, NOBLE)).to_have_text(re.compile(r"Downloading [1-9]\d? %"))
     await expect(row(page, NOBLE).get_by_role("progressbar")).to_be_visible()
     await expect(row(page, NOBLE)).to_contain_text(re.compile(r"[\d.]+( kB)? of [\d.]+ kB"))
+    await expect(row(page, NOBLE)).to_contain_text("/s")
     await expect(page.get_by_role("button", name="Stop import")).to_be_visible()
+    harbour.upstream.behave()
     for image in (NOBLE, JAMMY):
         await expect(status(page, image)).to_have_text("Synced")
     seen = [str(word) for word in await page.evaluate("window.words")]
@@ -207,7 +209,7 @@ async def test_an_image_is_pinned_updated_unpinned_and_deleted_by_its_row(visito
 
     harbour.mirror.publish(version="20260802", release="resolute", arch="amd64")
     await held.get_by_role("button", name="Update now").click()
-    await page.wait_for_function("() => /brought up to date/.test(document.body.innerText)")
+    await expect(page.get_by_text("brought up to date").first).to_be_visible()
     await held.get_by_role("button", name="Pinned to 20260701").click()
     await expect(page.get_by_role("dialog").get_by_text("20260802")).to_be_visible()
     await page.get_by_role("dialog").get_by_role("button", name="Unpin").click()

@@ -496,7 +496,7 @@ def test_a_slow_client_delays_nobody_and_gets_its_bytes(served: Served, large: F
         for _ in range(20):
             assert served.get("/small")[0].status == 200
             time.sleep(0.01)
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 10, "they waited for the slow client, who does not read at all"
         time.sleep(0.3)
         # Waiting for the slow client must not keep a processor busy.
         assert time.process_time() - cpu < 0.7 * (time.monotonic() - started)
@@ -562,7 +562,7 @@ def test_shutdown_waits_for_a_transfer_and_not_for_an_event_stream(store: Store,
             received += read_all(transfer)
         assert received.partition(b"\r\n\r\n")[2] == large.content
         started = time.monotonic()
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 8, "it waited for its grace of 10 s to end"
 
 
 def test_shutdown_ends_when_its_grace_does(store: Store, large: File, caplog: pytest.LogCaptureFixture) -> None:

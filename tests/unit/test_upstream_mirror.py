@@ -634,6 +634,16 @@ async def test_slow_takes_its_time(server: Server, client: aiohttp.ClientSession
     assert clock() - began >= 0.19
 
 
+async def test_what_is_sent_slowly_goes_on_at_full_speed_once_the_server_behaves(
+    server: Server, client: aiohttp.ClientSession, squashfs: File, content: bytes
+) -> None:
+    server.misbehave(squashfs.path, Slow(squashfs.size // 60))
+    async with client.get(squashfs.path) as answer:
+        begun = await answer.content.read(1)
+        server.behave()
+        assert begun + await asyncio.wait_for(answer.content.read(), 5) == content
+
+
 async def test_redirect_goes_where_it_says(server: Server, client: aiohttp.ClientSession, squashfs: File) -> None:
     server.misbehave("*/squashfs", Redirect(f"{server.url}{squashfs.path}.manifest", 308))
     assert (await look(client, squashfs.path))["status"] == 200

@@ -41,7 +41,7 @@ class IgnoreRange:
 
 @dataclass(frozen=True)
 class Slow:
-    """Send the body at about this rate."""
+    """Send the body at about this rate, until the server is told to behave."""
 
     bytes_per_second: int
 

@@ -4,7 +4,7 @@ import asyncio
 import gzip
 import io
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from email.utils import formatdate
@@ -68,7 +68,7 @@ class Server:
         self.rules.append(Rule(pattern, fault, times))
 
     def behave(self) -> None:
-        """Forget every fault asked for."""
+        """Forget every fault asked for; what is under way slowly goes on at full speed."""
         self.rules.clear()
 
     def asked(self, pattern: str = "*") -> list[Request]:
@@ -101,6 +101,9 @@ class Server:
                 return rule.fault
         return None
 
+    def _stands(self, fault: Fault) -> bool:
+        return any(rule.fault is fault for rule in self.rules)
+
     def _note(self, request: web.Request, path: str, status: int) -> None:
         self.requests.append(Request(request.method, path, request.headers.get("Range"), status))
 
@@ -124,7 +127,7 @@ class Server:
                 return response
             try:
                 await response.prepare(request)
-                async for chunk in _body(source, start, stop, fault):
+                async for chunk in _body(source, start, stop, fault, self._stands):
                     await response.write(chunk)
                 if isinstance(fault, Hang):
                     await _for_ever()
@@ -216,7 +219,9 @@ def _describe(response: web.StreamResponse, start: int, stop: int, size: int, fa
     response.content_length = stop - start
 
 
-async def _body(file: BinaryIO, start: int, stop: int, fault: Fault | None) -> AsyncIterator[bytes]:
+async def _body(
+    file: BinaryIO, start: int, stop: int, fault: Fault | None, stands: Callable[[Fault], bool]
+) -> AsyncIterator[bytes]:
     step = CHUNK_BYTES
     match fault:
         case Cut(int(after)) | Hang(int(after)):
@@ -230,7 +235,7 @@ async def _body(file: BinaryIO, start: int, stop: int, fault: Fault | None) -> A
             case Flip(at) if offset <= at < offset + len(chunk):
                 i = at - offset
                 chunk = chunk[:i] + bytes([chunk[i] ^ 0xFF]) + chunk[i + 1 :]
-            case Slow(rate):
+            case Slow(rate) if stands(fault):
                 await asyncio.sleep(len(chunk) / rate)
         yield chunk
     while isinstance(fault, Endless):
