@@ -23,6 +23,8 @@ TEST = """
 import os, tempfile
 from pathlib import Path
 from deploy.local import scratch
+def test_before(tmp_path):
+    (tmp_path / "file").write_bytes(bytes(9_000_000))
 def test_it(tmp_path):
     {body}
 """
@@ -81,4 +83,4 @@ def test_a_run_that_leaves_more_fails(place: Path) -> None:
     ended = run("leaving", place)
     assert ended.returncode == 1
     assert "bytes behind" in ended.stderr
-    assert "1 passed" in ended.stdout
+    assert "2 passed" in ended.stdout
