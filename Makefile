@@ -51,6 +51,11 @@ check: env ## check format, lint, types and import contracts
 openapi: env ## write docs/openapi.json anew after a change of the API
 	@$(BIN)/python -m region openapi > docs/openapi.json.new && mv docs/openapi.json.new docs/openapi.json
 
+.PHONY: apilint
+apilint: env ## lint docs/openapi.json with redocly and spectral, which npm fetches into .cache
+	npm install --silent --no-audit --no-fund --prefix .cache/npm @redocly/cli@2 @stoplight/spectral-cli@6
+	OPENAPI_LINTERS=.cache/npm/node_modules/.bin $(BIN)/pytest tests/unit/test_openapi.py -k linters $(ARGS)
+
 .PHONY: screenshots
 screenshots: browser env ## draw the pictures in docs/images anew
 	$(BIN)/python -m tests.browser.screenshots

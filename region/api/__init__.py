@@ -25,7 +25,7 @@ from region.api import (
     settings,
     sources,
 )
-from region.api.description import describe
+from region.api.openapi import describe
 from region.edge.surroundings import Surroundings
 from region.people.attempts import Attempts
 from region.process import Region, running
@@ -94,6 +94,7 @@ def _application(lifespan: Lifespan[FastAPI] | None) -> FastAPI:
             " and one sentence that says what to do."
         ),
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        contact={"name": "The Bootferry developers"},
         openapi_tags=_TAGS,
         openapi_url=f"{VERSION_PREFIX}/openapi.json",
         docs_url=None,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated
 
 from fastapi import Depends, Header, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from region.database.connection import transaction
@@ -17,7 +17,9 @@ from shared.signing import claimed_key_id, verify_request
 
 SESSION_COOKIE = "bf_session"
 
-bearer = HTTPBearer(auto_error=False, scheme_name="operator token", description="`bf_…`, made by an administrator.")
+bearer = HTTPBearer(auto_error=False, scheme_name="operator_token")
+signature = APIKeyHeader(name="Signature", auto_error=False, scheme_name="rack_signature")
+"""For the API's description alone; `shared.signing` reads the header."""
 
 
 async def the_region(request: Request) -> Region:
@@ -132,7 +134,9 @@ class SignedRack:
     id: str
 
 
-async def authenticate_rack(region: TheRegion, request: Request) -> SignedRack:
+async def authenticate_rack(
+    region: TheRegion, request: Request, _signature: Annotated[str | None, Depends(signature)] = None
+) -> SignedRack:
     """The rack that signed this request. Raises InvalidRequestSignature; Unavailable until racks are known."""
     region.require_ready()
     headers = dict(request.headers)

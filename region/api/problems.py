@@ -132,6 +132,9 @@ _FRAMEWORK = {
 }
 """What is refused before any error of ours is raised: status to code and sentence."""
 
+FRAMEWORK_ONLY = {status: told for status, told in _FRAMEWORK.items() if status != HTTPStatus.NOT_FOUND}
+"""Those whose status no error of ours has."""
+
 _NOT_JSON = "The request's body is not JSON; send one JSON value, in UTF-8."
 
 

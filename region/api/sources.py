@@ -201,7 +201,7 @@ async def add_source(
 @router.post(
     "/sources/probe",
     summary="Try a source: see what it offers, or precisely why not, before anything is saved",
-    responses=documented(422, 502),
+    responses=documented(422, 502, 504),
 )
 async def probe_source(_operator: Admin, region: TheRegion, fields: SourceFields) -> Probe:
     async with transaction(region.engine) as connection:
