@@ -125,6 +125,10 @@ def _complete_request(operation: dict[str, Any]) -> None:
     for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
         if media_type == "application/json":
             operation["responses"] |= {str(status): found for status, found in documented(415).items()}
+            # A body that may be left out need not be null too, and generated clients send what is left out as null.
+            shapes = [choice for choice in content["schema"].get("anyOf", ()) if "$ref" in choice]
+            if len(shapes) == 1:
+                content["schema"] = shapes[0]
             if (example := _example(content["schema"], "")) is not None:
                 content.setdefault("example", example)
 
@@ -168,12 +172,9 @@ def _refusal(status: int) -> dict[str, Any]:
 
 
 def _example(schema: dict[str, Any], status: str) -> Any:
-    """The example of the shape that `schema` refers to, alone, as one of several, or as the items of a page."""
-    for choice in schema.get("anyOf", [schema]):
-        name = str(choice.get("$ref", "")).rpartition("/")[2]
-        if name.startswith("Page_"):
-            item = examples.SHAPES.get(name.removeprefix("Page_").removesuffix("_"))
-            return None if item is None else {"items": [item], "next": None}
-        if name in examples.SHAPES:
-            return examples.ANSWERS.get((name, status), examples.SHAPES[name])
-    return None
+    """The example of the shape that `schema` refers to, alone or as the items of a page."""
+    name = str(schema.get("$ref", "")).rpartition("/")[2]
+    if name.startswith("Page_"):
+        item = examples.SHAPES.get(name.removeprefix("Page_").removesuffix("_"))
+        return None if item is None else {"items": [item], "next": None}
+    return examples.ANSWERS.get((name, status), examples.SHAPES.get(name))

@@ -110,6 +110,12 @@ def test_every_request_and_answer_has_an_example_that_fits_its_schema() -> None:
                 assert not list(validator.iter_errors(content["example"])), (where, which, media_type)
 
 
+def test_a_body_that_may_be_left_out_is_never_null() -> None:
+    """Generated clients would send it as null of a kind json does not know."""
+    bodies = [operation["requestBody"] for _, operation in _operations() if "requestBody" in operation]
+    assert [body for body in bodies if "anyOf" in body["content"].get("application/json", {}).get("schema", {})] == []
+
+
 def test_every_example_is_of_a_shape_there_is_and_every_word_of_an_operation() -> None:
     schemas = set(api.description()["components"]["schemas"])
     assert set(examples.SHAPES) <= schemas
