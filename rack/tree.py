@@ -238,7 +238,7 @@ def _unpacked(root: Path, store: DiskStore, entry: Entry) -> Mapping[RelativePat
     listing.unlink(missing_ok=True)
     packed = store.open(entry.sha256, entry.size)
     if packed is None:
-        raise Unavailable(f"The file {entry.sha256}")
+        raise Unavailable(f"The file {entry.sha256} is not here any longer")
     with packed:
         found = unpack(packed, into, origin=f"The archive {entry.path} ({entry.sha256[:12]}…)")
     write_whole(listing, json.dumps(found, separators=(",", ":")).encode())

@@ -19,7 +19,7 @@ from shared.names import ImageKey
 router = APIRouter(tags=["images"])
 
 Status = Literal[
-    "queued", "downloading", "waiting_for_racks", "stored", "synced", "failed", "unavailable", "unvouched", "retiring"
+    "queued", "downloading", "waiting_for_racks", "stored", "synced", "failed", "unavailable", "unvouched", "unselected"
 ]
 
 
@@ -28,7 +28,7 @@ class ImageShown(ImageName):
 
     `stored`: whole on the region, and no rack is enrolled. `synced`: every live rack shows all of the newest version.
     `unavailable`: selected, no longer offered; what is held is kept. `unvouched`: its offers lapsed, because nobody
-    whom its source is believed by has signed them; what is held is kept. `retiring`: no longer selected, about to go.
+    whom its source is believed by has signed them; what is held is kept. `unselected`: no longer selected, about to go.
     """
 
     id: ImageId

@@ -6,7 +6,7 @@ from datetime import datetime
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from region.fleet.showing import LIVE_FOR
+from region.fleet.showing import COUNTS, LIVE_FOR
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Bootloader:
 async def list_all(connection: AsyncConnection, now: datetime) -> list[Bootloader]:
     """The bootloaders that are offered or held, by type and architecture."""
     rows = await connection.execute(
-        text("""
+        text(f"""
             WITH newest AS (
                 SELECT DISTINCT ON (products.bootloader_type, products.arch)
                        products.os, products.bootloader_type AS type, products.arch, versions.id, versions.name,

@@ -160,7 +160,7 @@ facts AS (
 judged AS (
     SELECT facts.*,
         CASE
-            WHEN NOT selected THEN 'retiring'
+            WHEN NOT selected THEN 'unselected'
             WHEN whole AND offered AND racks_total = 0 THEN 'stored'
             WHEN whole AND offered AND racks_live > 0 AND racks_synced = racks_live THEN 'synced'
             WHEN whole AND offered THEN 'waiting_for_racks'

@@ -29,7 +29,7 @@ _STATUSES = {
     "failed": Cell("Failed", "red"),
     "unavailable": Cell("No longer offered", "yellow"),
     "unvouched": Cell("Not vouched for", "red"),
-    "retiring": Cell("Will be deleted", "dim"),
+    "unselected": Cell("Will be deleted", "dim"),
 }
 
 

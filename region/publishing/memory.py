@@ -39,9 +39,10 @@ class Memory:
         return self._published_sizes
 
     async def refresh(self) -> None:
-        """Read the manifest again if there is a newer one. Raises Unavailable, and then keeps the one it has."""
+        """Read the manifest again if the database has another. Raises Unavailable, and then keeps the one it has."""
         async with transaction(self._engine) as connection:
-            known = self._published and (*self._published.manifest.order, self._published.sha256)
+            before = self._published
+            known = None if before is None else (*before.manifest.order, before.sha256)
             if await manifest.newest(connection) == known:
                 return
             published = await manifest.current(connection, self._key)

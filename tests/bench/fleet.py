@@ -37,6 +37,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from deploy.local import postgres
+from deploy.local.scratch import scratch_directory
 from region.database.connection import create_engine, migrate, transaction
 from region.fleet import reports
 from region.people.operators import Role, create_token
@@ -337,15 +338,22 @@ async def paced(site: Site, seconds: float) -> None:
 async def catch_up(site: Site) -> None:
     """All racks know the current manifest; some lack a few images of it."""
     lacking = min(LACKING_RACKS, len(site.rack_keys))
+    for start in range(0, len(site.rack_keys), 50):
+        # As racks do, not all in one transaction: what it replaces would stay beside it until its end.
+        async with transaction(site.engine) as connection:
+            await connection.execute(
+                text("""
+                    UPDATE racks SET serial = :serial, knows_sha256 = :sha256, report_digest = :digest
+                    WHERE id = ANY(:ids)
+                """),
+                {
+                    "serial": site.published.manifest.serial,
+                    "sha256": site.published.sha256,
+                    "digest": reports._digest(site.report_now()),
+                    "ids": [rack_id(number) for number in range(start, start + 50)],
+                },
+            )
     async with transaction(site.engine) as connection:
-        await connection.execute(
-            text("UPDATE racks SET serial = :serial, knows_sha256 = :sha256, report_digest = :digest"),
-            {
-                "serial": site.published.manifest.serial,
-                "sha256": site.published.sha256,
-                "digest": reports._digest(site.report_now()),
-            },
-        )
         await connection.execute(
             text("""
                 INSERT INTO rack_images (rack_id, image, shown_version, code)
@@ -357,6 +365,7 @@ async def catch_up(site: Site) -> None:
                 "images": [str(image_of(number)) for number in range(LACKING_IMAGES)],
             },
         )
+        await connection.execute(text("ANALYZE"))
 
 
 async def measure(server: postgres.Server, data: Path, racks: int, images: int, seconds: float) -> None:
@@ -409,7 +418,7 @@ def main() -> None:
     memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
     with (
         tempfile.TemporaryDirectory(dir=memory) as scratch,
-        postgres.scratch_directory() as directory,
+        scratch_directory() as directory,
         postgres.running(directory, fsync=False) as server,
     ):
         for racks in map(int, options.racks.split(",")):

@@ -216,8 +216,8 @@ async def given_up_and_vanished(connection: AsyncConnection) -> None:
         pytest.param(nothing_offers_it, "unavailable", 0, "", id="unavailable: never offered"),
         pytest.param(vanished, "unavailable", 100, "", id="unavailable: the product vanished"),
         pytest.param(versions_vanished, "unavailable", 100, "", id="unavailable: all its versions vanished"),
-        pytest.param(given_up, "retiring", 100, "", id="retiring"),
-        pytest.param(given_up_and_vanished, "retiring", 100, "", id="retiring: and no longer offered"),
+        pytest.param(given_up, "unselected", 100, "", id="unselected"),
+        pytest.param(given_up_and_vanished, "unselected", 100, "", id="unselected: and no longer offered"),
     ],
 )
 async def test_status_on_the_region(

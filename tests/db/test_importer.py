@@ -271,12 +271,12 @@ async def test_an_import_of_one_image_leaves_the_others_for_later(bench: Bench, 
     assert (await bench.image(JAMMY)).status == "stored"
 
 
-async def test_what_is_unselected_is_retired_and_its_files_wait_for_the_grace(bench: Bench) -> None:
+async def test_what_is_unselected_is_withdrawn_and_its_files_wait_for_the_grace(bench: Bench) -> None:
     await bench.select(NOBLE, CENTOS_8)
     await bench.import_now()
     stored = await bench.stored()
     await bench.select(NOBLE)
-    assert (await bench.image(CENTOS_8)).status == "retiring"
+    assert (await bench.image(CENTOS_8)).status == "unselected"
     await bench.import_now()
     assert await bench.digests_at("centos/amd64/generic/8/stable") == {}
     assert await bench.stored() == stored

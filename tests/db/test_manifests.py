@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from region.database.connection import transaction
 from region.publishing import manifest
+from region.publishing.memory import Memory
 from shared.digest import Sha256
 from shared.errors import BadSignature, BootferryError, InvalidDocument
 from shared.wire.envelope import seal
@@ -283,6 +284,29 @@ async def test_what_was_tampered_with_in_the_database_is_not_told_to_racks(
     async with transaction(region) as connection:
         with pytest.raises(error):
             await manifest.current(connection, key)
+
+
+async def test_a_process_answers_what_the_database_has_also_after_it_was_restored(
+    region: AsyncEngine, key: Ed25519PrivateKey
+) -> None:
+    memory = Memory(region, key)
+    await memory.refresh()
+    assert (memory.published, memory.published_sizes) == (None, {})
+    async with transaction(region) as connection:
+        source_id = await make_source(connection, kernel("1"))
+        await hold(connection, source_id, "1")
+        published = await publish(connection, key)
+    await memory.refresh()
+    assert (memory.published, memory.published_sizes) == (published, published.manifest.files())
+    # The same epoch and serial once more, of another history.
+    async with transaction(region) as connection:
+        await connection.execute(text("DELETE FROM manifests"))
+        await connection.execute(text("UPDATE region SET serial = 0"))
+        again = await publish(connection, key, NOW + timedelta(hours=1))
+    assert again.manifest.order == published.manifest.order
+    await memory.refresh()
+    assert memory.published == again
+    assert again.etag != published.etag
 
 
 async def test_an_epoch_outranks_every_serial_before_it(region: AsyncEngine, key: Ed25519PrivateKey) -> None:

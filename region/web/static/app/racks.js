@@ -1,4 +1,4 @@
-// The Racks page: each rack, what it holds of what it should, and enrolling another.
+// The Racks page: each rack, what it shows of what it should, and enrolling another.
 import { Bar } from "./bar.js";
 import { call, get } from "./api.js";
 import { useAnswer } from "./answer.js";
@@ -98,7 +98,9 @@ function Row({ rack, onLacks, onRemove }) {
       ${shown} of ${plural(rack.images_total, "image")}
       <${Bar} label=${`Images on ${rack.name}`} value=${shown} max=${rack.images_total || 1} />
       ${rack.images_pending > 0 &&
-      html`<button type="button" class="small" aria-label=${`What ${rack.name} lacks`} onClick=${onLacks}>Which not</button>`}
+      html`<button type="button" class="small" aria-label=${`What ${rack.name} lacks`} onClick=${onLacks}>
+        What it lacks
+      </button>`}
     </td>
     <td role="cell" data-label="Left">${rack.bytes_left ? size(rack.bytes_left) : "–"}</td>
     <td role="cell" data-label="Free">${rack.last_seen_at ? size(rack.bytes_free) : "–"}</td>

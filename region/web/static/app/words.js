@@ -18,7 +18,7 @@ export const IMAGE = {
     icon: "failed",
     means: "Nobody whom its source is believed by has signed its offers; what is held is kept.",
   },
-  retiring: { word: "Will be deleted", icon: "removed", means: "No longer selected; it is about to go." },
+  unselected: { word: "Will be deleted", icon: "removed", means: "No longer selected; it is about to go." },
 };
 
 /** What the operator ticked or unticked and has not saved. */
