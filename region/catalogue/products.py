@@ -296,7 +296,7 @@ async def _record_versions(connection: AsyncConnection, source_id: int, stream: 
 async def _record_items(
     connection: AsyncConnection, source_id: int, stream: documents.Products
 ) -> list[tuple[str, str]]:
-    """A version's items never change while it is held: racks have been told what it is. Those that would are named."""
+    """What a held version consists of never changes: racks have been told what it is. Versions that would are named."""
     given = [
         (product.name, version.name, item.key, item.ftype, item.path, item.sha256, item.size)
         for product in stream.products
@@ -349,11 +349,27 @@ async def _record_items(
                 IS DISTINCT FROM (excluded.ftype, excluded.path, excluded.sha256, excluded.size)
         """)
     )
+    # Where a mirror keeps a file is no part of what the file is.
+    await connection.execute(
+        text("""
+            UPDATE items SET path = given.path FROM given_items AS given
+            WHERE given.held AND items.version_id = given.version_id AND items.key = given.key
+              AND (items.ftype, items.sha256, items.size) = (given.ftype, given.sha256, given.size)
+              AND items.path <> given.path
+        """)
+    )
     changed = await connection.execute(
         text("""
-            SELECT DISTINCT given.product, given.version FROM given_items AS given
+            SELECT given.product, given.version FROM given_items AS given
             LEFT JOIN items ON items.version_id = given.version_id AND items.key = given.key
-            WHERE given.held AND items.sha256 IS DISTINCT FROM given.sha256
+            WHERE given.held
+              AND (items.ftype, items.sha256, items.size) IS DISTINCT FROM (given.ftype, given.sha256, given.size)
+            UNION
+            SELECT given.product, given.version FROM given_items AS given
+            JOIN items ON items.version_id = given.version_id
+            WHERE given.held AND NOT EXISTS (
+                SELECT FROM given_items AS same WHERE same.version_id = items.version_id AND same.key = items.key)
+            ORDER BY product, version
         """)
     )
     return [(row.product, row.version) for row in changed]

@@ -69,9 +69,7 @@ def wish(
     ca_bundle: str | None = None,
 ) -> SourceWish:
     """What an operator asked for, made regular; `keyring` is binary already. Raises InvalidValue."""
-    if unsigned and keyring is not None:
-        raise InvalidValue("usable source", name, "give a keyring, or declare it unsigned; one of the two")
-    if not unsigned and keyring is None:
+    if unsigned == (keyring is not None):
         raise InvalidValue("usable source", name, "give a keyring, or declare it unsigned; one of the two")
     if ca_bundle and not Path(ca_bundle).is_file():
         raise InvalidValue("CA bundle", ca_bundle, "there is no such file on the region")

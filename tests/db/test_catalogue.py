@@ -13,7 +13,7 @@ from sqlalchemy import literal_column, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from region.actions import effect
-from region.catalogue import products, targets
+from region.catalogue import products, targets, versions
 from region.catalogue.products import INDEX, Document, Reading
 from region.database import tables
 from region.database.connection import transaction
@@ -279,6 +279,39 @@ async def test_a_held_version_never_changes(engine: AsyncEngine) -> None:
         assert GA in kept[0]
         assert "20260701" in kept[0]
         assert (await rows(connection))["items"] == before
+
+
+@pytest.mark.parametrize("less", ["fewer items", "another ftype"])
+async def test_a_held_version_is_another_also_when_an_item_of_it_is_gone_or_has_another_use(
+    engine: AsyncEngine, less: str
+) -> None:
+    """Who signs that does not vouch for what is held."""
+    version = kernel("20260701").versions[0]
+    *others, last = version.items
+    items = tuple(others) if less == "fewer items" else (*others, replace(last, ftype=Name("manifest")))
+    async with transaction(engine) as connection:
+        source_id = await make_source(connection, kernel("20260701"))
+        await hold(connection, source_id, "20260701")
+        before = (await rows(connection))["items"]
+        changed = _replaced(kernel("20260701"), versions=(replace(version, items=items),))
+        kept = await record(connection, source_id, reading(changed, updated=LATER))
+        assert kept == [f"{GA} 20260701 changed under its own name; the held one stays."]
+        assert [row[1:] for row in (await rows(connection))["items"]] == [row[1:] for row in before]
+
+
+async def test_a_held_version_follows_its_files_to_another_place_on_the_mirror(engine: AsyncEngine) -> None:
+    """Else what is lost on the region's disk would be asked for where nothing lies any longer."""
+    version = kernel("20260701").versions[0]
+    moved = tuple(replace(file, path=RelativePath(f"moved/{file.path}")) for file in version.items)
+    async with transaction(engine) as connection:
+        source_id = await make_source(connection, kernel("20260701"))
+        await hold(connection, source_id, "20260701")
+        changed = _replaced(kernel("20260701"), versions=(replace(version, items=moved),))
+        assert await record(connection, source_id, reading(changed, updated=LATER)) == []
+        found = await versions.roads(connection, [file.sha256 for file in moved])
+    assert {sha256: [road.path for road in roads] for sha256, roads in found.items()} == {
+        file.sha256: [file.path] for file in moved
+    }
 
 
 @pytest.mark.parametrize("field", ["release", "os", "arch"])
