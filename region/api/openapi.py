@@ -52,7 +52,10 @@ _REFUSED: dict[int, tuple[str, str]] = {
         errors.Forbidden("night shift is a viewer; this takes the role operator."),
         errors.NotFound("source", 7),
         errors.Conflict("There is a source named Our mirror already; choose another name."),
-        errors.PreconditionFailed("The selection is not any more what you have seen; look again before you save."),
+        errors.PreconditionFailed(
+            "You have not seen the latest state of the selection: night shift changed it at 2026-07-05 12:00:00 UTC"
+            " from 10.1.0.7 (Selected ubuntu:noble:amd64); look again before you save."
+        ),
         errors.InvalidValue("image", "ubuntu", "it must be os:release:architecture, like ubuntu:noble:amd64"),
         errors.TooManyAttempts(30),
         errors.NameNotFound("https://mirror.example.org/maas/", "mirror.example.org"),

@@ -16,8 +16,11 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
+from region.actions.sources import HeldUndecided, UnsignedNotConfirmed
 from region.api.deps import CrossOrigin
+from region.catalogue.trust import KeyringUnreadable, TrustChanged
 from region.edge.problem import BODY_TOO_LARGE, PROBLEM_JSON, problem
+from region.importing.fetching import NoRoad
 from region.importing.importer import Cancelled, WithdrawalWaits
 from region.importing.imports import LeaseLost
 from shared import errors
@@ -55,6 +58,8 @@ ROWS: Mapping[type[BootferryError], Row] = {
     CrossOrigin: Row(HTTPStatus.FORBIDDEN, "A browser sent a change from another site's page."),
     errors.NotFound: Row(HTTPStatus.NOT_FOUND, "There is no such thing."),
     errors.Conflict: Row(HTTPStatus.CONFLICT, "The change does not fit what is there."),
+    HeldUndecided: Row(HTTPStatus.CONFLICT, "Nobody would vouch for what is held of a source after the change."),
+    UnsignedNotConfirmed: Row(HTTPStatus.CONFLICT, "A signed source would be believed without a signature."),
     errors.PreconditionFailed: Row(HTTPStatus.PRECONDITION_FAILED, "Somebody changed it meanwhile."),
     errors.TooManyAttempts: Row(HTTPStatus.TOO_MANY_REQUESTS, "Too many log-ins failed from your address."),
     # Bytes that a request made the region fetch, as a probe does.
@@ -88,6 +93,11 @@ ROWS: Mapping[type[BootferryError], Row] = {
     errors.InvalidKeyring: Row(
         HTTPStatus.UNPROCESSABLE_ENTITY, "A keyring holds no usable OpenPGP key, or cannot be read."
     ),
+    KeyringUnreadable: Row(
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        "A keyring's file on the region cannot be read now. What it vouched for stays; nothing new comes from its"
+        " source.",
+    ),
     errors.KeyTooSmall: Row(
         HTTPStatus.UNPROCESSABLE_ENTITY,
         "An RSA key has less than 2048 bits: others can compute its secret part.",
@@ -99,6 +109,10 @@ ROWS: Mapping[type[BootferryError], Row] = {
     errors.KeyExpired: Row(HTTPStatus.UNPROCESSABLE_ENTITY, "A key's time is over."),
     errors.KeyRevoked: Row(HTTPStatus.UNPROCESSABLE_ENTITY, "A key was revoked by its owner."),
     errors.WrongRegion: Row(HTTPStatus.FORBIDDEN, "The region's key is not the one the rack or its token knows."),
+    errors.ForkedManifest: Row(
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        "A region has signed two manifests with the same epoch and serial; its racks keep the first.",
+    ),
     errors.TooOld: Row(
         HTTPStatus.UNPROCESSABLE_ENTITY,
         "A correctly signed document older than one accepted before: a replay, or a mirror gone back.",
@@ -115,6 +129,10 @@ ROWS: Mapping[type[BootferryError], Row] = {
         "A service cannot start as configured (exit status 78), or a `bootferry` profile is unusable.",
     ),
     # How an import can end: an answer shows these as its `error_code`.
+    NoRoad: Row(
+        HTTPStatus.BAD_GATEWAY, "No source that was read under its present trust offers a file that is missing."
+    ),
+    TrustChanged: Row(HTTPStatus.CONFLICT, "A source's keyring or address was changed while it was read."),
     LeaseLost: Row(HTTPStatus.CONFLICT, "Another region process carries the import on."),
     WithdrawalWaits: Row(
         HTTPStatus.CONFLICT,

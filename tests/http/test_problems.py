@@ -119,7 +119,7 @@ REQUESTS: dict[str, tuple[str, str, Given, int, str, str]] = {
     ),
     "another selection": (
         *("POST", "/selections", {"json": NOBLE, "headers": {"If-Match": '"selection-0"'}}),
-        *(412, "precondition_failed", "The selection is not any more what you have seen"),
+        *(412, "precondition_failed", "You have not seen the latest state of the selection: "),
     ),
     "not an enrolment": ("POST", "/racks/enrol", {"data": b"hello"}, 422, "invalid_document", "cannot be read: "),
     "no signature": ("GET", "/manifest", {}, 401, "request_signature_invalid", "signature is not good: there is none;"),
@@ -209,7 +209,10 @@ PROBES: dict[str, tuple[Given, int, str, str]] = {
         "failed (nothing answers at 127.0.0.1, port {port})",
     ),
     "not a keyring": ({"unsigned": False, "keyring": "x"}, 422, "keyring_invalid", "The keyring cannot be used: "),
-    "no keyring": ({"unsigned": False, "keyring_path": "/nowhere"}, 422, "keyring_invalid", "cannot be read"),
+    "no keyring": (
+        *({"unsigned": False, "keyring_path": "/nowhere"}, 422, "keyring_unreadable"),
+        "/nowhere cannot be read on the region (No such file or directory).",
+    ),
     "another's keyring": (
         *({"unsigned": False, "keyring_path": "{shipped}"}, 422, "signature_unknown_key"),
         "ask the mirror's owner which key is right.",
