@@ -1,28 +1,70 @@
-"""What an operator does to an image's version: pin it, or let it follow its source again."""
+"""What an operator does to an image's version: pin it, or let it follow its source again.
+
+An image's ETag is of what these acts set: its pin. The row that holds it may not be there yet, so it is the region's
+row that is locked before a tag is compared.
+"""
 
 from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from region.catalogue import pins
+from region.actions import guard
+from region.catalogue import pins, selections
 from region.importing import imports
 from region.people import activity
 from region.people.activity import Actor
 from shared.names import ImageKey
 
 
-async def pin(connection: AsyncConnection, actor: Actor, image: ImageKey, version: str, now: datetime) -> int:
-    """The image stays at `version`; the id of the import that brings it there. Raises NotFound."""
-    before = await pins.pinned(connection, image)
+def subject(image: ImageKey) -> str:
+    """How the activity names an image."""
+    return f"image:{image}"
+
+
+def etag(image: ImageKey, pinned_version: str | None) -> str:
+    """An image's ETag. How far it has come is no part of it."""
+    return guard.tag("image", id=str(image), pinned_version=pinned_version)
+
+
+async def pin(
+    connection: AsyncConnection,
+    actor: Actor,
+    image: ImageKey,
+    version: str,
+    now: datetime,
+    *,
+    if_match: str | None = None,
+) -> int:
+    """The image stays at `version`; the id of the import that brings it there. Raises NotFound, PreconditionFailed."""
+    before = await _lock(connection, image)
+    # First what does not exist (RFC 9110 §13.2.1): what a refusal wrote is undone with its transaction.
     await pins.pin(connection, image, version, now)
+    await _require_unchanged(connection, image, before, if_match)
     return await _follow(connection, actor, image, now, before, version)
 
 
-async def unpin(connection: AsyncConnection, actor: Actor, image: ImageKey, now: datetime) -> int:
-    """The image follows its source again; the id of the import that brings it there. Raises NotFound."""
-    before = await pins.pinned(connection, image)
+async def unpin(
+    connection: AsyncConnection, actor: Actor, image: ImageKey, now: datetime, *, if_match: str | None = None
+) -> int:
+    """The image follows its source again; the id of the import that brings it there.
+
+    Raises NotFound when it is not pinned; PreconditionFailed.
+    """
+    before = await _lock(connection, image)
     await pins.unpin(connection, image)
+    await _require_unchanged(connection, image, before, if_match)
     return await _follow(connection, actor, image, now, before, None)
+
+
+async def _lock(connection: AsyncConnection, image: ImageKey) -> str | None:
+    await selections.revision(connection, for_update=True)
+    return await pins.pinned(connection, image)
+
+
+async def _require_unchanged(
+    connection: AsyncConnection, image: ImageKey, before: str | None, if_match: str | None
+) -> None:
+    await guard.require_unchanged(connection, if_match, etag(image, before), subject(image), f"the image {image}")
 
 
 async def _follow(
@@ -42,7 +84,7 @@ async def _follow(
         now,
         action,
         sentence,
-        subject=f"image:{image}",
+        subject=subject(image),
         before={"version": before},
         after={"version": after},
     )

@@ -5,17 +5,20 @@
   of the two he wants, and can see before what it concerns.
 - A signed source becomes unsigned only with a confirmation of its own.
 - A new source has the lowest priority: it takes nothing from the others.
+- A change is applied to the source as it is once it is locked, so that of two who change different fields at once,
+  neither undoes what the other did.
 """
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypedDict
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from region.actions import guard
 from region.catalogue import offers, selections, sources, trust, wanted
 from region.catalogue.sources import Source, SourceWish
 from region.catalogue.trust import Keyring, Unvouched, read_keyring
@@ -72,11 +75,55 @@ class Lapse:
 
 @dataclass(frozen=True, slots=True)
 class SourceChanged:
-    """The source after a change (or as it was removed), what lapsed, and the import that follows; None in a dry run."""
+    """The source after a change (or as it was removed), what lapsed, and the import that follows; None in a dry run.
+
+    `etag` is that of the source as it stands, which a dry run has not changed; None once it is gone.
+    """
 
     source: Source
     lapse: Lapse
     import_id: int | None
+    etag: str | None
+
+
+class Changes(TypedDict, total=False):
+    """What to change of a source; what is left out stays as it is. `keyring` is binary, of `keyring_of`.
+
+    Whoever changes one of the four that say what it is believed by (keyring, its path, its name, unsigned) gives all.
+    """
+
+    name: str
+    url: str
+    keyring: bytes | None
+    keyring_path: str | None
+    keyring_name: str | None
+    unsigned: bool
+    priority: int
+    proxy: str | None
+    ca_bundle: str | None
+
+
+def subject(source_id: int) -> str:
+    """How the activity names a source."""
+    return f"source:{source_id}"
+
+
+async def etag(connection: AsyncConnection, source: Source) -> str:
+    """A source's ETag. How its last reading went is no part of it.
+
+    The id of the newest entry about it counts its changes, and stands for the passwords that its addresses may carry.
+    """
+    last = await activity.last(connection, subject(source.id))
+    return guard.tag("source", id=source.id, changed=0 if last is None else last.id, **described(source))
+
+
+UNVOUCHED = "unvouched"
+"""How the activity names all that is held and nobody vouches for."""
+
+
+def unvouched_etag(found: Sequence[Unvouched]) -> str:
+    """The ETag of all that is held and nobody vouches for."""
+    return guard.tag(UNVOUCHED, versions=sorted((entry.version_id, sorted(entry.vouched_by)) for entry in found))
 
 
 async def keyring_of(
@@ -101,7 +148,7 @@ async def add(connection: AsyncConnection, actor: Actor, wished: SourceWish, now
     source = await sources.create(connection, wished, now)
     sentence = f"Added the source {source.name}{', unsigned' if source.unsigned else ''}."
     await activity.record(
-        connection, actor, now, "source.added", sentence, subject=_subject(source.id), after=described(source)
+        connection, actor, now, "source.added", sentence, subject=subject(source.id), after=described(source)
     )
     return await _followed(connection, actor, source, Lapse((), ()), now)
 
@@ -110,24 +157,26 @@ async def change(
     connection: AsyncConnection,
     actor: Actor,
     publisher: Publisher,
-    before: Source,
-    wished: SourceWish,
+    source_id: int,
+    changes: Changes,
     now: datetime,
     *,
     confirm_unsigned: bool = False,
     held: HeldChoice | None = None,
     dry_run: bool = False,
+    if_match: str | None = None,
 ) -> SourceChanged:
-    """The source as `wished`; `before` was read in this transaction. A dry run tells what would lapse.
+    """The source with these changes. A dry run tells what would lapse.
 
-    Raises UnsignedNotConfirmed; HeldUndecided when something held would lapse and `held` does not say what becomes of
-    it; Conflict when the name or priority is taken.
+    Raises NotFound; PreconditionFailed; InvalidValue for changes that do not fit together; UnsignedNotConfirmed;
+    HeldUndecided when something held would lapse and `held` does not say what becomes of it; Conflict when the name or
+    priority is taken.
     """
+    before = await _lock(connection, source_id, if_match)
+    fields: dict[str, Any] = {name: getattr(before, name) for name in SourceWish.__slots__}
+    wished = sources.wish(**(fields | dict(changes)))
     if wished.unsigned and not before.unsigned and not confirm_unsigned:
         raise UnsignedNotConfirmed(before.name)
-    # The lock of the region's row comes before those of sources.
-    await selections.revision(connection, for_update=True)
-    before = await sources.get(connection, before.id, for_update=True)
     offered, unvouched = await offers.images(connection, before.id), await trust.unvouched(connection, before.id)
     async with connection.begin_nested() as attempt:
         source = await sources.change(connection, before, wished, now)
@@ -138,7 +187,8 @@ async def change(
         )
         if dry_run:
             await attempt.rollback()
-            return SourceChanged(source, lapse, None)
+    if dry_run:
+        return SourceChanged(source, lapse, None, await etag(connection, before))
     await _settle(connection, publisher, source.name, lapse, held, now)
     await activity.record(
         connection,
@@ -146,7 +196,7 @@ async def change(
         now,
         "source.changed",
         f"Changed the source {source.name}.",
-        subject=_subject(source.id),
+        subject=subject(source.id),
         before=described(before),
         after=described(source),
     )
@@ -162,13 +212,14 @@ async def remove(
     *,
     held: HeldChoice | None = None,
     dry_run: bool = False,
+    if_match: str | None = None,
 ) -> SourceChanged:
     """The source is gone. Selections that named it mean whichever source wins; what is held of it is kept or withdrawn.
 
-    Raises NotFound; HeldUndecided when something is held of it and `held` does not say what becomes of it.
+    Raises NotFound; PreconditionFailed; HeldUndecided when something is held of it and `held` does not say what becomes
+    of it.
     """
-    await selections.revision(connection, for_update=True)
-    source = await sources.get(connection, source_id, for_update=True)
+    source = await _lock(connection, source_id, if_match)
     offered = await offers.images(connection, source_id)
     async with connection.begin_nested() as attempt:
         await selections.unname(connection, source_id)
@@ -177,22 +228,35 @@ async def remove(
         lapse = Lapse(sorted(offered), await trust.unvouched(connection, source_id))
         if dry_run:
             await attempt.rollback()
-            return SourceChanged(source, lapse, None)
+    if dry_run:
+        return SourceChanged(source, lapse, None, await etag(connection, source))
     await _settle(connection, publisher, source.name, lapse, held, now)
     await sources.forget_removed(connection)
     sentence = f"Removed the source {source.name}."
     await activity.record(
-        connection, actor, now, "source.removed", sentence, subject=_subject(source_id), before=described(source)
+        connection, actor, now, "source.removed", sentence, subject=subject(source_id), before=described(source)
     )
-    return await _followed(connection, actor, source, lapse, now)
+    return replace(await _followed(connection, actor, source, lapse, now), etag=None)
 
 
 async def withdraw_unvouched(
-    connection: AsyncConnection, actor: Actor, publisher: Publisher, now: datetime, *, dry_run: bool = False
+    connection: AsyncConnection,
+    actor: Actor,
+    publisher: Publisher,
+    now: datetime,
+    *,
+    dry_run: bool = False,
+    if_match: str | None = None,
 ) -> Sequence[Unvouched]:
-    """Withdraw what is held and nobody vouches for; answers what that was. Machines lose it with the next poll."""
+    """Withdraw what is held and nobody vouches for; answers what that was. Machines lose it with the next poll.
+
+    Raises PreconditionFailed.
+    """
     await selections.revision(connection, for_update=True)
     found = await trust.unvouched(connection)
+    await guard.require_unchanged(
+        connection, if_match, unvouched_etag(found), UNVOUCHED, "what is held and nobody vouches for"
+    )
     if found and not dry_run:
         await publishing.change(
             connection, publisher, now, withdraw=[entry.version_id for entry in found], confirmed=True
@@ -205,7 +269,7 @@ async def withdraw_unvouched(
             now,
             "unvouched.withdrawn",
             f"Withdrew {len(found)} versions that nobody vouches for.",
-            subject="unvouched",
+            subject=UNVOUCHED,
             before={"images": images},
         )
         await imports.enqueue(connection, "operator", actor.name, now)
@@ -227,8 +291,16 @@ def described(source: Source) -> dict[str, Any]:
     }
 
 
-def _subject(source_id: int) -> str:
-    return f"source:{source_id}"
+async def _lock(connection: AsyncConnection, source_id: int, if_match: str | None) -> Source:
+    """The source, locked until this transaction ends. Raises NotFound, PreconditionFailed."""
+    # The lock of the region's row comes before those of sources.
+    await selections.revision(connection, for_update=True)
+    source = await sources.get(connection, source_id, for_update=True)
+    if if_match is not None:
+        await guard.require_unchanged(
+            connection, if_match, await etag(connection, source), subject(source_id), f"the source {source.name}"
+        )
+    return source
 
 
 async def _settle(
@@ -254,4 +326,4 @@ async def _followed(
 ) -> SourceChanged:
     import_id = await imports.enqueue(connection, "operator", actor.name, now)
     await notify(connection, Topic.SOURCES, Topic.IMAGES)
-    return SourceChanged(source, lapse, import_id)
+    return SourceChanged(source, lapse, import_id, await etag(connection, source))

@@ -7,11 +7,11 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
 from region.actions import pins as acts
-from region.api.deps import Changer, TheRegion, Transaction, Viewer
+from region.api.deps import Changer, IfMatch, TheRegion, Transaction, Viewer
 from region.api.models import ImageId, ImageName, Limit, NameCursor, NameField, OfferShown, Page, Shape, paged
 from region.api.problems import documented
 from region.api.selections import PLANNED, Change, PlanShown
-from region.catalogue import bootloaders, images, offers, selections, sources
+from region.catalogue import bootloaders, images, offers, pins, selections, sources
 from region.fleet import racks
 from shared.errors import NotFound
 from shared.names import ImageKey
@@ -119,8 +119,13 @@ async def list_images(
 
 
 @router.get("/images/{image_id}", summary="Show an image", responses=documented(404, 422))
-async def get_image(_operator: Viewer, region: TheRegion, connection: Transaction, image_id: ImageId) -> ImageShown:
-    return ImageShown.model_validate(await images.get(connection, ImageKey.parse(image_id), region.now()))
+async def get_image(
+    _operator: Viewer, region: TheRegion, connection: Transaction, response: Response, image_id: ImageId
+) -> ImageShown:
+    key = ImageKey.parse(image_id)
+    found = await images.get(connection, key, region.now())
+    response.headers["ETag"] = acts.etag(key, found.pinned_version)
+    return ImageShown.model_validate(found)
 
 
 @router.delete("/images/{image_id}", status_code=202, summary="Unselect an image", responses=PLANNED)
@@ -130,7 +135,7 @@ async def remove_image(change: Change, image_id: ImageId) -> PlanShown:
     wished = frozenset(wish for wish in before if wish.image != image)
     if wished == before:
         raise NotFound("selected image", image_id)
-    return await change.to(wished)
+    return await change.to(wished, image_etag=acts.etag(image, await pins.pinned(change.connection, image)))
 
 
 @router.get(
@@ -162,30 +167,43 @@ async def list_image_racks(
 
 
 @router.put(
-    "/images/{image_id}/pin", status_code=202, summary="Pin an image to a version", responses=documented(404, 422)
+    "/images/{image_id}/pin", status_code=202, summary="Pin an image to a version", responses=documented(404, 412, 422)
 )
 async def pin_image(
     operator: Changer,
     region: TheRegion,
     connection: Transaction,
     response: Response,
+    if_match: IfMatch,
     image_id: ImageId,
     fields: PinFields,
 ) -> ImportStarted:
-    import_id = await acts.pin(connection, operator, ImageKey.parse(image_id), fields.version, region.now())
-    return _started(import_id, response)
+    key = ImageKey.parse(image_id)
+    import_id = await acts.pin(connection, operator, key, fields.version, region.now(), if_match=if_match)
+    return _started(import_id, acts.etag(key, fields.version), response)
 
 
 @router.delete(
-    "/images/{image_id}/pin", status_code=202, summary="Let an image follow its source", responses=documented(404, 422)
+    "/images/{image_id}/pin",
+    status_code=202,
+    summary="Let an image follow its source",
+    responses=documented(404, 412, 422),
 )
 async def unpin_image(
-    operator: Changer, region: TheRegion, connection: Transaction, response: Response, image_id: ImageId
+    operator: Changer,
+    region: TheRegion,
+    connection: Transaction,
+    response: Response,
+    if_match: IfMatch,
+    image_id: ImageId,
 ) -> ImportStarted:
-    return _started(await acts.unpin(connection, operator, ImageKey.parse(image_id), region.now()), response)
+    key = ImageKey.parse(image_id)
+    import_id = await acts.unpin(connection, operator, key, region.now(), if_match=if_match)
+    return _started(import_id, acts.etag(key, None), response)
 
 
-def _started(import_id: int, response: Response) -> ImportStarted:
+def _started(import_id: int, etag: str, response: Response) -> ImportStarted:
+    response.headers["ETag"] = etag
     response.headers["Location"] = f"/api/v1/imports/{import_id}"
     return ImportStarted(import_id=import_id)
 

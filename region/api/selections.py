@@ -87,12 +87,13 @@ class _Change:
     if_match: str | None
     dry_run: bool
 
-    async def to(self, wished: Wishes) -> PlanShown:
+    async def to(self, wished: Wishes, *, image_etag: str | None = None) -> PlanShown:
         """Exactly `wished` is selected; a dry run only tells what that would lead to.
 
-        Raises PreconditionFailed when the caller has seen another selection than there is.
+        Raises PreconditionFailed when the caller has seen another selection than there is; for a change of one image,
+        whose tag is `image_etag`, it is enough to have seen that.
         """
-        await self._require_unchanged()
+        await self._require_unchanged(image_etag)
         done = await acts.select(self.connection, self.operator, wished, self.region.now(), dry_run=self.dry_run)
         room = await racks.tightest(self.connection, done.effect.needed, self.region.now())
         self.response.headers["ETag"] = _etag(done.revision)
@@ -102,8 +103,10 @@ class _Change:
             self.response.headers["Location"] = f"/api/v1/imports/{done.import_id}"
         return _shown(done.effect, self.free_bytes, room, done.import_id)
 
-    async def _require_unchanged(self) -> None:
+    async def _require_unchanged(self, image_etag: str | None) -> None:
         etag = _etag(await selections.revision(self.connection, for_update=True))
+        if image_etag is not None and guard.is_unchanged(self.if_match, image_etag):
+            return
         await guard.require_unchanged(self.connection, self.if_match, etag, acts.SUBJECT, "the selection")
 
 

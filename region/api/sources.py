@@ -1,7 +1,7 @@
 """/sources: where images come from."""
 
 from datetime import datetime
-from typing import Annotated, Any, Self
+from typing import Annotated, Self, cast
 
 from fastapi import APIRouter, Query, Response
 from fastapi import Path as PathParameter
@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from region.actions import sources as acts
 from region.actions.sources import HeldChoice, SourceChanged
-from region.api.deps import Admin, Changer, TheRegion, Transaction, Viewer
+from region.api.deps import Admin, Changer, IfMatch, TheRegion, Transaction, Viewer
 from region.api.models import OfferShown, Page, Shape
 from region.api.problems import documented
 from region.catalogue import offers, sources, trust
@@ -83,22 +83,25 @@ class SourceChange(Shape):
             raise ValueError("name at least one field to change")
         return self
 
-    async def wish(self, before: Source, now: datetime) -> SourceWish:
-        """The source with these changes. Raises InvalidValue, InvalidKeyring."""
+    async def changes(self, now: datetime) -> acts.Changes:
+        """The fields that were given, the keyring read. Raises InvalidValue, InvalidKeyring."""
         given = {
             name: value
             for name in self.model_fields_set - {"confirm_unsigned"}
             if (value := getattr(self, name)) is not None
         }
-        fields: dict[str, Any] = {name: getattr(before, name) for name in SourceWish.__slots__}
         if given.keys() & {"keyring", "keyring_path", "keyring_name", "unsigned"}:
             # A new way to trust replaces the old one.
-            fields |= {"keyring": None, "keyring_path": None, "keyring_name": None, "unsigned": False}
-            content = given.pop("keyring", None)
-            given["keyring"], given["keyring_name"] = await acts.keyring_of(
-                None if content is None else content.encode(), self.keyring_path, self.keyring_name, now
+            keyring, name = await acts.keyring_of(
+                None if self.keyring is None else self.keyring.encode(), self.keyring_path, self.keyring_name, now
             )
-        return sources.wish(**(fields | given))
+            given |= {
+                "keyring": keyring,
+                "keyring_path": self.keyring_path,
+                "keyring_name": name,
+                "unsigned": bool(self.unsigned),
+            }
+        return cast("acts.Changes", given)
 
 
 class SourceShown(Shape):
@@ -173,10 +176,16 @@ def _shown(source: Source) -> SourceShown:
     )
 
 
-def _lapse(done: SourceChanged, response: Response) -> LapseShown:
+def _name(done: SourceChanged, response: Response) -> None:
+    """Name the import that follows, and the source as it stands, in the answer's head."""
     if done.import_id is not None:
         response.headers["Location"] = f"/api/v1/imports/{done.import_id}"
-    return LapseShown(lapses=list(done.lapse.images), held=[_unvouched(entry) for entry in done.lapse.held])
+    if done.etag is not None:
+        response.headers["ETag"] = done.etag
+
+
+def _lapse(lapse: acts.Lapse) -> LapseShown:
+    return LapseShown(lapses=list(lapse.images), held=[_unvouched(entry) for entry in lapse.held])
 
 
 def _unvouched(entry: trust.Unvouched) -> UnvouchedShown:
@@ -194,7 +203,7 @@ async def add_source(
 ) -> SourceShown:
     wished = await fields.wish(await sources.lowest_priority(connection), region.now())
     done = await acts.add(connection, operator, wished, region.now())
-    response.headers["Location"] = f"/api/v1/imports/{done.import_id}"
+    _name(done, response)
     return _shown(done.source)
 
 
@@ -221,64 +230,91 @@ async def probe_source(_operator: Admin, region: TheRegion, fields: SourceFields
 
 
 @router.get("/sources/{source_id}", summary="Show a source", responses=documented(404))
-async def get_source(_operator: Viewer, connection: Transaction, source_id: SourceId) -> SourceShown:
-    return _shown(await sources.get(connection, source_id))
+async def get_source(
+    _operator: Viewer, connection: Transaction, response: Response, source_id: SourceId
+) -> SourceShown:
+    found = await sources.get(connection, source_id)
+    response.headers["ETag"] = await acts.etag(connection, found)
+    return _shown(found)
 
 
 @router.patch(
-    "/sources/{source_id}", summary="Change a source, or see what a change lapses", responses=documented(404, 409, 422)
+    "/sources/{source_id}",
+    summary="Change a source, or see what a change lapses",
+    responses=documented(404, 409, 412, 422),
 )
 async def change_source(
     operator: Admin,
     region: TheRegion,
     connection: Transaction,
     response: Response,
+    if_match: IfMatch,
     source_id: SourceId,
     fields: SourceChange,
     held: Held = None,
     dry_run: DryRun = False,
 ) -> SourceChangedShown:
-    before = await sources.get(connection, source_id)
     done = await acts.change(
         connection,
         operator,
         region.publisher,
-        before,
-        await fields.wish(before, region.now()),
+        source_id,
+        await fields.changes(region.now()),
         region.now(),
         confirm_unsigned=fields.confirm_unsigned,
         held=held,
         dry_run=dry_run,
+        if_match=if_match,
     )
-    return SourceChangedShown(**_shown(done.source).model_dump(), **_lapse(done, response).model_dump())
+    _name(done, response)
+    return SourceChangedShown(**_shown(done.source).model_dump(), **_lapse(done.lapse).model_dump())
 
 
 @router.delete(
-    "/sources/{source_id}", summary="Remove a source, or see what that lapses", responses=documented(404, 409)
+    "/sources/{source_id}", summary="Remove a source, or see what that lapses", responses=documented(404, 409, 412)
 )
 async def remove_source(
     operator: Admin,
     region: TheRegion,
     connection: Transaction,
     response: Response,
+    if_match: IfMatch,
     source_id: SourceId,
     held: Held = None,
     dry_run: DryRun = False,
 ) -> LapseShown:
     done = await acts.remove(
-        connection, operator, region.publisher, source_id, region.now(), held=held, dry_run=dry_run
+        connection,
+        operator,
+        region.publisher,
+        source_id,
+        region.now(),
+        held=held,
+        dry_run=dry_run,
+        if_match=if_match,
     )
-    return _lapse(done, response)
+    _name(done, response)
+    return _lapse(done.lapse)
 
 
 @router.get("/unvouched", summary="List what is held and nobody vouches for any longer")
-async def list_unvouched(_operator: Viewer, connection: Transaction) -> Page[UnvouchedShown]:
-    return Page(items=[_unvouched(entry) for entry in await trust.unvouched(connection)])
+async def list_unvouched(_operator: Viewer, connection: Transaction, response: Response) -> Page[UnvouchedShown]:
+    found = await trust.unvouched(connection)
+    response.headers["ETag"] = acts.unvouched_etag(found)
+    return Page(items=[_unvouched(entry) for entry in found])
 
 
-@router.delete("/unvouched", summary="Withdraw all that nobody vouches for any longer")
+@router.delete("/unvouched", summary="Withdraw all that nobody vouches for any longer", responses=documented(412))
 async def withdraw_unvouched(
-    operator: Changer, region: TheRegion, connection: Transaction, dry_run: DryRun = False
+    operator: Changer,
+    region: TheRegion,
+    connection: Transaction,
+    response: Response,
+    if_match: IfMatch,
+    dry_run: Annotated[bool, Query(description="Answer what would be withdrawn, and change nothing.")] = False,
 ) -> Page[UnvouchedShown]:
-    found = await acts.withdraw_unvouched(connection, operator, region.publisher, region.now(), dry_run=dry_run)
+    found = await acts.withdraw_unvouched(
+        connection, operator, region.publisher, region.now(), dry_run=dry_run, if_match=if_match
+    )
+    response.headers["ETag"] = acts.unvouched_etag(found if dry_run else [])
     return Page(items=[_unvouched(entry) for entry in found])
