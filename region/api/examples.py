@@ -9,6 +9,7 @@ from typing import Any
 
 _SHA256 = "9f2c1d8a7b6e5f403122334455667788990a0b0c0d0e0f1021324354657687a9"
 _RACK_ID = "4be1c5a9d0f2473e8c6a1b2d3e4f5061"
+_SIGNER = "4A3CE3CD565D7EB5C810E2B97FF3F408476CF100"
 _IMAGE = {"os": "ubuntu", "release": "noble", "arch": "amd64"}
 _NOON = "2026-07-05T12:00:00Z"
 _EVENING = "2026-07-05T18:30:00Z"
@@ -17,6 +18,10 @@ _PLAN = {
     "remove": [],
     "moved": [],
     "unavailable": [],
+    "bootloaders_add": ["bootloader:uefi:amd64"],
+    "bootloaders_change": [],
+    "bootloaders_withdraw": [],
+    "warnings": [],
     "fetch_bytes": 612_000_000,
     "free_bytes": 480_000_000_000,
     "free_bytes_after": 479_388_000_000,
@@ -48,6 +53,49 @@ _OFFER = {
     "size_bytes": 612_000_000,
     "source_id": 1,
 }
+_RACK = {
+    "id": _RACK_ID,
+    "name": "rack-1",
+    "status": "outdated",
+    "fingerprint": _SHA256,
+    "enrolled_at": _NOON,
+    "last_seen_at": _EVENING,
+    "address": "10.2.0.2:5248",
+    "version": "1.0.0",
+    "knows": {"epoch": 1_784_000_000, "serial": 17},
+    "images_pending": 1,
+    "images_total": 9,
+    "bytes_left": 0,
+    "bytes_free": 90_000_000_000,
+    "last_error": "",
+    "last_error_code": "",
+}
+_SOURCE = {
+    "id": 2,
+    "name": "Our mirror",
+    "url": "https://mirror.example.org/maas/",
+    "unsigned": False,
+    "key_ids": [_SIGNER],
+    "keyring_path": None,
+    "keyring_name": "ubuntu-cloudimage",
+    "current": True,
+    "priority": 20,
+    "proxy": None,
+    "ca_bundle": None,
+    "last_read_at": _EVENING,
+    "error_code": "",
+    "error": "",
+    "skipped": [],
+}
+_UNVOUCHED = {
+    "image": "ubuntu:noble:amd64",
+    "place": "ubuntu/amd64/ga-24.04/noble/stable",
+    "version": "20260705",
+    "source": "Our mirror",
+    "vouched_by": [_SIGNER],
+    "held_at": _NOON,
+}
+_LAPSE = {"lapses": ["ubuntu:noble:amd64"], "held": [_UNVOUCHED]}
 
 SHAPES: Mapping[str, Any] = {
     "ActivityShown": {
@@ -55,6 +103,7 @@ SHAPES: Mapping[str, Any] = {
         "at": _NOON,
         "who": "night shift",
         "address": "10.1.0.7",
+        "subject": "selection",
         "action": "selection.changed",
         "sentence": "Selected ubuntu:noble:amd64.",
         "before": {"images": []},
@@ -83,6 +132,8 @@ SHAPES: Mapping[str, Any] = {
         "held_version": "20260705",
         "size_bytes": 612_000_000,
         "bytes_done": 612_000_000,
+        "vouched": True,
+        "vouched_by": [_SIGNER],
         "racks_synced": 3,
         "racks_live": 3,
         "racks_total": 3,
@@ -100,15 +151,15 @@ SHAPES: Mapping[str, Any] = {
     "ImportFields": {"images": ["ubuntu:noble:amd64"]},
     "ImportShown": _IMPORT,
     "ImportStarted": {"import_id": 42},
+    "LapseShown": _LAPSE,
     "OfferShown": _OFFER,
     "OnRackShown": {
         "rack_id": _RACK_ID,
         "name": "rack-1",
         "live": True,
-        "files_held": 7,
-        "files_total": 7,
-        "bytes_left": 0,
-        "serving": True,
+        "state": "pending",
+        "shown_version": "20260701",
+        "code": "connection_lost",
     },
     "OperatorTokenFields": {"name": "night shift", "role": "operator", "expires_at": "2027-01-01T00:00:00Z"},
     "OperatorTokenMade": {"id": "5d1f0c2b9a7e", "token": "the token, shown this once"},
@@ -124,61 +175,45 @@ SHAPES: Mapping[str, Any] = {
     "PlanShown": _PLAN,
     "Probe": {
         "url": "https://mirror.example.org/maas/",
-        "signed_by": ["4A3CE3CD565D7EB5C810E2B97FF3F408476CF100"],
+        "signed_by": [_SIGNER],
         "images": [{**_OFFER, "source_id": None}],
         "skipped": ["com.example:odd: It is not a product file of images."],
     },
-    "RackShown": {
-        "id": _RACK_ID,
-        "name": "rack-1",
-        "status": "synced",
-        "fingerprint": _SHA256,
-        "enrolled_at": _NOON,
-        "last_seen_at": _EVENING,
-        "address": "10.2.0.2:5248",
-        "version": "1.0.0",
-        "epoch": 1_784_000_000,
-        "serial": 17,
-        "files_held": 21,
-        "files_total": 21,
-        "bytes_left": 0,
-        "bytes_free": 90_000_000_000,
-        "last_error": "",
-        "last_error_code": "",
+    "RackDetail": {
+        **_RACK,
+        "pending": [
+            {"image": "ubuntu:noble:amd64", "state": "pending", "shown_version": "20260701", "code": "connection_lost"}
+        ],
     },
+    "RackShown": _RACK,
     "RegionShown": {
         "name": "region-1",
         "version": "1.0.0",
         "public_key": "hG0Xb2YVQ3m5b1q8m6d4J2k0s9w7u5t3r1p_n-l8j6g",
         "fingerprint": _SHA256,
     },
-    "SelectionFields": {**_IMAGE, "source_id": 1},
-    "SelectionShown": {**_IMAGE, "id": 5, "source_id": 1, "created_at": _NOON},
+    "SelectionFields": _IMAGE,
+    "SelectionShown": {**_IMAGE, "id": 5, "source_id": None, "created_at": _NOON},
     "SessionFields": {"token": "your token"},
     "SessionShown": {"name": "night shift", "role": "operator", "expires_at": _EVENING},
-    "SettingsFields": {"proxy": "http://proxy.example.org:3128"},
-    "SettingsShown": {"proxy": "http://proxy.example.org:3128"},
-    "SourceChange": {"priority": 30},
+    "SettingsFields": {"proxy": "http://proxy.example.org:3128", "retention_days": 400},
+    "SettingsShown": {"proxy": "http://proxy.example.org:3128", "retention_days": 400},
+    "SourceChange": {"keyring_path": "/usr/share/keyrings/our-mirror.gpg", "priority": 30},
+    "SourceChangedShown": {
+        **_SOURCE,
+        "keyring_path": "/usr/share/keyrings/our-mirror.gpg",
+        "keyring_name": None,
+        "key_ids": ["8AA2D14E4F0E7B8E0E1F5D53C1F6A7B90D3E2C41"],
+        "current": False,
+        "priority": 30,
+        **_LAPSE,
+    },
     "SourceFields": {
         "name": "Our mirror",
         "url": "https://mirror.example.org/maas/",
-        "keyring_path": "/usr/share/keyrings/ubuntu-cloudimage-keyring.gpg",
+        "keyring_name": "ubuntu-cloudimage",
     },
-    "SourceShown": {
-        "id": 2,
-        "name": "Our mirror",
-        "url": "https://mirror.example.org/maas/",
-        "unsigned": False,
-        "key_ids": ["4A3CE3CD565D7EB5C810E2B97FF3F408476CF100"],
-        "keyring_path": "/usr/share/keyrings/ubuntu-cloudimage-keyring.gpg",
-        "priority": 20,
-        "proxy": None,
-        "ca_bundle": None,
-        "last_read_at": _EVENING,
-        "error_code": "",
-        "error": "",
-        "skipped": [],
-    },
+    "SourceShown": _SOURCE,
     "StorageShown": {
         "free_bytes": 480_000_000_000,
         "total_bytes": 1_000_000_000_000,
@@ -198,6 +233,7 @@ SHAPES: Mapping[str, Any] = {
         "expires_at": "2026-07-06T12:00:00Z",
         "command": "bootferry-rack enrol --region https://region.example.org:5240 --token TOKEN",
     },
+    "UnvouchedShown": _UNVOUCHED,
     "VersionShown": {"name": "20260705", "offered": True, "held": True, "size_bytes": 612_000_000},
     "WholeSelection": {"items": [{**_IMAGE, "source_id": 1}, {**_IMAGE, "release": "jammy"}]},
 }
@@ -217,6 +253,8 @@ PARAMETERS: Mapping[str, Any] = {
     "token_id": "5d1f0c2b9a7e",
     "if-match": '"selection-7"',
     "dry_run": True,
+    "held": "keep",
+    "subject": "selection",
     "limit": 50,
 }
 
@@ -252,9 +290,12 @@ PROBES: Mapping[str, Any] = {"livez": {"status": "alive"}, "readyz": {"status": 
 OPERATIONS: Mapping[str, str] = {
     "list_images": "All images that are selected or held, by id, with where each of them is. Pages by cursor.",
     "get_image": "One image: its versions in short, its progress on the region, and how many racks serve it.",
-    "remove_image": "Takes the image out of the selection and withdraws what is held of it with the next import.",
+    "remove_image": (
+        "Takes the image out of the selection and withdraws what is held of it with the next import. `If-Match` takes"
+        " the ETag of the image, or that of the selection."
+    ),
     "list_versions": "The versions of the image that its source offers or the region holds, the newest first.",
-    "list_image_racks": "Each rack, and how much of the image it holds.",
+    "list_image_racks": "Each rack, by name, and how the image is there. Pages by cursor.",
     "pin_image": "Keeps the image at this version, whatever its source offers later, until it is unpinned.",
     "unpin_image": "Lets the image follow its source again: the next import brings the newest version.",
     "list_bootloaders": "Bootloaders come with every import, without being selected.",
@@ -267,24 +308,36 @@ OPERATIONS: Mapping[str, str] = {
     "add_source": "Adds a source and reads it at once. Try it with a probe first: a probe saves nothing.",
     "probe_source": "Reads the mirror as an import would; answers what it offers, or why it cannot be used.",
     "get_source": "The source, and how its last reading went.",
-    "change_source": "Changes the fields that are given and reads the source anew.",
-    "remove_source": "Removes a source of which no image is selected or held.",
+    "change_source": (
+        "Changes the fields that are given and reads the source anew. Another URL, keyring or mode is another trust:"
+        " what nobody vouches for after it lapses, and `held` says what becomes of what is held of that. A signed"
+        " source becomes unsigned with `confirm_unsigned` only."
+    ),
+    "remove_source": (
+        "Removes a source: it offers nothing after this, and selections that named it mean whichever source wins."
+        " `held` says what becomes of what is held of it."
+    ),
+    "list_unvouched": "Held versions, with their signers, that no key of their source vouches for. They stay served.",
+    "withdraw_unvouched": (
+        "Withdraws all of them in one step, and answers what that was. Machines lose them with their rack's next poll."
+    ),
     "start_import": "Brings the named images, or all that are selected, up to date now. Without a body: all.",
     "list_imports": "The runs that bring images in, the newest first. Pages by cursor.",
     "get_import": "One run, and how far it is with each image.",
     "cancel_import": "Stops the run within seconds. What has arrived is kept; the next run goes on from there.",
     "get_sync": "Whether the region reads its sources every hour, and when it does so next.",
     "change_sync": "Switches the hourly sync on or off. Imports by hand go on either way.",
-    "list_racks": "The racks enrolled here, with what each of them serves and lacks.",
-    "get_rack": "One rack, with what it serves and lacks.",
+    "list_racks": "The racks enrolled here, by name, each as its last report says. Pages by cursor.",
+    "get_rack": "One rack, and the images of the current manifest that it lacks.",
     "remove_rack": "Removes the rack: its requests are refused at once. What it serves, it goes on serving.",
     "create_enrolment_token": "Makes a token that lets a rack enrol, shown this once, and the command to type.",
     "enrol_rack": "Takes a new rack in: its request is signed by its key and proves that it knows a token.",
-    "report": "Takes in what a rack says it serves and lacks.",
+    "report": "Takes in what a rack says it lacks of the manifest it knows.",
     "get_session": "Who asks, with which role, and until when.",
     "log_in": "Turns an operator's token into a session: a cookie that scripts of a page cannot read.",
     "log_out": "Ends the session whose cookie is sent.",
     "list_operator_tokens": "The tokens there are, without their secrets.",
+    "get_operator_token": "One token, without its secret.",
     "create_operator_token": "Makes a token with a role. It is shown this once.",
     "remove_operator_token": "Removes a token: it is refused at once. The last administrator's cannot be removed.",
     "list_activity": "Who changed what and when, from where, the newest first. Pages by cursor.",

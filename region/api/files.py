@@ -45,7 +45,7 @@ async def _allowed_size(
         200: {"content": {"application/octet-stream": {}}},
         206: {"description": "A range of it"},
         304: {"description": "Unchanged"},
-        **documented(401, 404, 416, 422, 503),
+        **documented(401, 404, 412, 416, 422, 503),
     },
 )
 async def get_file(

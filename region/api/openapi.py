@@ -3,6 +3,7 @@
 - Every operation says who may call it: an operator by token or session, a rack by its signature, or anybody.
 - Every operation, request and answer has an example; they are data in `region.api.examples`, by the shape's name.
 - Every refusal is a Problem, with an example, and names the codes that its status may have.
+- Every answer names the headers that a caller may act on.
 - FastAPI's `itemSchema` of event streams belongs to OpenAPI 3.2, which linters and generators of 3.1 refuse.
 """
 
@@ -65,6 +66,46 @@ _REFUSED: dict[int, tuple[str, str]] = {
     )
 } | problems.FRAMEWORK_ONLY
 
+_HEADERS: dict[str, dict[str, Any]] = {
+    "X-Request-Id": {
+        "description": "The request's own, or one made for it. The region's log has it too.",
+        "schema": {"type": "string"},
+        "example": "d94aa3f0efe21092",
+    },
+    "Retry-After": {
+        "description": "Seconds to wait before the request is sent again.",
+        "schema": {"type": "integer", "minimum": 1},
+        "example": 7,
+    },
+    "ETag": {
+        "description": "Names this state; send it as `If-Match` with a change.",
+        "schema": {"type": "string"},
+        "example": '"0f1e2d3c4b5a69788796a5b4c3d2e1f0"',
+    },
+    "Location": {
+        "description": "What was made: mostly the import that carries the change out. None in a dry run.",
+        "schema": {"type": "string", "format": "uri-reference"},
+        "example": "/api/v1/imports/42",
+    },
+    "Link": {
+        "description": 'The page that follows, with `rel="next"` (RFC 8288); none on the last one.',
+        "schema": {"type": "string"},
+        "example": '<https://region.example.org:5240/api/v1/imports?cursor=41>; rel="next"',
+    },
+}
+_SELECTING = {"remove_image", "replace_selection", "add_selection", "remove_selection"}
+_LOCATED = _SELECTING | {
+    *("pin_image", "unpin_image", "add_source", "change_source", "remove_source"),
+    *("start_import", "create_operator_token"),
+}
+"""Operations whose answer has a Location."""
+_TAGGED = _LOCATED | {
+    *("get_image", "list_selections", "get_source", "list_unvouched", "withdraw_unvouched"),
+    *("get_import", "cancel_import", "get_sync", "change_sync", "get_rack", "get_operator_token"),
+    *("get_settings", "change_settings", "get_manifest", "get_file"),
+}
+"""Operations whose answer has an ETag."""
+
 _TEXT = {"type": "string"}
 _PLAIN_SHAPES: dict[str, dict[str, Any]] = {
     "application/octet-stream": {"type": "string", "format": "binary"},
@@ -96,6 +137,7 @@ def describe(app: FastAPI) -> None:
 def _complete(document: dict[str, Any]) -> None:
     components = document.setdefault("components", {})
     components["securitySchemes"] = _SCHEMES
+    components["headers"] = _HEADERS
     schemas = components.setdefault("schemas", {})
     schemas["Problem"] = Problem.model_json_schema()
     for unused in ("HTTPValidationError", "ValidationError"):
@@ -153,7 +195,21 @@ def _complete_answers(operation: dict[str, Any]) -> None:
                 content["example"] = examples.PROBES[operation["operationId"]]
             elif media_type == "application/json" and (example := _example(content["schema"], status)) is not None:
                 content["example"] = example
+        names = sorted(_headers(operation, int(status)))
+        response["headers"] = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
     operation["responses"] = dict(sorted(responses.items()))
+
+
+def _headers(operation: dict[str, Any], status: int) -> set[str]:
+    """The headers that an operation's answer with this status has, or may have."""
+    name, found = operation["operationId"], {"X-Request-Id"}
+    if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+        found.add("Retry-After")
+    if status < HTTPStatus.BAD_REQUEST:
+        found |= {"ETag"} if name in _TAGGED else set()
+        found |= {"Location"} if name in _LOCATED else set()
+        found |= {"Link"} if any(given["name"] == "cursor" for given in operation.get("parameters", ())) else set()
+    return found
 
 
 def _refusal(status: int) -> dict[str, Any]:

@@ -42,9 +42,9 @@ def test_it_describes_what_callers_need() -> None:
 
 def test_every_reference_leads_somewhere() -> None:
     document = api.description()
-    schemas = document["components"]["schemas"]
     for reference in _references(document):
-        assert reference.removeprefix("#/components/schemas/") in schemas, reference
+        kind, name = reference.removeprefix("#/components/").split("/")
+        assert name in document["components"][kind], reference
 
 
 def _references(part: object) -> list[str]:
@@ -124,6 +124,18 @@ def test_every_example_is_of_a_shape_there_is_and_every_word_of_an_operation() -
 
 def test_the_example_of_a_report_is_one() -> None:
     parse_report(json.dumps(examples.REPORT).encode())
+
+
+def test_every_answer_names_the_headers_that_callers_act_on() -> None:
+    headers = {}
+    for where, operation in _operations():
+        for status, response in operation["responses"].items():
+            headers[f"{where} {status}"] = set(response["headers"])
+            assert "X-Request-Id" in response["headers"], (where, status)
+            assert ("Retry-After" in response["headers"]) == (status in ("429", "503")), (where, status)
+    assert headers["PATCH /api/v1/sources/{source_id} 200"] == {"ETag", "Location", "X-Request-Id"}
+    assert headers["GET /api/v1/imports 200"] == {"Link", "X-Request-Id"}
+    assert headers["GET /api/v1/storage 200"] == {"X-Request-Id"}
 
 
 def test_every_refusal_names_the_codes_of_its_status() -> None:
