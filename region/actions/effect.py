@@ -1,21 +1,23 @@
 """Effects: what a change leads to, told before it is made: the plan before and the plan after, compared."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from region.catalogue import selections, targets, versions
+from region.catalogue import bootloaders, selections, targets, versions
 from region.catalogue.facts import Held, Target, Wishes
+from region.catalogue.sources import Source
 from region.importing.plan import Plan, plan
 from shared.digest import Sha256
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What is selected, what should be held, what is, and what an import would do about it."""
+    """What is selected, where bootloaders come from, what should be held, what is, and what an import does about it."""
 
     wishes: Wishes
+    bootloader_source: Source | None
     targets: list[Target]
     held: list[Held]
     plan: Plan
@@ -30,9 +32,9 @@ class State:
 class Effect:
     """What a change leads to; images and bootloaders by id, sizes in bytes, a file that several share counted once.
 
-    `moved` are images that stay selected and come from another source. `bootloaders_…` are those that the next import
-    would add, replace or withdraw. `warnings` are sentences. `needed` are the files of all targets, `fetch` those of
-    them that have to be fetched.
+    `moved` are images that stay selected and come from another source. `bootloaders_…` are those that the change and
+    the import after it add, replace or withdraw. `warnings` are sentences. `needed` are the files of all targets,
+    `fetch` those of them that have to be fetched.
     """
 
     add: frozenset[str]
@@ -57,7 +59,14 @@ async def look(connection: AsyncConnection) -> State:
     wished = await selections.wishes(connection)
     wanted = await targets.list_all(connection)
     held = await versions.held(connection)
-    return State(wished, wanted, held, plan(wished, wanted, held))
+    return State(wished, await bootloaders.source(connection), wanted, held, plan(wished, wanted, held))
+
+
+def without(state: State, withdrawn: Collection[int]) -> State:
+    """The state when these versions are held no longer."""
+    wanted = [replace(target, held=target.held and target.version_id not in withdrawn) for target in state.targets]
+    held = [version for version in state.held if version.version_id not in withdrawn]
+    return replace(state, targets=wanted, held=held, plan=plan(state.wishes, wanted, held))
 
 
 def compare(before: State, after: State) -> Effect:
@@ -76,31 +85,46 @@ def compare(before: State, after: State) -> Effect:
         unavailable=frozenset(map(str, after.plan.unavailable)),
         bootloaders_add=frozenset(str(target.image) for target in loaders if target.place not in held_at),
         bootloaders_change=frozenset(str(target.image) for target in loaders if target.place in held_at),
-        bootloaders_withdraw=frozenset(
-            str(version.image)
-            for version in after.held
-            if version.bootloader and version.version_id in after.plan.withdraw and not _has_target(after, version)
-        ),
-        warnings=tuple(_without_bootloader(after)),
+        bootloaders_withdraw=_bootloaders(before) - _bootloaders(after),
+        warnings=(*_without_source(before, after), *_without_bootloader(after)),
         needed=after.plan.needed,
         fetch=after.plan.fetch,
     )
 
 
-def _has_target(state: State, version: Held) -> bool:
-    return any(target.place == version.place for target in state.targets)
+def _bootloaders(state: State) -> frozenset[str]:
+    """The ids of the bootloaders that are held. No plan withdraws one that nothing replaces."""
+    return frozenset(str(version.image) for version in state.held if version.bootloader)
 
 
 def _sources(state: State) -> dict[str, int]:
     return {str(target.image): target.source_id for target in state.targets}
 
 
-def _without_bootloader(state: State) -> list[str]:
-    """A sentence for each selected architecture whose machines would find nothing to boot with."""
-    known = {target.image.arch for target in state.targets if target.bootloader}
-    known |= {version.image.arch for version in state.held if version.bootloader}
+def _without_source(before: State, after: State) -> list[str]:
+    """A sentence when the change takes away the source that bootloaders come from."""
+    if before.bootloader_source is None or after.bootloader_source is not None:
+        return []
+    name = before.bootloader_source.name
     return [
-        f"No bootloader for {arch} is offered by the source that bootloaders come from;"
-        f" machines of {arch} need one from elsewhere."
-        for arch in sorted({wish.image.arch for wish in state.wishes} - known)
+        f"Bootloaders come from {name}: no new ones come after this, until another source is chosen in the settings."
     ]
+
+
+def _without_bootloader(state: State) -> list[str]:
+    """A sentence for each selected architecture for whose machines no bootloader is offered."""
+    offered = {target.image.arch for target in state.targets if target.bootloader}
+    held = {version.image.arch for version in state.held if version.bootloader}
+    return [
+        f"{_nobody_offers(state.bootloader_source, arch)};"
+        f" {'what is held for it stays' if arch in held else f'machines of {arch} need one from elsewhere'}."
+        for arch in sorted({wish.image.arch for wish in state.wishes} - offered)
+    ]
+
+
+def _nobody_offers(source: Source | None, arch: str) -> str:
+    if source is None:
+        return f"No bootloader for {arch} is offered, as no source is chosen for bootloaders"
+    if source.last_read_at is None:
+        return f"No bootloader for {arch} is known, as {source.name}, where bootloaders come from, was not read yet"
+    return f"No bootloader for {arch} is offered by {source.name}, where bootloaders come from"

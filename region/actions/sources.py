@@ -7,6 +7,8 @@
 - A new source has the lowest priority: it takes nothing from the others.
 - A change is applied to the source as it is once it is locked, so that of two who change different fields at once,
   neither undoes what the other did.
+- When the source that bootloaders come from is removed, no other takes its place: what is held of them stays, or is
+  withdrawn as the operator says, and nothing new comes until one is chosen (`region.actions.settings`).
 """
 
 import asyncio
@@ -18,7 +20,8 @@ from typing import Any, TypedDict
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from region.actions import guard
+from region.actions import effect, guard
+from region.actions.effect import Effect, State
 from region.catalogue import offers, selections, sources, trust, wanted
 from region.catalogue.sources import Source, SourceWish
 from region.catalogue.trust import Keyring, Unvouched, read_keyring
@@ -75,13 +78,15 @@ class Lapse:
 
 @dataclass(frozen=True, slots=True)
 class SourceChanged:
-    """The source after a change (or as it was removed), what lapsed, and the import that follows; None in a dry run.
+    """The source after a change (or as it was removed), what lapsed, and what the import after it does.
 
-    `etag` is that of the source as it stands, which a dry run has not changed; None once it is gone.
+    The import is None in a dry run, the effect None for a new source, which takes nothing from anybody. `etag` is that
+    of the source as it stands, which a dry run has not changed; None once it is gone.
     """
 
     source: Source
     lapse: Lapse
+    effect: Effect | None
     import_id: int | None
     etag: str | None
 
@@ -150,7 +155,7 @@ async def add(connection: AsyncConnection, actor: Actor, wished: SourceWish, now
     await activity.record(
         connection, actor, now, "source.added", sentence, subject=subject(source.id), after=described(source)
     )
-    return await _followed(connection, actor, source, Lapse((), ()), now)
+    return await _followed(connection, actor, source, Lapse((), ()), None, now)
 
 
 async def change(
@@ -178,6 +183,7 @@ async def change(
     if wished.unsigned and not before.unsigned and not confirm_unsigned:
         raise UnsignedNotConfirmed(before.name)
     offered, unvouched = await offers.images(connection, before.id), await trust.unvouched(connection, before.id)
+    seen = await effect.look(connection)
     async with connection.begin_nested() as attempt:
         source = await sources.change(connection, before, wished, now)
         known = {entry.version_id for entry in unvouched}
@@ -185,10 +191,11 @@ async def change(
             sorted(offered - await offers.images(connection, source.id)),
             [entry for entry in await trust.unvouched(connection, source.id) if entry.version_id not in known],
         )
+        found = effect.compare(seen, await _settled(connection, lapse, held))
         if dry_run:
             await attempt.rollback()
     if dry_run:
-        return SourceChanged(source, lapse, None, await etag(connection, before))
+        return SourceChanged(source, lapse, found, None, await etag(connection, before))
     await _settle(connection, publisher, source.name, lapse, held, now)
     await activity.record(
         connection,
@@ -200,7 +207,7 @@ async def change(
         before=described(before),
         after=described(source),
     )
-    return await _followed(connection, actor, source, lapse, now)
+    return await _followed(connection, actor, source, lapse, found, now)
 
 
 async def remove(
@@ -221,22 +228,25 @@ async def remove(
     """
     source = await _lock(connection, source_id, if_match)
     offered = await offers.images(connection, source_id)
+    seen = await effect.look(connection)
+    gave_bootloaders = seen.bootloader_source is not None and seen.bootloader_source.id == source_id
     async with connection.begin_nested() as attempt:
         await selections.unname(connection, source_id)
         await sources.remove(connection, source_id, now)
         await wanted.refresh(connection)
         lapse = Lapse(sorted(offered), await trust.unvouched(connection, source_id))
+        found = effect.compare(seen, await _settled(connection, lapse, held))
         if dry_run:
             await attempt.rollback()
     if dry_run:
-        return SourceChanged(source, lapse, None, await etag(connection, source))
+        return SourceChanged(source, lapse, found, None, await etag(connection, source))
     await _settle(connection, publisher, source.name, lapse, held, now)
     await sources.forget_removed(connection)
-    sentence = f"Removed the source {source.name}."
+    sentence = f"Removed the source {source.name}{'; bootloaders come from no source now' if gave_bootloaders else ''}."
     await activity.record(
         connection, actor, now, "source.removed", sentence, subject=subject(source_id), before=described(source)
     )
-    return replace(await _followed(connection, actor, source, lapse, now), etag=None)
+    return replace(await _followed(connection, actor, source, lapse, found, now), etag=None)
 
 
 async def withdraw_unvouched(
@@ -321,9 +331,17 @@ async def _settle(
         )
 
 
+async def _settled(connection: AsyncConnection, lapse: Lapse, held: HeldChoice | None) -> State:
+    """The state as it will be once it is done with what lapses as `held` says."""
+    after = await effect.look(connection)
+    if held is not HeldChoice.WITHDRAW:
+        return after
+    return effect.without(after, {entry.version_id for entry in lapse.held})
+
+
 async def _followed(
-    connection: AsyncConnection, actor: Actor, source: Source, lapse: Lapse, now: datetime
+    connection: AsyncConnection, actor: Actor, source: Source, lapse: Lapse, found: Effect | None, now: datetime
 ) -> SourceChanged:
     import_id = await imports.enqueue(connection, "operator", actor.name, now)
-    await notify(connection, Topic.SOURCES, Topic.IMAGES)
-    return SourceChanged(source, lapse, import_id, await etag(connection, source))
+    await notify(connection, Topic.SOURCES, Topic.IMAGES, Topic.SETTINGS)
+    return SourceChanged(source, lapse, found, import_id, await etag(connection, source))

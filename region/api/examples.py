@@ -95,7 +95,14 @@ _UNVOUCHED = {
     "vouched_by": [_SIGNER],
     "held_at": _NOON,
 }
-_LAPSE = {"lapses": ["ubuntu:noble:amd64"], "held": [_UNVOUCHED]}
+_EFFECT = {
+    "bootloaders_add": [],
+    "bootloaders_change": ["bootloader:uefi:amd64"],
+    "bootloaders_withdraw": [],
+    "warnings": [],
+    "fetch_bytes": 2_400_000,
+}
+_LAPSE = {"lapses": ["ubuntu:noble:amd64"], "held": [_UNVOUCHED], "moved": [], **_EFFECT}
 
 SHAPES: Mapping[str, Any] = {
     "ActivityShown": {
@@ -197,7 +204,14 @@ SHAPES: Mapping[str, Any] = {
     "SessionFields": {"token": "your token"},
     "SessionShown": {"name": "night shift", "role": "operator", "expires_at": _EVENING},
     "SettingsFields": {"proxy": "http://proxy.example.org:3128", "retention_days": 400},
-    "SettingsShown": {"proxy": "http://proxy.example.org:3128", "retention_days": 400},
+    "SettingsChangedShown": {
+        "proxy": None,
+        "retention_days": 400,
+        "bootloader_source_id": 2,
+        **_EFFECT,
+        "import_id": 42,
+    },
+    "SettingsShown": {"proxy": "http://proxy.example.org:3128", "retention_days": 400, "bootloader_source_id": 1},
     "SourceChange": {"keyring_path": "/usr/share/keyrings/our-mirror.gpg", "priority": 30},
     "SourceChangedShown": {
         **_SOURCE,

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Generic, TypeVar
 from fastapi import Query, Request, Response
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from region.actions.effect import Effect
 from shared.errors import InvalidValue
 from shared.names import ImageKey, Name
 
@@ -65,6 +66,25 @@ class OfferShown(ImageName):
     kernels: list[str] = Field(examples=[["ga-24.04", "hwe-24.04"]])
     size_bytes: int
     source_id: int | None = Field(None, description="Whose offer it is; null in a probe.")
+
+
+class EffectShown(Shape):
+    """What a change, and the import after it, do to bootloaders, and what to think about before."""
+
+    bootloaders_add: set[str] = Field(description="Bootloaders that come with it, by id.")
+    bootloaders_change: set[str] = Field(description="Bootloaders that are replaced, by id.")
+    bootloaders_withdraw: set[str] = Field(description="Bootloaders that are withdrawn, by id.")
+    warnings: list[str] = Field(description="What to think about before it is done, a sentence each.")
+    fetch_bytes: int = Field(description="Bytes that the import after it has to fetch.")
+
+    @staticmethod
+    def of(effect: Effect | None) -> "EffectShown":
+        """The effect as it is shown; None is none at all."""
+        if effect is None:
+            return EffectShown(
+                bootloaders_add=set(), bootloaders_change=set(), bootloaders_withdraw=set(), warnings=[], fetch_bytes=0
+            )
+        return EffectShown.model_validate(effect)
 
 
 ImageId = Annotated[

@@ -13,7 +13,7 @@ from region.actions import guard
 from region.actions import selections as acts
 from region.actions.effect import Effect
 from region.api.deps import Changer, IfMatch, TheRegion, Transaction, Viewer
-from region.api.models import ImageName, Page, Shape
+from region.api.models import EffectShown, ImageName, Page, Shape
 from region.api.problems import documented
 from region.catalogue import selections, trust
 from region.catalogue.facts import Wish, Wishes
@@ -57,18 +57,13 @@ class RoomShown(Shape):
     free_bytes_after: int
 
 
-class PlanShown(Shape):
+class PlanShown(EffectShown):
     """What a selection leads to. Bytes are on the region; a file that several images share counts once."""
 
     add: set[str] = Field(description="Images newly selected, by id.", examples=[["ubuntu:noble:amd64"]])
     remove: set[str] = Field(description="Images unselected, by id.")
     moved: set[str] = Field(description="Images that stay selected and come from another source.")
     unavailable: set[str] = Field(description="Images selected that no source offers.")
-    bootloaders_add: set[str] = Field(description="Bootloaders that come with it, by id.")
-    bootloaders_change: set[str] = Field(description="Bootloaders that are replaced, by id.")
-    bootloaders_withdraw: set[str] = Field(description="Bootloaders that are withdrawn, by id.")
-    warnings: list[str] = Field(description="What to think about before it is done, a sentence each.")
-    fetch_bytes: int
     free_bytes: int = Field(description="Free on the region now.")
     free_bytes_after: int = Field(description="Free on the region afterwards; negative says: it does not fit.")
     tightest_rack: RoomShown | None = Field(description="The live rack with the least room left; null without racks.")
@@ -116,11 +111,7 @@ def _shown(effect: Effect, free_bytes: int, room: racks.Room | None, import_id: 
         remove=set(effect.remove),
         moved=set(effect.moved),
         unavailable=set(effect.unavailable),
-        bootloaders_add=set(effect.bootloaders_add),
-        bootloaders_change=set(effect.bootloaders_change),
-        bootloaders_withdraw=set(effect.bootloaders_withdraw),
-        warnings=list(effect.warnings),
-        fetch_bytes=effect.fetch_bytes,
+        **EffectShown.of(effect).model_dump(),
         free_bytes=free_bytes,
         free_bytes_after=free_bytes - effect.fetch_bytes,
         tightest_rack=None if room is None else RoomShown.model_validate(room),

@@ -1,14 +1,15 @@
 """/settings and /storage: what holds for the whole region."""
 
 import asyncio
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Query, Response
 from pydantic import Field, model_validator
 
 from region.actions import settings as acts
+from region.actions.settings import SettingsChanged
 from region.api.deps import Admin, IfMatch, TheRegion, Transaction, Viewer
-from region.api.models import Shape
+from region.api.models import EffectShown, Shape
 from region.api.problems import documented
 from region.catalogue import files
 from region.people import settings
@@ -28,6 +29,11 @@ RetentionDays = Annotated[
 ]
 
 
+def _without_default(schema: dict[str, Any]) -> None:
+    """What is left out stays: a generated client must not send a value of its own accord."""
+    del schema["default"]
+
+
 class SettingsFields(Shape):
     """What to change; what is left out stays as it is."""
 
@@ -38,6 +44,14 @@ class SettingsFields(Shape):
         examples=["http://proxy.example.org:3128"],
     )
     retention_days: RetentionDays = 400
+    bootloader_source_id: int = Field(
+        1,
+        ge=1,
+        le=2**31 - 1,
+        description="The number of the one source that bootloaders come from.",
+        examples=[2],
+        json_schema_extra=_without_default,
+    )
 
     @model_validator(mode="after")
     def _something(self) -> Self:
@@ -52,6 +66,8 @@ class SettingsFields(Shape):
             given["proxy"] = self.proxy
         if "retention_days" in self.model_fields_set:
             given["retention_days"] = self.retention_days
+        if "bootloader_source_id" in self.model_fields_set:
+            given["bootloader_source_id"] = self.bootloader_source_id
         return given
 
 
@@ -60,6 +76,15 @@ class SettingsShown(Shape):
 
     proxy: str | None
     retention_days: RetentionDays
+    bootloader_source_id: int | None = Field(
+        description="The one source that bootloaders come from; null: none was chosen since the last one was removed."
+    )
+
+
+class SettingsChangedShown(SettingsShown, EffectShown):
+    """The settings after a change, or as a dry run left them, and what the change does to bootloaders."""
+
+    import_id: int | None = Field(description="The import that brings other bootloaders; null when none is needed.")
 
 
 class StorageShown(Shape):
@@ -76,7 +101,9 @@ async def get_settings(_operator: Viewer, connection: Transaction, response: Res
     return _shown(await settings.get(connection), response)
 
 
-@router.patch("/settings", summary="Change the settings", responses=documented(412, 422))
+@router.patch(
+    "/settings", summary="Change the settings, or see what a change leads to", responses=documented(404, 412, 422)
+)
 async def change_settings(
     operator: Admin,
     region: TheRegion,
@@ -84,9 +111,10 @@ async def change_settings(
     response: Response,
     if_match: IfMatch,
     fields: SettingsFields,
-) -> SettingsShown:
-    found = await acts.change(connection, operator, fields.changes(), region.now(), if_match=if_match)
-    return _shown(found, response)
+    dry_run: Annotated[bool, Query(description="Answer what would become of bootloaders, and change nothing.")] = False,
+) -> SettingsChangedShown:
+    done = await acts.change(connection, operator, fields.changes(), region.now(), if_match=if_match, dry_run=dry_run)
+    return _changed(done, response)
 
 
 @router.get("/storage", summary="Show the region's disk")
@@ -100,4 +128,16 @@ async def get_storage(_operator: Viewer, region: TheRegion, connection: Transact
 def _shown(found: Preferences, response: Response) -> SettingsShown:
     response.headers["ETag"] = acts.etag(found)
     proxy = shown(parse_url(found.proxy)) if found.proxy else None
-    return SettingsShown(proxy=proxy, retention_days=found.retention_days)
+    return SettingsShown(
+        proxy=proxy, retention_days=found.retention_days, bootloader_source_id=found.bootloader_source_id
+    )
+
+
+def _changed(done: SettingsChanged, response: Response) -> SettingsChangedShown:
+    if done.import_id is not None:
+        response.headers["Location"] = f"/api/v1/imports/{done.import_id}"
+    return SettingsChangedShown(
+        **_shown(done.settings, response).model_dump(),
+        **EffectShown.of(done.effect).model_dump(),
+        import_id=done.import_id,
+    )

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from region.actions import sources as acts
 from region.actions.sources import HeldChoice, SourceChanged
 from region.api.deps import Admin, Changer, IfMatch, TheRegion, Transaction, Viewer
-from region.api.models import OfferShown, Page, Shape
+from region.api.models import EffectShown, OfferShown, Page, Shape
 from region.api.problems import documented
 from region.catalogue import offers, sources, trust
 from region.catalogue.sources import Source, SourceWish
@@ -146,11 +146,12 @@ class UnvouchedShown(Shape):
     held_at: datetime
 
 
-class LapseShown(Shape):
-    """What a change of a source's trust concerns."""
+class LapseShown(EffectShown):
+    """What a change of a source concerns: what lapses by its trust, what comes from elsewhere, and the bootloaders."""
 
     lapses: list[str] = Field(description="Images it offered that nobody vouches for after it, by id.")
     held: list[UnvouchedShown] = Field(description="What is held and nobody would vouch for.")
+    moved: set[str] = Field(description="Images that stay selected and come from another source, by id.")
 
 
 class SourceChangedShown(SourceShown, LapseShown):
@@ -184,8 +185,13 @@ def _name(done: SourceChanged, response: Response) -> None:
         response.headers["ETag"] = done.etag
 
 
-def _lapse(lapse: acts.Lapse) -> LapseShown:
-    return LapseShown(lapses=list(lapse.images), held=[_unvouched(entry) for entry in lapse.held])
+def _lapse(done: SourceChanged) -> LapseShown:
+    return LapseShown(
+        lapses=list(done.lapse.images),
+        held=[_unvouched(entry) for entry in done.lapse.held],
+        moved=set(done.effect.moved) if done.effect else set(),
+        **EffectShown.of(done.effect).model_dump(),
+    )
 
 
 def _unvouched(entry: trust.Unvouched) -> UnvouchedShown:
@@ -267,7 +273,7 @@ async def change_source(
         if_match=if_match,
     )
     _name(done, response)
-    return SourceChangedShown(**_shown(done.source).model_dump(), **_lapse(done.lapse).model_dump())
+    return SourceChangedShown(**_shown(done.source).model_dump(), **_lapse(done).model_dump())
 
 
 @router.delete(
@@ -294,7 +300,7 @@ async def remove_source(
         if_match=if_match,
     )
     _name(done, response)
-    return _lapse(done.lapse)
+    return _lapse(done)
 
 
 @router.get("/unvouched", summary="List what is held and nobody vouches for any longer")

@@ -1,11 +1,19 @@
-"""Bootloaders: they come with every import without being selected, and stay until something takes their place."""
+"""Bootloaders: they come with every import without being selected, and stay until something takes their place.
+
+All of them come from one source, the default one until an operator chooses another. When that source is removed, none
+takes its place by itself: what is held stays, and nothing new comes until an operator has chosen.
+"""
 
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import text
+from sqlalchemy import select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from region.catalogue import sources
+from region.catalogue.sources import Source
+from region.database.tables import region
+from region.database.topics import Topic, notify
 from region.fleet.showing import COUNTS, LIVE_FOR
 
 
@@ -50,3 +58,17 @@ async def list_all(connection: AsyncConnection, now: datetime) -> list[Bootloade
         {"live_after": now - LIVE_FOR},
     )
     return [Bootloader(**row) for row in rows.mappings()]
+
+
+async def source(connection: AsyncConnection) -> Source | None:
+    """The source that bootloaders come from."""
+    source_id: int | None = await connection.scalar(select(region.c.bootloader_source_id))
+    return None if source_id is None else await sources.get(connection, source_id)
+
+
+async def choose_source(connection: AsyncConnection, source_id: int) -> None:
+    """Bootloaders come from this source now. What is held stays until the source offers something in its place."""
+    await connection.execute(
+        update(region).values(bootloader_source_id=source_id, settings_revision=region.c.settings_revision + 1)
+    )
+    await notify(connection, Topic.SETTINGS, Topic.IMAGES)

@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from region.catalogue.trust import vouchers_of
-from region.database.tables import sources, stream_documents
+from region.database.tables import region, sources, stream_documents
 from shared.errors import Conflict, InvalidValue, NotFound
 from shared.http import parse_url
 
@@ -160,7 +160,15 @@ async def change(connection: AsyncConnection, before: Source, wished: SourceWish
 
 
 async def remove(connection: AsyncConnection, source_id: int, now: datetime) -> None:
-    """Forget a source. It offers nothing after this; what is held of it stays until it is withdrawn."""
+    """Forget a source. It offers nothing after this; what is held of it stays until it is withdrawn.
+
+    If bootloaders came from it, they come from no source now: none takes its place unless an operator chooses it.
+    """
+    await connection.execute(
+        update(region)
+        .where(region.c.bootloader_source_id == source_id)
+        .values(bootloader_source_id=None, settings_revision=region.c.settings_revision + 1)
+    )
     await connection.execute(
         update(sources)
         .where(sources.c.id == source_id)

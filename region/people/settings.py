@@ -18,16 +18,18 @@ class Preferences:
     proxy            the way to sources that name none of their own; None: they are reached directly
     retention_days   so long the records of what happened are kept: finished imports and activity
     revision         counts the changes of the settings
+    bootloader_source_id   the one source that bootloaders come from; None: none was chosen since the last was removed
     """
 
     proxy: str | None
     retention_days: int
     revision: int
+    bootloader_source_id: int | None = None
 
 
 async def get(connection: AsyncConnection, *, for_update: bool = False) -> Preferences:
     """The settings as they stand; with `for_update` nobody else changes them until this transaction ends."""
-    query = select(region.c.proxy, region.c.retention_days, region.c.settings_revision)
+    query = select(region.c.proxy, region.c.retention_days, region.c.settings_revision, region.c.bootloader_source_id)
     return Preferences(*(await connection.execute(query.with_for_update() if for_update else query)).one())
 
 

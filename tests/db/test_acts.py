@@ -71,7 +71,7 @@ async def test_settings_have_their_bounds(engine: AsyncEngine) -> None:
             await settings_acts.change(connection, CONSOLE, {"proxy": "ftp://proxy.example"}, NOW)
         for days in (1, 3650, 3650):
             found = await settings_acts.change(connection, CONSOLE, {"retention_days": days}, NOW)
-            assert found.retention_days == days
+            assert found.settings.retention_days == days
         entries = await activity.list_recent(connection, 10, None)
     assert [entry.sentence for entry in entries] == ["Set the retention to 3650 days.", "Set the retention to 1 day."]
 
