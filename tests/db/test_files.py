@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import text, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -20,7 +21,18 @@ from shared.digest import Sha256
 from shared.errors import NotFound
 from shared.store.base import Store
 from shared.store.disk import DiskStore
-from tests.db.rows import NOBLE, NOW, bootloader, digest, hold, kernel, make_source, select_images, until_somebody_waits
+from tests.db.rows import (
+    NOBLE,
+    NOW,
+    bootloader,
+    digest,
+    hold,
+    kernel,
+    make_region,
+    make_source,
+    select_images,
+    until_somebody_waits,
+)
 from tests.stores import put, stored_path
 
 GRACE = timedelta(hours=24)
@@ -157,6 +169,7 @@ async def needed_files(connection: AsyncConnection, unneeded_since: str) -> set[
 
 async def test_what_is_needed_is_what_is_held_or_will_be(engine: AsyncEngine, store: Store) -> None:
     async with transaction(engine) as connection:
+        await make_region(connection, Ed25519PrivateKey.generate())
         source_id = await make_source(
             connection,
             kernel("20260701", "20260702", "20260703"),

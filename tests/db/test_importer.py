@@ -790,10 +790,10 @@ async def test_a_file_that_is_being_deleted_is_fetched_anew(bench: Bench, mirror
 
 
 async def test_a_file_that_cannot_be_deleted_costs_its_own_image_only(
-    bench: Bench, mirror: Mirror, server: Server, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, mirror: Mirror, server: Server
 ) -> None:
     await bench.import_now()
-    monkeypatch.setattr(importer, "ATTEMPTS", 2)
+    bench.region.importer = replace(bench.region.importer, patience=Patience(attempts=2, first_s=0.0))
     file = mirror.expected("resolute", "amd64", "ga-26.04")["squashfs"]
     await leave(bench, Sha256(file.sha256))
     await bench.select(RESOLUTE, CENTOS_8)
