@@ -12,7 +12,8 @@ from region.catalogue.facts import Wish, Wishes
 from region.importing import imports
 from region.people import activity
 from region.people.activity import Actor
-from shared.errors import NotFound
+from shared.errors import InvalidValue, NotFound
+from shared.layout import BOOTLOADER
 
 ACTION, SUBJECT = "selection.changed", "selection"
 """How the activity names a change of the selection, and the selection."""
@@ -32,7 +33,7 @@ async def select(
 ) -> Selected:
     """Exactly `wished` is selected and an import is asked for. A dry run leaves everything as it was.
 
-    Raises NotFound for an image that no source (not the named one) knows.
+    Raises NotFound for an image that no source (not the named one) knows, InvalidValue for a bootloader.
     """
     await selections.revision(connection, for_update=True)
     before = await effect.look(connection)
@@ -62,6 +63,8 @@ async def select(
 
 
 async def _require_known(connection: AsyncConnection, wish: Wish) -> None:
+    if wish.image.os == BOOTLOADER:
+        raise InvalidValue("image", str(wish.image), "bootloaders come with every import, without being selected")
     if wish.source_id is None:
         if not await products.is_known(connection, None, wish.image):
             raise NotFound("image that a source offers called", wish.image)

@@ -25,6 +25,7 @@ from typing import Any, NoReturn
 
 from shared.digest import Sha256
 from shared.errors import InvalidDocument, InvalidValue
+from shared.layout import BOOTLOADER
 from shared.names import Name, RelativePath
 from shared.sizes import spoken_size
 
@@ -266,6 +267,8 @@ class _Reading:
             bootloader_type = self.named(_text(tags, "bootloader-type"))
             release, subarch, title = os, bootloader_type, f"{os} ({bootloader_type})"
         else:
+            if os == BOOTLOADER:
+                raise _Unusable(f"Its os is {BOOTLOADER}, a name that only bootloaders have on racks.")
             bootloader_type = None
             release = self.named(_text(tags, "release"))
             subarch = self.named(_fold(_text(tags, "subarch", "generic"), _text(tags, "kflavor", "generic")))

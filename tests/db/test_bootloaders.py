@@ -12,14 +12,14 @@ from region.actions import settings as acts
 from region.actions import sources as source_acts
 from region.actions.effect import Effect
 from region.actions.sources import HeldChoice
-from region.catalogue import bootloaders, sources
+from region.catalogue import bootloaders, selections, sources
 from region.catalogue.facts import Wish
 from region.database.connection import transaction
 from region.importing import imports
 from region.people import activity, settings
 from region.people.activity import Actor
 from region.publishing.held import Publisher
-from shared.errors import NotFound, PreconditionFailed
+from shared.errors import InvalidValue, NotFound, PreconditionFailed
 from shared.names import ImageKey
 from tests.db.rows import NOBLE, NOW, bootloader, decided, hold, kernel, make_region, make_source, select_images
 
@@ -253,3 +253,11 @@ async def test_a_selection_names_the_bootloaders_of_the_next_import_and_what_is_
         "No bootloader for arm64 is offered by second, where bootloaders come from;"
         " machines of arm64 need one from elsewhere."
     )
+
+
+async def test_bootloaders_are_not_selected(connection: AsyncConnection) -> None:
+    loader = ImageKey.parse(UEFI)
+    for source_id in (None, await first_source(connection)):
+        with pytest.raises(InvalidValue, match="is not an image: bootloaders come with every import, without being"):
+            await selection_acts.select(connection, ANN, frozenset({Wish(source_id, loader)}), NOW)
+    assert {wish.image for wish in await selections.wishes(connection)} == {NOBLE}

@@ -135,6 +135,13 @@ REFUSALS: dict[str, tuple[str, str, dict[str, Any], int, str]] = {
     ),
     "not text at all": ("POST", "/selections", {"data": b"\xff\xfe"}, 422, "invalid_request"),
     "versions of no image": ("GET", "/images/ubuntu:zzz:amd64/versions", {}, 404, "not_found"),
+    "a bootloader selected": (
+        "POST",
+        "/selections",
+        {"json": {"os": "bootloader", "release": "uefi", "arch": "amd64"}},
+        422,
+        "invalid_value",
+    ),
     "source in use": ("DELETE", "/sources/1", {}, 409, "held_undecided"),
 }
 

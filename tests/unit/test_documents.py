@@ -390,6 +390,33 @@ def test_products_of_one_image_and_kernel_are_one_the_first_by_name() -> None:
     ]
 
 
+RESERVED = "Its os is bootloader, a name that only bootloaders have on racks."
+
+
+@pytest.mark.parametrize(
+    ("product", "versions", "skipped"),
+    [
+        pytest.param(ubuntu(os="bootloader"), None, [("odd", RESERVED)], id="a kernel"),
+        pytest.param(centos(os="bootloader"), None, [("odd", RESERVED)], id="a root image"),
+        pytest.param(
+            ubuntu(versions={"1": version(*BOOT, os="bootloader"), "2": version(*BOOT)}),
+            ["2"],
+            [("odd 1", RESERVED)],
+            id="one version",
+        ),
+        pytest.param(bootloader(os="bootloader"), ["20231004.0"], [], id="a bootloader may be called so"),
+    ],
+)
+def test_no_image_has_the_os_that_racks_keep_bootloaders_under(
+    product: type_json, versions: list[str] | None, skipped: list[tuple[str, str]]
+) -> None:
+    parsed = parse({"odd": product, "good": ubuntu(arch="arm64")})
+    found = {p.name: [v.name for v in p.versions] for p in parsed.products}
+    assert found.pop("good") == ["20260701"], "it costs the others nothing"
+    assert found.get("odd") == versions
+    assert [(entry.name, entry.why) for entry in parsed.skipped] == skipped
+
+
 def test_a_path_with_two_digests_is_believed_of_neither() -> None:
     good = version(*BOOT, path="good")
     first, second = version(*BOOT, path="1"), version(*BOOT, path="2")
