@@ -24,3 +24,18 @@ def test_a_note_has_what_a_note_must_have(path: Path) -> None:
         assert re.search(r"^Date: \d{4}-\d\d-\d\d$", text, re.MULTILINE)
         for part in ("Options", "Cost"):
             assert re.search(rf"^(\*\*|#+ )?{part}\b", text, re.MULTILINE), part
+
+
+def test_a_note_that_replaces_another_is_named_by_it() -> None:
+    """Whoever finds the old note is told of the new one, and the other way round."""
+
+    def named(line: str) -> set[tuple[str, str]]:
+        return {
+            (path.name, other)
+            for path in NOTES
+            for other in re.findall(rf"^{line}: \[\d{{4}}\]\(([\w-]+\.md)\)$", path.read_text(), re.MULTILINE)
+        }
+
+    replaced = {(other, path) for path, other in named("Replaces")}
+    assert replaced == named("Replaced by")
+    assert {old[:4] for old, _ in replaced} == BEFORE_THE_FORMAT
