@@ -59,7 +59,7 @@ def parse_url(text: object) -> URL:
         plain = isinstance(text, str) and len(text) <= 2048 and text.isprintable() and " " not in text
         url = URL(text) if isinstance(text, str) and plain else URL()
     except ValueError:
-        url, why = URL(), "its host or its port is not one"
+        url, why = URL(), "its host name or its port is not one"
     if url.scheme not in ("http", "https") or not url.host or url.fragment:
         raise InvalidValue("URL", _UNSHOWN.sub("//", text) if isinstance(text, str) else text, why)
     return url

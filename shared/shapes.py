@@ -6,7 +6,7 @@ from typing import Any
 _TEXT, _WHOLE, _OBJECT, _LIST = (
     "it must be text",
     "it must be a whole number",
-    "it must be an object",
+    "it must be a JSON object",
     "it must be a list",
 )
 _TIME = "it must be a date and time with its UTC offset, like 2026-07-01T12:00:00Z"

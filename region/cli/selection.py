@@ -83,7 +83,7 @@ def unselect(
     wait: Wait = False,
     chosen: Output = Format.TABLE,
 ) -> None:
-    """Give images up. They are deleted from the region and from every rack.
+    """Unselect images. They are deleted from the region and from every rack.
 
     Without --arch, every architecture of a release is meant.
     """

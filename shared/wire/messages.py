@@ -78,7 +78,7 @@ _KINDS = {
     "str": "text",
     "bool": "true or false",
     "array": "a list",
-    "object": "an object",
+    "object": "a JSON object",
     "null": "null",
 }
 _BOUNDS = {

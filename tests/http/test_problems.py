@@ -53,7 +53,7 @@ REQUESTS: dict[str, tuple[str, str, Given, int, str, str]] = {
     "a form": ("POST", "/selections", FORM, 415, "unsupported_media_type", "send application/json."),
     "no body": ("POST", "/selections", {}, 422, "invalid_request", "The request lacks its body"),
     "not JSON": ("POST", "/selections", BROKEN, 422, "invalid_request", "is not JSON; send one JSON value, in UTF-8."),
-    "a list for an object": ("POST", "/selections", {"json": []}, 422, "invalid_request", "it must be an object."),
+    "a list for an object": ("POST", "/selections", {"json": []}, 422, "invalid_request", "it must be a JSON object."),
     "a field too few": ("POST", "/selections", {"json": {}}, 422, "invalid_request", "The request lacks its os;"),
     "a field too many": (
         *("POST", "/selections", {"json": {**NOBLE, "colour": 1}}, 422, "invalid_request"),
@@ -199,7 +199,7 @@ PROBES: dict[str, tuple[Given, int, str, str]] = {
     "no TLS": ({"url": "{tls}"}, 502, "tls_failed", "(the other side does not speak TLS there)"),
     "metadata": ({"url": "http://169.254.169.254/"}, 502, "address_forbidden", "leads to 169.254.169.254"),
     "not http": ({"url": "ftp://x/"}, 422, "invalid_value", "it must begin with http:// or https://"),
-    "no port": ({"url": "http://x:seven/"}, 422, "invalid_value", "its host or its port is not one."),
+    "no port": ({"url": "http://x:seven/"}, 422, "invalid_value", "its host name or its port is not one."),
     "no proxy": (
         *({"url": "http://mirror.invalid/", "proxy": "http://127.0.0.1:{port}/"}, 502, "proxy_failed"),
         "failed (nothing answers at 127.0.0.1, port {port})",
