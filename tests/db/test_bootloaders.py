@@ -11,7 +11,7 @@ from region.actions import selections as selection_acts
 from region.actions import settings as acts
 from region.actions import sources as source_acts
 from region.actions.effect import Effect
-from region.actions.sources import HeldChoice
+from region.actions.sources import Changes, HeldChoice
 from region.catalogue import bootloaders, selections, sources
 from region.catalogue.facts import Wish
 from region.database.connection import transaction
@@ -204,30 +204,26 @@ async def test_removing_another_source_leaves_bootloaders_alone(connection: Asyn
 
 
 async def test_a_change_of_their_source_names_the_bootloaders_that_lapse_by_it(connection: AsyncConnection) -> None:
-    before = await sources.get(connection, await first_source(connection))
-    moved = sources.wish(name="first", url="http://elsewhere.example/", unsigned=True, priority=10)
+    first = await first_source(connection)
+    moved = Changes(url="http://elsewhere.example/")
     for held, withdrawn, what in (
         (HeldChoice.KEEP, [], "what is held for it stays"),
         (HeldChoice.WITHDRAW, [UEFI], "machines of amd64 need one from elsewhere"),
     ):
-        done = await source_acts.change(connection, ANN, Publisher(KEY), before, moved, NOW, held=held, dry_run=True)
+        done = await source_acts.change(connection, ANN, Publisher(KEY), first, moved, NOW, held=held, dry_run=True)
         assert touched(done.effect) == ([], [], withdrawn)
         assert done.effect is not None
         assert done.effect.warnings == (
             f"No bootloader for amd64 is offered by first, where bootloaders come from; {what}.",
         )
-    higher = replace(
-        sources.wish(name="first", url=before.url, unsigned=True, priority=11), proxy="http://proxy.example/"
-    )
-    done = await source_acts.change(connection, ANN, Publisher(KEY), before, higher, NOW)
+    higher = Changes(priority=11, proxy="http://proxy.example/")
+    done = await source_acts.change(connection, ANN, Publisher(KEY), first, higher, NOW)
     assert (touched(done.effect), done.effect and done.effect.warnings) == (([], [], []), ())
 
 
 async def test_another_priority_moves_images_and_no_bootloader(connection: AsyncConnection) -> None:
-    second_id = await make_source(connection, kernel("20260701"), bootloader("2"), name="second", priority=5)
-    second = await sources.get(connection, second_id)
-    wished = sources.wish(name="second", url=second.url, unsigned=True, priority=50)
-    done = await source_acts.change(connection, ANN, Publisher(KEY), second, wished, NOW, dry_run=True)
+    second = await make_source(connection, kernel("20260701"), bootloader("2"), name="second", priority=5)
+    done = await source_acts.change(connection, ANN, Publisher(KEY), second, Changes(priority=50), NOW, dry_run=True)
     assert done.effect is not None
     assert done.effect.moved == {str(NOBLE)}
     assert touched(done.effect) == ([], [], [])
