@@ -24,7 +24,8 @@ class Document:
 
     `skipped` says what of it could not be used. One that is not `listed` has left the index; its age still counts.
     `vouched_by` are all good signers. One that no present voucher stands behind is not `believed`: it bounds the age of
-    nothing, and its ETag is not sent.
+    nothing, and its ETag is not sent. Nor is any while the source was not read under its present trust: a document that
+    did not change may carry signatures of a key that is new in the keyring, and it is read again to find them.
     """
 
     content_id: str
@@ -53,7 +54,11 @@ class Reading:
 async def accepted(connection: AsyncConnection, source_id: int) -> dict[str, Document]:
     """The documents accepted of the source so far, by content id."""
     rows = await connection.execute(
-        select(stream_documents, stream_documents.c.vouched_by.bool_op("&&")(sources.c.vouchers).label("believed"))
+        select(
+            stream_documents,
+            stream_documents.c.vouched_by.bool_op("&&")(sources.c.vouchers).label("believed"),
+            (sources.c.read_revision == sources.c.trust_revision).label("current"),
+        )
         .join(sources, sources.c.id == stream_documents.c.source_id)
         .where(stream_documents.c.source_id == source_id)
     )
@@ -62,7 +67,7 @@ async def accepted(connection: AsyncConnection, source_id: int) -> dict[str, Doc
             content_id=row.content_id,
             path=RelativePath(row.path),
             updated=row.updated,
-            etag=row.etag if row.believed else "",
+            etag=row.etag if row.believed and row.current else "",
             skipped=tuple(row.skipped),
             listed=row.listed,
             vouched_by=tuple(row.vouched_by),

@@ -109,11 +109,11 @@ async def look(engine: AsyncEngine, source_id: int, now: datetime) -> int:
     if content == row.keyring and row.keyring_readable:
         return int(row.trust_revision)
     async with transaction(engine) as connection:
-        if problem is not None:
-            if row.keyring_readable:
-                await _set_readable(connection, source_id, readable=False)
-            raise problem
-        return await _refresh(connection, source_id, row.keyring_path, row.keyring_name, content, now)
+        if problem is None:
+            return await _refresh(connection, source_id, row.keyring_path, row.keyring_name, content, now)
+        await _set_unreadable(connection, source_id, row.keyring_path, row.keyring_name)
+    # Only now: an error inside the transaction would take back what it has written.
+    raise problem
 
 
 async def look_all(engine: AsyncEngine, now: datetime) -> None:
@@ -177,9 +177,20 @@ async def _refresh(
     return revision
 
 
-async def _set_readable(connection: AsyncConnection, source_id: int, *, readable: bool) -> None:
-    await connection.execute(update(sources).where(sources.c.id == source_id).values(keyring_readable=readable))
-    await notify(connection, Topic.SOURCES, Topic.IMAGES)
+async def _set_unreadable(connection: AsyncConnection, source_id: int, path: str | None, name: str | None) -> None:
+    """The keyring from `path` or `name` cannot be read, unless an operator changed the source meanwhile."""
+    done = await connection.execute(
+        update(sources)
+        .where(
+            sources.c.id == source_id,
+            sources.c.keyring_path.is_not_distinct_from(path),
+            sources.c.keyring_name.is_not_distinct_from(name),
+            sources.c.keyring_readable,
+        )
+        .values(keyring_readable=False)
+    )
+    if done.rowcount:
+        await notify(connection, Topic.SOURCES, Topic.IMAGES)
 
 
 @dataclass(frozen=True, slots=True)

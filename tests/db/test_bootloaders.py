@@ -1,7 +1,6 @@
 """Bootloaders come from one source that an operator chose, and a plan names each that a change touches."""
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
