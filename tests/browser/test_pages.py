@@ -44,6 +44,9 @@ async def test_no_page_has_a_serious_accessibility_issue(browser: Browser, harbo
         await page.get_by_role("checkbox", name="26.04 LTS").uncheck()
         await page.get_by_role("radio", name="Custom").check()
         await page.get_by_role("button", name="Show advanced options").click()
+        await page.get_by_label("A keyring that you paste or choose").check()
+        await expect(page.get_by_label("Or a file on this computer")).to_be_visible()
+        assert await audit(visitor) == []
         await page.get_by_label("Take this mirror without any signature").check()
         assert await audit(visitor) == []
         await page.get_by_role("button", name="Save selection").first.click()

@@ -36,6 +36,12 @@ export async function call(method, path, { body, ifMatch } = {}) {
   return { status: answer.status, data, etag: answer.headers.get("ETag") };
 }
 
+/** What is at `path`, with its `etag`: it names what was seen, for the If-Match of a change. Throws Problem. */
+export async function tagged(path) {
+  const { data, etag } = await call("GET", path);
+  return { ...data, etag };
+}
+
 /** What is at `path`. */
 export async function get(path) {
   return (await call("GET", path)).data;

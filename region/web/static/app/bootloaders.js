@@ -2,10 +2,8 @@
 import * as facts from "./facts.js";
 import { byName, size } from "./format.js";
 import { Status } from "./icons.js";
-import { IMAGE } from "./words.js";
+import { firmwareName, IMAGE } from "./words.js";
 import { html } from "../vendor/preact.js";
-
-const NAMES = { uefi: "UEFI", pxe: "PXE (BIOS)", "open-firmware": "Open Firmware" };
 
 function statusOf(one) {
   if (!one.held) return IMAGE.queued;
@@ -34,7 +32,7 @@ export function Bootloaders() {
         </tr>`}
         ${sorted.map(
           (one) => html`<tr role="row" key=${`${one.os}:${one.type}:${one.arch}`}>
-            <th role="rowheader" scope="row">${NAMES[one.type] || one.type}<span class="below">${one.os}</span></th>
+            <th role="rowheader" scope="row">${firmwareName(one.type)}<span class="below">${one.os}</span></th>
             <td role="cell" data-label="Architecture">${one.arch}</td>
             <td role="cell" data-label="Size">${size(one.size_bytes)}</td>
             <td role="cell" data-label="Status"><${Status} entry=${statusOf(one)} /></td>

@@ -12,7 +12,7 @@ export function forgetLoose() {
   loose.value = { releases: new Set(), arches: new Set() };
 }
 
-function apply(saved, sourceId, { add, remove, loose: rest }) {
+function apply(saved, from, { add, remove, loose: rest }) {
   let next = draft.value;
   const wanted = bySource(saved);
   for (const image of remove) next = wish(next, saved, imageId(image), null);
@@ -20,7 +20,7 @@ function apply(saved, sourceId, { add, remove, loose: rest }) {
     const id = imageId(image);
     // An image that was unticked and is ticked again comes from where it came from.
     if (wanted.has(id) && next.get(id) === null) next = withoutWish(next, id);
-    else next = wish(next, saved, id, sourceId);
+    else next = wish(next, saved, id, from);
   }
   draft.value = next;
   if (rest) loose.value = rest;
@@ -84,8 +84,11 @@ function releaseNote({ support_eol: end, offered }, now) {
   return null;
 }
 
-/** Ubuntu's boxes. `offers`: what the chosen source offers; `known`: images of the region, whose titles may be needed. */
-export function UbuntuChoice({ offers, known, saved, sourceId, now, disabled }) {
+/**
+ * Ubuntu's boxes. `offers`: what the chosen source offers; `from`: what is ticked is wanted from there; `known`: images
+ * of the region, whose titles may be needed.
+ */
+export function UbuntuChoice({ offers, known, saved, from, now, disabled }) {
   const offered = offers.filter((offer) => offer.os === "ubuntu");
   const wanted = wantedImages(saved, "ubuntu");
   const titled = known.filter(
@@ -102,8 +105,8 @@ export function UbuntuChoice({ offers, known, saved, sourceId, now, disabled }) 
   const half = Math.ceil(names.length / 2);
   const without = [...ticked].filter((release) => !wanted.some((image) => image.release === release));
   const onRelease = (release) => (on) =>
-    apply(saved, sourceId, toggleRelease(release, on, offered, wanted, loose.value));
-  const onArch = (arch) => (on) => apply(saved, sourceId, toggleArch(arch, on, offered, wanted, loose.value));
+    apply(saved, from, toggleRelease(release, on, offered, wanted, loose.value));
+  const onArch = (arch) => (on) => apply(saved, from, toggleArch(arch, on, offered, wanted, loose.value));
 
   return html`<div class="choice">
     <fieldset class="choice-releases">
@@ -163,7 +166,7 @@ function archNote({ lackedBy, partly }, titles) {
 }
 
 /** The boxes of all that is not Ubuntu. */
-export function OtherChoice({ offers, known, saved, sourceId, now, disabled }) {
+export function OtherChoice({ offers, known, saved, from, now, disabled }) {
   const wanted = bySource(saved);
   const found = new Map();
   for (const offer of offers) if (offer.os !== "ubuntu") found.set(imageId(offer), { ...offer, offered: true });
@@ -185,7 +188,7 @@ export function OtherChoice({ offers, known, saved, sourceId, now, disabled }) {
           note=${releaseNote(offer, now)}
           checked=${isWanted(draft.value, wanted, id)}
           disabled=${disabled}
-          onToggle=${(on) => apply(saved, sourceId, on ? { add: [offer], remove: [] } : { add: [], remove: [offer] })}
+          onToggle=${(on) => apply(saved, from, on ? { add: [offer], remove: [] } : { add: [], remove: [offer] })}
         />`,
       )}
     </div>

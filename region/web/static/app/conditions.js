@@ -1,4 +1,5 @@
 // What an operator must know before anything else on the page: each notice follows from facts and goes with them.
+import { counted } from "./held.js";
 import * as facts from "./facts.js";
 import { ago, plural, size } from "./format.js";
 import { Notice } from "./notice.js";
@@ -9,7 +10,8 @@ import { html } from "../vendor/preact.js";
 
 const NEARLY_FULL = 0.1; // of the disk free
 
-export function Conditions() {
+/** `onWithdraw` is called by who wants to withdraw what nobody vouches for. */
+export function Conditions({ onWithdraw }) {
   const images = facts.images.value.value;
   const racks = facts.racks.value.value;
   return html`<div class="conditions">
@@ -19,6 +21,7 @@ export function Conditions() {
       ${session.value.name} has the role ${ROLE[session.value.role].word.toLowerCase()}; ask an administrator for more.
     <//>`}
     <${Sources} />
+    <${Unvouched} onWithdraw=${onWithdraw} />
     <${LastImport} />
     <${Disk} />
     ${images && racks && racks.length === 0 && html`<${FirstSteps} images=${images} />`}
@@ -39,6 +42,20 @@ function Sources() {
       ${source.error} What is held stays and is served; every sync tries again.
     <//>`,
   );
+}
+
+function Unvouched({ onWithdraw }) {
+  const held = facts.unvouched.value.value || [];
+  if (held.length === 0) return null;
+  const isOne = new Set(held.map((one) => one.image)).size === 1;
+  return html`<${Notice}
+    kind="caution"
+    title=${`${counted(held)} ${isOne ? "is" : "are"} held that no present signer vouches for.`}
+  >
+    Racks go on serving ${isOne ? "it" : "them"}; each says who signed it.
+    ${may("operator") &&
+    html`${" "}<button type="button" class="link" onClick=${onWithdraw}>Withdraw ${isOne ? "it" : "them"}</button>`}
+  <//>`;
 }
 
 /** The last import that ended, when it failed of its own accord rather than on a source named above. */

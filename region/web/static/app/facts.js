@@ -1,6 +1,7 @@
 // What the page has read of the region. A fact is read again when the region says that it changed, and only while
 // something on the page shows it; nothing on the page is ever computed from an event itself.
-import { allItems, call, get, items } from "./api.js";
+import { allItems, call, get, items, tagged } from "./api.js";
+import { ANY } from "./selection.js";
 import { end } from "./session.js";
 import { signal, useEffect } from "../vendor/preact.js";
 
@@ -66,13 +67,15 @@ export function fact(read, { restMs = 300 } = {}) {
   return { value, problem, load, changed, hold, forget };
 }
 
-export const images = fact(() => items("/images?limit=1000"), { restMs: 500 });
+export const images = fact(() => allItems("/images"), { restMs: 500 });
 export const selections = fact(async () => {
   const { data, etag } = await call("GET", "/selections");
   return { items: data.items, etag };
 }, { restMs: 1000 });
 export const sources = fact(() => items("/sources"));
-export const sync = fact(() => get("/sync"));
+/** What is held and nobody vouches for any longer. */
+export const unvouched = fact(() => items("/unvouched"), { restMs: 1500 });
+export const sync = fact(() => tagged("/sync"));
 /** The newest imports, and of the one under way (or waiting) what it does for each image. */
 export const imports = fact(async () => {
   const recent = await items("/imports?limit=20");
@@ -83,30 +86,37 @@ export const racks = fact(() => allItems("/racks"), { restMs: 500 });
 export const bootloaders = fact(() => items("/bootloaders"), { restMs: 1500 });
 export const storage = fact(() => get("/storage"), { restMs: 3000 });
 export const activity = fact(() => get("/activity?limit=50"));
-export const settings = fact(() => get("/settings"));
+export const settings = fact(() => tagged("/settings"));
 export const operatorTokens = fact(() => items("/operator-tokens"));
 
 const offersBySource = new Map();
 
-/** The fact of what a source offers. */
-export function offersOf(sourceId) {
-  if (!offersBySource.has(sourceId)) {
-    offersBySource.set(sourceId, fact(() => items(`/available?source_id=${sourceId}`), { restMs: 2000 }));
+/** The fact of what a source offers, by its id; of ANY, each image as the source that wins it offers it. */
+export function offersOf(from) {
+  if (!offersBySource.has(from)) {
+    const path = from === ANY ? "/available" : `/available?source_id=${from}`;
+    offersBySource.set(from, fact(() => items(path), { restMs: 2000 }));
   }
-  return offersBySource.get(sourceId);
+  return offersBySource.get(from);
+}
+
+/** Everything on offer that was read so far. */
+export function knownOffers() {
+  return [...offersBySource.values()].flatMap((one) => one.value.value || []);
 }
 
 const ALL = [
-  images, selections, sources, sync, imports, racks, bootloaders, storage, activity, settings, operatorTokens,
+  images, selections, sources, unvouched, sync, imports, racks, bootloaders, storage, activity, settings,
+  operatorTokens,
 ];
 
 /** Which facts may have changed when the region names a topic. */
 const BY_TOPIC = {
-  images: [images, selections, storage, bootloaders],
+  images: [images, selections, storage, bootloaders, unvouched],
   imports: [imports],
-  manifest: [images, bootloaders],
+  manifest: [images, bootloaders, unvouched],
   racks: [racks, images, bootloaders],
-  sources: [sources],
+  sources: [sources, images, unvouched],
   sync: [sync, sources], // an import that ends has read the sources, well or not
   activity: [activity, operatorTokens],
   settings: [settings],

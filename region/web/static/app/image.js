@@ -94,21 +94,22 @@ function about(version, image) {
 
 /** Delete an image, after its plan was shown. */
 export function DeleteDialog({ image, name, nameOf, onClose }) {
-  const { answer, problem } = useAnswer(async () => {
-    return (await call("DELETE", `/images/${image.id}?dry_run=true`)).data;
-  }, image.id);
+  const again = useSignal(0);
+  const { answer, problem } = useAnswer(() => call("DELETE", `/images/${image.id}?dry_run=true`), again.value);
   const refused = useSignal(null);
   const busy = useSignal(false);
   const remove = async () => {
     busy.value = true;
     try {
-      await call("DELETE", `/images/${image.id}`);
+      await call("DELETE", `/images/${image.id}`, { ifMatch: answer.etag });
       facts.selections.load();
       facts.images.load();
       onClose();
       tell("positive", `${name} is unselected.`, "Region and racks delete it by themselves.");
     } catch (error) {
       refused.value = error;
+      // Somebody changed the selection meanwhile: it is planned anew before anything is asked again.
+      if (error.status === 412) again.value += 1;
       busy.value = false;
     }
   };
@@ -120,9 +121,9 @@ export function DeleteDialog({ image, name, nameOf, onClose }) {
   >
     ${(refused.value || problem) &&
     html`<${Notice} kind="negative" title="Nothing was deleted.">${(refused.value || problem).message}<//>`}
-    <p>Region and racks give the image up. Machines can no longer be deployed with it until it is selected again.</p>
+    <p>It is deleted from the region and every rack. Machines can no longer be deployed with it until it is selected again.</p>
     ${!answer && !problem && html`<p class="muted">Planning…</p>`}
-    ${answer && html`<${Plan} plan=${answer} nameOf=${nameOf} />`}
+    ${answer && html`<${Plan} plan=${answer.data} nameOf=${nameOf} />`}
   <//>`;
 }
 

@@ -5,12 +5,14 @@ import { Conditions } from "./conditions.js";
 import * as facts from "./facts.js";
 import { plural } from "./format.js";
 import { DeleteDialog, ImageRacks, PinDialog, updateNow } from "./image.js";
+import { lazy } from "./lazy.js";
+import { namer } from "./names.js";
 import { spoken, tellProblem } from "./notice.js";
 import { meter } from "./rates.js";
 import { SaveDialog } from "./save.js";
-import { bySource, draft, imageId, parseId, wish } from "./selection.js";
+import { ANY, bySource, draft, imageId, wish } from "./selection.js";
 import { may } from "./session.js";
-import { chosen, shownSource, SourceChoice } from "./source.js";
+import { chosen, CUSTOM, shownOf, SourceChoice } from "./source.js";
 import { SyncStrip, SyncSwitch } from "./sync.js";
 import { ImageTable, rowsOf } from "./table.js";
 import { now } from "./time.js";
@@ -18,10 +20,12 @@ import { fullTitle, IMAGE } from "./words.js";
 import { html, useEffect, useMemo, useRef, useSignal } from "../vendor/preact.js";
 
 const NOTHING = [];
+const WithdrawDialog = lazy(() => import("./lapse.js"), "WithdrawDialog");
 const SHOWN = [
   facts.images,
   facts.selections,
   facts.sources,
+  facts.unvouched,
   facts.sync,
   facts.imports,
   facts.racks,
@@ -41,8 +45,8 @@ export function ImagesPage() {
   const close = () => {
     dialog.value = null;
   };
-  const source = sources && shownSource(sources);
-  const offers = source ? facts.offersOf(source.id) : null;
+  const shown = sources && shownOf(sources);
+  const offers = shown ? facts.offersOf(shown) : null;
   useEffect(() => (offers ? offers.hold() : undefined), [offers]);
   // All at once, and then for good: what comes in bit by bit makes the page jump.
   const isComplete = useRef(false);
@@ -57,12 +61,16 @@ export function ImagesPage() {
     </header>
     <div class="page-body">
       ${ready
-        ? html`<${Conditions} />
+        ? html`<${Conditions}
+              onWithdraw=${() => {
+                dialog.value = { name: "withdraw" };
+              }}
+            />
             <${Sections}
               images=${images}
               saved=${saved.items}
               sources=${sources}
-              source=${source}
+              shown=${shown}
               offers=${(offers && offers.value.value) || NOTHING}
               progress=${progress}
               open=${(name, row) => {
@@ -85,18 +93,16 @@ function Waiting() {
 }
 
 /** Everything that is chosen and listed: Ubuntu, then the other images. */
-function Sections({ images, saved, sources, source, offers, progress, open }) {
-  useEffect(() => {
-    // A source that somebody adds meanwhile does not change what is shown under one's hand.
-    if (chosen.value === null && source) chosen.value = source.id;
-  }, [source]);
+function Sections({ images, saved, sources, shown, offers, progress, open }) {
   const rows = useMemo(() => rowsOf(images, saved, draft.value, offers), [images, saved, draft.value, offers]);
   const ubuntu = rows.filter((row) => row.os === "ubuntu");
   const others = rows.filter((row) => row.os !== "ubuntu");
   const sourceNames = sources.length > 1 ? new Map(sources.map((one) => [one.id, one.name])) : null;
-  const movable = movableTo(source, saved, offers);
-  const canSelect = may("operator") && source !== null;
-  const nothingYet = source && !source.last_read_at ? `${source.name} is being read for the first time.` : null;
+  const isAlone = sources.length < 2 || chosen.value === CUSTOM;
+  const movable = isAlone ? NOTHING : movableTo(shown, images, saved, offers);
+  const canSelect = may("operator") && shown !== null;
+  // With one source alone, nothing needs to name it: it wins.
+  const from = sources.length > 1 ? shown : ANY;
   const act = (name, row) => {
     if (name === "undo") takeBack(row.id);
     else if (name === "update") {
@@ -113,7 +119,7 @@ function Sections({ images, saved, sources, source, offers, progress, open }) {
     act=${act}
     empty=${empty}
   />`;
-  const choice = { offers, known: images, saved, sourceId: source && source.id, now: now.value, disabled: !canSelect };
+  const choice = { offers, known: images, saved, from, now: now.value, disabled: !canSelect };
 
   return html`<section aria-labelledby="ubuntu">
       <h2 id="ubuntu">Ubuntu</h2>
@@ -123,15 +129,13 @@ function Sections({ images, saved, sources, source, offers, progress, open }) {
       </p>
       <${SourceChoice}
         sources=${sources}
-        images=${images}
         movable=${movable.length}
-        onMove=${(sourceId) => {
+        onMove=${() => {
           let next = draft.value;
-          for (const id of movable) next = wish(next, saved, id, sourceId);
+          for (const id of movable) next = wish(next, saved, id, from);
           draft.value = next;
         }}
       />
-      ${nothingYet && html`<p class="hint" role="status">${nothingYet}</p>`}
       <${UbuntuChoice} ...${choice} />
       ${table(
         "Ubuntu images",
@@ -148,12 +152,13 @@ function Sections({ images, saved, sources, source, offers, progress, open }) {
     </section>`;
 }
 
-/** Ids of selected images that come from another source and that this one offers too. */
-function movableTo(source, saved, offers) {
-  if (!source || chosen.value === "custom") return [];
+/** Ids of selected images that are on offer there too, and that come from, or name, another source. */
+function movableTo(shown, images, saved, offers) {
   const offered = new Set(offers.map(imageId));
+  const sourceOf = new Map(images.map((image) => [image.id, image.source_id]));
+  const isThere = (id, wanted) => wanted.has(shown) || (wanted.has(ANY) && [shown, null].includes(sourceOf.get(id)));
   return [...bySource(saved)]
-    .filter(([id, from]) => offered.has(id) && !from.has(source.id) && !draft.value.has(id))
+    .filter(([id, wanted]) => offered.has(id) && !isThere(id, wanted) && !draft.value.has(id))
     .map(([id]) => id);
 }
 
@@ -182,21 +187,11 @@ function nameOfRow(row) {
   return `${fullTitle(row.os, row.title)} ${row.arch}`;
 }
 
-/** A name for people of an image id, from whatever is known of it. */
-function namer(images) {
-  const titles = new Map();
-  for (const source of facts.sources.value.value || []) {
-    for (const offer of facts.offersOf(source.id).value.value || []) titles.set(imageId(offer), offer.title);
-  }
-  for (const image of images) titles.set(image.id, image.title);
-  return (id) => {
-    const { os, release, arch } = parseId(id);
-    return `${fullTitle(os, titles.get(id) || release)} ${arch}`;
-  };
-}
-
 function OpenDialog({ dialog: { name, row }, images, onClose }) {
-  const nameOf = namer(images);
+  const nameOf = namer();
+  if (name === "withdraw") {
+    return html`<${WithdrawDialog} held=${facts.unvouched.value.value || NOTHING} onClose=${onClose} />`;
+  }
   if (name === "save") return html`<${SaveDialog} nameOf=${nameOf} onClose=${onClose} />`;
   // What the dialog shows is the image as it is now; one that went meanwhile takes its dialog along.
   const image = images.find((one) => one.id === row.id);

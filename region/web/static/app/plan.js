@@ -1,6 +1,7 @@
 // The plan: what a change leads to, shown before anything happens.
-import { size, plural } from "./format.js";
+import { byName, plural, size } from "./format.js";
 import { Notice } from "./notice.js";
+import { bootloaderName } from "./words.js";
 import { html } from "../vendor/preact.js";
 
 /** "+3 images, −1: 2.1 GB to fetch": the plan in one line. Pure. */
@@ -11,8 +12,16 @@ export function summary({ add, remove, fetch_bytes: bytes }) {
   return `${parts.join(", ") || "No image more or less"}; ${bytes ? `${size(bytes)} to fetch` : "nothing to fetch"}`;
 }
 
-/** The plan itself. `nameOf(id)` gives an image's name, `moved` lists images that change their source. */
-export function Plan({ plan, nameOf, moved = [] }) {
+/** What becomes of a bootloader, as the command line says it too. */
+const BOOTLOADERS = [
+  ["bootloaders_add", "+", "comes with it"],
+  ["bootloaders_change", "~", "is replaced"],
+  ["bootloaders_withdraw", "−", "is withdrawn"],
+];
+
+/** The plan itself. `nameOf(id)` gives an image's name. */
+export function Plan({ plan, nameOf }) {
+  const { moved } = plan;
   const after = plan.free_bytes_after;
   const rack = plan.tightest_rack;
   return html`<p class="plan-summary">${summary(plan)}</p>
@@ -20,6 +29,7 @@ export function Plan({ plan, nameOf, moved = [] }) {
       ${plan.add.length > 0 && html`<${Names} sign="+" title="To download" ids=${plan.add} nameOf=${nameOf} />`}
       ${plan.remove.length > 0 && html`<${Names} sign="−" title="To delete" ids=${plan.remove} nameOf=${nameOf} />`}
       ${moved.length > 0 && html`<${Names} sign="→" title="To change source" ids=${moved} nameOf=${nameOf} />`}
+      <${Bootloaders} plan=${plan} />
       <dt>To fetch</dt>
       <dd>${size(plan.fetch_bytes)} <span class="muted">files that images share are counted once</span></dd>
       <dt>Free afterwards</dt>
@@ -39,6 +49,9 @@ export function Plan({ plan, nameOf, moved = [] }) {
     html`<${Notice} kind="caution" title="Not offered at present:">
       ${plan.unavailable.map(nameOf).join(", ")}. What is held of them is kept.
     <//>`}
+    ${plan.warnings.map(
+      (warning) => html`<${Notice} key=${warning} kind="caution" title="Mind this:">${warning}<//>`,
+    )}
     ${after < 0 &&
     html`<${Notice} kind="negative" title="It does not fit on the region.">
       ${size(-after)} are missing. Select fewer images, or free some room first.
@@ -54,6 +67,23 @@ function Names({ sign, title, ids, nameOf }) {
     <dd>
       <ul class="plan-names">
         ${[...ids].map(nameOf).sort().map((name) => html`<li key=${name}>${sign} ${name}</li>`)}
+      </ul>
+    </dd>`;
+}
+
+function Bootloaders({ plan }) {
+  const lines = BOOTLOADERS.flatMap(([field, sign, remark]) =>
+    [...plan[field]].map((id) => [sign, bootloaderName(id), remark]),
+  ).sort(([, a], [, b]) => byName(a, b));
+  if (lines.length === 0) return null;
+  return html`<dt>Bootloaders</dt>
+    <dd>
+      <ul class="plan-names">
+        ${lines.map(
+          ([sign, name, remark]) => html`<li key=${sign + name}>
+            ${sign} ${name} <span class="muted">${remark}</span>
+          </li>`,
+        )}
       </ul>
     </dd>`;
 }

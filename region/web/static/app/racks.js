@@ -1,12 +1,13 @@
 // The Racks page: each rack, what it shows of what it should, and enrolling another.
 import { Bar } from "./bar.js";
-import { call, get } from "./api.js";
+import { call, get, tagged } from "./api.js";
 import { useAnswer } from "./answer.js";
 import { Copyable } from "./copy.js";
 import { Dialog } from "./dialog.js";
 import * as facts from "./facts.js";
 import { ago, byName, dateTime, plural, size } from "./format.js";
 import { Status } from "./icons.js";
+import { namer } from "./names.js";
 import { Notice, tell } from "./notice.js";
 import { may } from "./session.js";
 import { StateTable } from "./states.js";
@@ -104,7 +105,12 @@ function Row({ rack, onLacks, onRemove }) {
     </td>
     <td role="cell" data-label="Left">${rack.bytes_left ? size(rack.bytes_left) : "–"}</td>
     <td role="cell" data-label="Free">${rack.last_seen_at ? size(rack.bytes_free) : "–"}</td>
-    <td role="cell" data-label="Version">${rack.version || "–"}</td>
+    <td role="cell" data-label="Version">
+      ${rack.version || "–"}
+      <span class="below">
+        ${rack.knows.serial ? `knows manifest ${rack.knows.epoch}-${rack.knows.serial}` : "knows no manifest yet"}
+      </span>
+    </td>
     <td role="cell" class="cell-actions">
       ${may("admin") &&
       html`<button type="button" class="small" aria-label=${`Remove ${rack.name}`} onClick=${onRemove}>Remove</button>`}
@@ -114,7 +120,9 @@ function Row({ rack, onLacks, onRemove }) {
 
 /** The images that a rack does not show as published, and why. */
 function LacksDialog({ rack, onClose }) {
+  facts.useFacts(facts.images);
   const { answer, problem } = useAnswer(() => get(`/racks/${rack.id}`), facts.racks.value.value);
+  const nameOf = namer();
   return html`<${Dialog}
     wide
     title=${`What ${rack.name} lacks`}
@@ -125,7 +133,7 @@ function LacksDialog({ rack, onClose }) {
     ${!answer && !problem && html`<p class="muted">Reading…</p>`}
     ${answer && answer.pending.length === 0 && html`<p>It shows everything as the region publishes it.</p>`}
     ${answer && answer.pending.length > 0 &&
-    html`<${StateTable} heading="Image" rows=${answer.pending.map((one) => ({ ...one, name: one.image }))} />`}
+    html`<${StateTable} heading="Image" rows=${answer.pending.map((one) => ({ ...one, name: nameOf(one.image) }))} />`}
   <//>`;
 }
 
@@ -206,17 +214,23 @@ function EnrolDialog({ onClose }) {
 }
 
 function RemoveDialog({ rack, onClose }) {
+  const again = useSignal(0);
+  const { answer: seen } = useAnswer(() => tagged(`/racks/${rack.id}`), again.value);
   const refused = useSignal(null);
   const busy = useSignal(false);
   const remove = async () => {
     busy.value = true;
     try {
-      await call("DELETE", `/racks/${rack.id}`);
+      await call("DELETE", `/racks/${rack.id}`, { ifMatch: seen.etag });
       facts.racks.load();
       onClose();
       tell("positive", `${rack.name} is removed.`, "The region answers it no longer.");
     } catch (problem) {
       refused.value = problem;
+      if (problem.status === 412) {
+        again.value += 1;
+        facts.racks.load();
+      }
       busy.value = false;
     }
   };
@@ -224,7 +238,7 @@ function RemoveDialog({ rack, onClose }) {
     title=${`Remove ${rack.name}?`}
     onClose=${onClose}
     actions=${html`<button type="button" onClick=${onClose}>Cancel</button>
-      <button type="button" class="negative" disabled=${busy} onClick=${remove}>Remove rack</button>`}
+      <button type="button" class="negative" disabled=${busy.value || !seen} onClick=${remove}>Remove rack</button>`}
   >
     ${refused.value && html`<${Notice} kind="negative" title="Not removed.">${refused.value.message}<//>`}
     <p>

@@ -5,7 +5,7 @@ import { Dialog } from "./dialog.js";
 import * as facts from "./facts.js";
 import { Notice, tell } from "./notice.js";
 import { Plan, summary } from "./plan.js";
-import { bySource, draft, drafted, unfulfilled, whole } from "./selection.js";
+import { draft, unfulfilled, whole } from "./selection.js";
 import { html, useEffect, useSignal } from "../vendor/preact.js";
 
 /** The dialog. `onClose` is called when it is over, saved or not. */
@@ -14,7 +14,6 @@ export function SaveDialog({ nameOf, onClose }) {
   const refused = useSignal(null);
   const busy = useSignal(true);
   const overtaken = useSignal(null);
-  const moved = useSignal([]);
   // What the plan was made for is what is saved: neither the tag nor the items are read again in between.
   const planned = useSignal(null);
 
@@ -27,10 +26,8 @@ export function SaveDialog({ nameOf, onClose }) {
       if (facts.selections.problem.value) throw facts.selections.problem.value;
       const saved = facts.selections.value.value;
       draft.value = unfulfilled(draft.value, saved.items);
-      const wanted = bySource(saved.items);
       const items = whole(draft.value, saved.items);
       const answer = await call("PUT", "/selections?dry_run=true", { body: { items }, ifMatch: saved.etag });
-      moved.value = [...draft.value.keys()].filter((id) => drafted(draft.value, wanted, id) === "moved");
       planned.value = { items, etag: saved.etag };
       plan.value = answer.data;
     } catch (problem) {
@@ -97,7 +94,7 @@ export function SaveDialog({ nameOf, onClose }) {
   >
     ${refused.value && html`<${Notice} kind="negative" title="Nothing was saved.">${refused.value.message}<//>`}
     ${plan.value
-      ? html`<${Plan} plan=${plan.value} nameOf=${nameOf} moved=${moved.value} />`
+      ? html`<${Plan} plan=${plan.value} nameOf=${nameOf} />`
       : !refused.value && html`<p class="muted">Planning…</p>`}
   <//>`;
 }

@@ -11,7 +11,7 @@ export const session = signal(undefined);
 /** Why somebody must log in again; empty when they never did. */
 export const sessionEnded = signal("");
 
-/** True says: who is logged in has at least `role`. The region decides; the page only spares people a refusal. */
+/** True if who is logged in has at least `role`. The region decides; the page only spares people a refusal. */
 export function may(role) {
   return Boolean(session.value) && ROLES.indexOf(session.value.role) >= ROLES.indexOf(role);
 }
@@ -31,7 +31,7 @@ export async function resume() {
   }
 }
 
-/** True says: the log-in happened on this very page, so whoever reads it aloud is to be taken on. */
+/** True if the log-in happened on this very page, so whoever reads it aloud is to be taken on. */
 export const isFresh = signal(false);
 
 /** Turn a token into a session. Throws Problem. */

@@ -1,25 +1,26 @@
-// The Settings page: the way out, who may do what, and who is logged in here.
+// The Settings page: who is logged in here, what is set at run time, and who may do what.
 import { Bar } from "./bar.js";
-import { call } from "./api.js";
+import { useAnswer } from "./answer.js";
+import { call, tagged } from "./api.js";
 import { Copyable } from "./copy.js";
 import { Dialog } from "./dialog.js";
 import * as facts from "./facts.js";
 import { ago, dateTime, plural, size } from "./format.js";
 import { Notice, tell, tellProblem } from "./notice.js";
+import { Preferences } from "./preferences.js";
 import { logOut, may, session } from "./session.js";
 import { now } from "./time.js";
 import { ROLE } from "./words.js";
 import { html, useSignal } from "../vendor/preact.js";
 
 export function SettingsPage() {
-  facts.useFacts(facts.settings, facts.sources, facts.storage);
+  facts.useFacts(facts.storage);
   return html`<header class="page-head">
       <div class="page-head-inner"><h1 tabindex="-1">Settings</h1></div>
     </header>
     <div class="page-body">
       <${Session} />
-      <${Proxy} />
-      <${Retention} />
+      <${Preferences} />
       ${may("admin") && html`<${Tokens} />`}
       <${Storage} />
       <section aria-labelledby="api">
@@ -42,105 +43,6 @@ function Session() {
       ${" "}${dateTime(expires)}.
     </p>
     <button type="button" onClick=${leave}>Log out</button>
-  </section>`;
-}
-
-function Proxy() {
-  const settings = facts.settings.value.value;
-  const sources = facts.sources.value.value || [];
-  const typed = useSignal(null);
-  const busy = useSignal(false);
-  if (!settings) return null;
-  const value = typed.value === null ? settings.proxy || "" : typed.value;
-  const save = async (event) => {
-    event.preventDefault();
-    busy.value = true;
-    try {
-      const { data } = await call("PATCH", "/settings", { body: { proxy: value.trim() } });
-      facts.settings.value.value = data;
-      typed.value = null;
-      tell("positive", data.proxy ? "The proxy is saved." : "There is no proxy any more.");
-    } catch (problem) {
-      tellProblem("The proxy stays as it was.", problem);
-    }
-    busy.value = false;
-  };
-  const own = sources.filter((source) => source.proxy);
-  return html`<section aria-labelledby="proxy">
-    <h2 id="proxy">Proxy</h2>
-    <form class="line-form" onSubmit=${save}>
-      <label for="proxy-url">The region's way to its sources</label>
-      <input
-        id="proxy-url"
-        value=${value}
-        placeholder="http://proxy.example.org:3128; empty for none"
-        spellcheck=${false}
-        disabled=${!may("admin")}
-        aria-describedby="proxy-help"
-        onInput=${(event) => {
-          typed.value = event.currentTarget.value;
-        }}
-      />
-      <button
-        type="submit"
-        class="primary"
-        disabled=${busy.value || !may("admin") || value.trim() === (settings.proxy || "")}
-      >
-        Save proxy
-      </button>
-      <p class="help" id="proxy-help">
-        A source with a proxy of its own uses that one.
-        ${own.length > 0 && ` Those are ${own.map((source) => `${source.name} (${source.proxy})`).join(", ")}.`}
-      </p>
-    </form>
-  </section>`;
-}
-
-function Retention() {
-  const settings = facts.settings.value.value;
-  const typed = useSignal(null);
-  const busy = useSignal(false);
-  if (!settings || settings.retention_days === undefined) return null;
-  const value = typed.value === null ? String(settings.retention_days) : typed.value;
-  const save = async (event) => {
-    event.preventDefault();
-    busy.value = true;
-    try {
-      const { data } = await call("PATCH", "/settings", { body: { retention_days: Number(value) } });
-      facts.settings.value.value = data;
-      typed.value = null;
-      tell("positive", `Records are kept for ${plural(data.retention_days, "day")}.`);
-    } catch (problem) {
-      tellProblem("The retention stays as it was.", problem);
-    }
-    busy.value = false;
-  };
-  return html`<section aria-labelledby="retention">
-    <h2 id="retention">Retention</h2>
-    <form class="line-form" onSubmit=${save}>
-      <label for="retention-days">How many days records are kept</label>
-      <input
-        id="retention-days"
-        type="number"
-        min="1"
-        max="3650"
-        required
-        value=${value}
-        disabled=${!may("admin")}
-        aria-describedby="retention-help"
-        onInput=${(event) => {
-          typed.value = event.currentTarget.value;
-        }}
-      />
-      <button
-        type="submit"
-        class="primary"
-        disabled=${busy.value || !may("admin") || value === String(settings.retention_days)}
-      >
-        Save retention
-      </button>
-      <p class="help" id="retention-help">Older finished imports and activity are removed once an hour.</p>
-    </form>
   </section>`;
 }
 
@@ -274,22 +176,28 @@ function MakeDialog({ onClose }) {
 }
 
 function RemoveDialog({ token, onClose }) {
+  const again = useSignal(0);
+  const { answer: seen } = useAnswer(() => tagged(`/operator-tokens/${token.id}`), again.value);
   const refused = useSignal(null);
   const remove = async () => {
     try {
-      await call("DELETE", `/operator-tokens/${token.id}`);
+      await call("DELETE", `/operator-tokens/${token.id}`, { ifMatch: seen.etag });
       facts.operatorTokens.load();
       onClose();
       tell("positive", `The token of ${token.name} is removed.`);
     } catch (problem) {
       refused.value = problem;
+      if (problem.status === 412) {
+        again.value += 1;
+        facts.operatorTokens.load();
+      }
     }
   };
   return html`<${Dialog}
     title=${`Remove the token of ${token.name}?`}
     onClose=${onClose}
     actions=${html`<button type="button" onClick=${onClose}>Cancel</button>
-      <button type="button" class="negative" onClick=${remove}>Remove token</button>`}
+      <button type="button" class="negative" disabled=${!seen} onClick=${remove}>Remove token</button>`}
   >
     ${refused.value && html`<${Notice} kind="negative" title="Not removed.">${refused.value.message}<//>`}
     <p>Whoever uses it, and every session that was opened with it, is refused from then on.</p>

@@ -16,8 +16,10 @@ export function SyncSwitch() {
     const enabled = event.currentTarget.checked;
     wished.value = enabled;
     try {
-      facts.sync.value.value = (await call("PATCH", "/sync", { body: { enabled } })).data;
+      const { data, etag } = await call("PATCH", "/sync", { body: { enabled }, ifMatch: sync.etag });
+      facts.sync.value.value = { ...data, etag };
     } catch (problem) {
+      if (problem.status === 412) facts.sync.load();
       tellProblem("The switch stays as it was.", problem);
     }
     wished.value = null;

@@ -2,8 +2,8 @@
 import { Bar } from "./bar.js";
 import { ago, newestFirst, byName, percent, size, sizeOf, span } from "./format.js";
 import { Status, ToolIcon } from "./icons.js";
-import { bySource, drafted, imageId, isWanted, parseId } from "./selection.js";
-import { DRAFT, IMAGE, fullTitle } from "./words.js";
+import { ANY, bySource, drafted, imageId, isWanted, parseId } from "./selection.js";
+import { DRAFT, fullTitle, IMAGE, signers } from "./words.js";
 import { html } from "../vendor/preact.js";
 
 /**
@@ -21,7 +21,7 @@ export function rowsOf(images, saved, draft, offers) {
       title: image.title,
       size: image.size_bytes,
       change: image.selected || change === "added" ? change : null,
-      sourceId: draft.get(image.id) || image.source_id,
+      sourceId: named(draft.get(image.id)) || image.source_id,
       image,
     });
   }
@@ -36,13 +36,18 @@ export function rowsOf(images, saved, draft, offers) {
       title: offer ? offer.title : parsed.release,
       size: offer ? offer.size_bytes : null,
       change: drafted(draft, wanted, id) || "added",
-      sourceId: draft.get(id) || null,
+      sourceId: named(draft.get(id)),
       image: null,
     });
   }
   return [...rows.values()].sort(
     (a, b) => byName(a.os, b.os) || newestFirst(a.title, b.title) || byName(a.arch, b.arch),
   );
+}
+
+/** The source a wish names; null for whichever wins. */
+function named(from) {
+  return from && from !== ANY ? from : null;
 }
 
 const COLUMNS = ["Release", "Architecture", "Size", "Status", "Racks", "Version", "Actions"];
@@ -91,6 +96,7 @@ function Row({ row, source, progress, now, may, act }) {
       ${change
         ? html`<${Status} entry=${DRAFT[change]} />`
         : html`<${ImageStatus} image=${image} progress=${progress} name=${name} />`}
+      ${image && !image.vouched && html`<${Unvouched} image=${image} />`}
     </td>
     <td role="cell" data-label="Racks">
       ${image && change !== "added" && html`<${Racks} image=${image} name=${name} onOpen=${() => act("racks", row)} />`}
@@ -123,6 +129,14 @@ function ImageStatus({ image, progress, name }) {
   }
   return html`<${Status} entry=${entry} />
     ${image.error && html`<span class=${`below ${image.status === "failed" ? "error" : ""}`}>${image.error}</span>`}`;
+}
+
+/** Beside the status: what is held of the image was signed by somebody who is believed no longer. */
+function Unvouched({ image }) {
+  const said = `signed by ${signers(image.vouched_by)}`;
+  return html`<span class="below error unvouched" title=${image.vouched_by.join("\n")}>
+    ${image.status === "unvouched" ? said : `${IMAGE.unvouched.word}: ${said}`}
+  </span>`;
 }
 
 function downloadFigures(done, total, rate) {

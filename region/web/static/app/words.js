@@ -100,8 +100,37 @@ export const REFUSAL = {
   key_revoked: "The key was revoked",
   too_old: "Older than what was accepted before",
   conflict: "There is one like this already",
+  held_undecided: "Say what becomes of what is held",
+  unsigned_not_confirmed: "This needs its own confirmation",
+  precondition_failed: "Somebody was faster",
   forbidden: "Your role does not allow this",
 };
+
+const FIRMWARE = { uefi: "UEFI", pxe: "PXE (BIOS)", "open-firmware": "Open Firmware" };
+
+export function firmwareName(type) {
+  return FIRMWARE[type] || type;
+}
+
+/** "UEFI amd64" of the id `bootloader:uefi:amd64`. */
+export function bootloaderName(id) {
+  const [, type, arch] = id.split(":");
+  return `${firmwareName(type)} ${arch}`;
+}
+
+/** The part of a key's fingerprint that people compare. */
+export function keyId(fingerprint) {
+  return fingerprint.slice(-16);
+}
+
+const UNSIGNED = "unsigned:";
+
+/** Who signed something: key ids, or what is said where nobody did. */
+export function signers(fingerprints) {
+  if (fingerprints.length === 0) return "nobody known";
+  const named = (one) => (one.startsWith(UNSIGNED) ? `nobody; it came from ${one.slice(UNSIGNED.length)}` : keyId(one));
+  return fingerprints.map(named).join(" and ");
+}
 
 const OS = { ubuntu: "Ubuntu", centos: "CentOS", rhel: "RHEL", debian: "Debian", windows: "Windows" };
 
