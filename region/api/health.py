@@ -5,14 +5,14 @@ import asyncio
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
-from sqlalchemy import text
 
 from region.api.deps import TheRegion
 from region.api.models import Shape
 from region.api.problems import documented
-from region.catalogue import images
+from region.catalogue import files, images
 from region.database.connection import is_migrated, transaction
 from region.fleet import racks
+from region.importing import imports
 from shared import __version__
 from shared.errors import Unavailable
 from shared.signing import encode_bytes, public_bytes
@@ -68,13 +68,13 @@ async def metrics(region: TheRegion, request: Request) -> Response:
     async with transaction(region.engine) as connection:
         known_images = await images.list_all(connection, region.now())
         known_racks = await racks.counted(connection, region.now())
-        stored = (await connection.execute(text("SELECT count(*), coalesce(sum(size), 0)::bigint FROM files"))).one()
-        runs = (await connection.execute(text("SELECT state, count(*) FROM imports GROUP BY state"))).all()
+        stored = await files.totals(connection)
+        runs = await imports.counted(connection)
     published = region.memory.published
     order = published.manifest.order if published is not None else (0, 0)
     figures = [
-        _gauge("bootferry_files", "Files stored.", stored[0]),
-        _gauge("bootferry_files_bytes", "Bytes of the files stored.", stored[1]),
+        _gauge("bootferry_files", "Files stored.", stored.count),
+        _gauge("bootferry_files_bytes", "Bytes of the files stored.", stored.size),
         _gauge("bootferry_disk_free_bytes", "Bytes free for files.", await asyncio.to_thread(region.store.bytes_free)),
         _gauge("bootferry_manifest_epoch", "Epoch of the current manifest.", order[0]),
         _gauge("bootferry_manifest_serial", "Serial of the current manifest.", order[1]),
@@ -88,7 +88,7 @@ async def metrics(region: TheRegion, request: Request) -> Response:
     for rack in known_racks:
         by_rack.add_metric([rack.name], rack.bytes_left)
     by_state = GaugeMetricFamily("bootferry_imports", "Imports by state.", labels=["state"])
-    for state, count in runs:
+    for state, count in runs.items():
         by_state.add_metric([state], count)
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Collected([*figures, by_image, by_rack, by_state]))

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import delete, select, text, update
+from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -300,6 +300,12 @@ async def list_recent(connection: AsyncConnection, limit: int, before: int | Non
     if before is not None:
         query = query.where(imports.c.id < before)
     return [Import(**row) for row in (await connection.execute(query)).mappings()]
+
+
+async def counted(connection: AsyncConnection) -> dict[str, int]:
+    """How many imports are in each state, for monitoring."""
+    rows = await connection.execute(select(imports.c.state, func.count()).group_by(imports.c.state))
+    return {row[0]: row[1] for row in rows}
 
 
 async def schedule(connection: AsyncConnection, *, for_update: bool = False) -> Schedule:

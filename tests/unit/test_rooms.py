@@ -6,16 +6,11 @@ from pathlib import Path
 import pytest
 
 API = Path(__file__).parents[2] / "region" / "api"
-WITH_SQL = {"health.py"}
-"""Files that still ask the database themselves."""
-
 ASKING = {"execute", "scalar", "scalars", "stream", "exec_driver_sql", "text"}
 
 
 @pytest.mark.parametrize("path", sorted(API.glob("*.py")), ids=lambda path: path.name)
 def test_a_route_holds_no_sql(path: Path) -> None:
-    if path.name in WITH_SQL:
-        pytest.skip("it is about to be moved")
     tree = ast.parse(path.read_text())
     imported = {
         f"{node.module}.{name.name}"
