@@ -69,7 +69,7 @@ class Region:
         await first_start.prepare(self.engine, self.key, self.configuration, self.now)
 
     def require_ready(self) -> None:
-        """Returning says: the schema is current and the memory filled. Raises Unavailable while that is not so."""
+        """Raises Unavailable unless the schema is current and the memory filled."""
         if not self.ready.is_set():
             raise Unavailable("The region has not begun yet: it waits for its database")
 

@@ -151,7 +151,7 @@ class Conflict(Refused):
 
 
 class PreconditionFailed(Refused):
-    """The thing is not any more what the caller has seen; the sentence says who changed it."""
+    """The thing was changed since the caller saw it; the sentence says who did."""
 
     code = "precondition_failed"
 

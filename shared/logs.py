@@ -10,7 +10,7 @@ LogFormat = Literal["text", "json"]
 
 
 def configure(level: str, log_format: LogFormat, stream: TextIO = sys.stderr) -> None:
-    """From here on every log line, the libraries' included, goes to `stream` in `log_format`."""
+    """After this every log line, the libraries' included, goes to `stream` in `log_format`."""
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,

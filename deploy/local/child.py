@@ -31,7 +31,7 @@ def command(argv: Sequence[str], *, death_signal: signal.Signals, account: Accou
 
 
 def die_with(parent: int, death_signal: int) -> None:
-    """From here on this process gets `death_signal` when `parent`, which started it, dies. Raises OSError."""
+    """After this the process gets `death_signal` when `parent`, which started it, dies. Raises OSError."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_PDEATHSIG, death_signal, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")

@@ -12,7 +12,7 @@ from shared.names import ImageKey
 
 
 async def pin(connection: AsyncConnection, image: ImageKey, version: str, now: datetime) -> None:
-    """From here on the image stays at `version`. Raises NotFound when no such version is offered or held."""
+    """The image stays at `version` after this. Raises NotFound when no such version is offered or held."""
     known = await connection.scalar(
         text("""
             SELECT count(*) FROM versions JOIN products ON products.id = versions.product_id
@@ -30,7 +30,7 @@ async def pin(connection: AsyncConnection, image: ImageKey, version: str, now: d
 
 
 async def unpin(connection: AsyncConnection, image: ImageKey) -> None:
-    """From here on the image follows its source again. Raises NotFound when it is not pinned."""
+    """The image follows its source again. Raises NotFound when it is not pinned."""
     gone = await connection.execute(
         delete(pins).where(pins.c.os == image.os, pins.c.release == image.release, pins.c.arch == image.arch)
     )

@@ -85,7 +85,7 @@ def logout() -> None:
     profile.save(left, profile.file())
     output.say(f"Logged out of {known.named[name].url}.")
     if left.current:
-        output.note(f"From here on {left.current} is meant: {left.named[left.current].url}.")
+        output.note(f"Now {left.current} is meant: {left.named[left.current].url}.")
 
 
 def whoami(chosen: Output = Format.TABLE) -> None:
@@ -131,7 +131,7 @@ def use_profile(name: Annotated[str, typer.Argument(metavar="PROFILE", help="Its
     if name not in known.named:
         raise InvalidConfiguration(f"There is no profile {name}; make it with: bootferry login URL --profile {name}")
     profile.save(profile.Profiles(name, known.named), profile.file())
-    output.say(f"From here on {name} is meant: {known.named[name].url}.")
+    output.say(f"Now {name} is meant: {known.named[name].url}.")
 
 
 def _token(file: str | None) -> str:

@@ -75,7 +75,7 @@ def draw_lines(lines: Iterable[Cell], *, stderr: bool = False) -> None:
 
 
 def show_data(output: Format, value: Any) -> bool:
-    """True says: `value` was printed as JSON or YAML, as asked. False says: a table was asked for."""
+    """True if `value` was printed as JSON or YAML, as asked; False if a table was asked for."""
     if output is Format.TABLE:
         return False
     if output is Format.JSON:

@@ -25,7 +25,7 @@ class How(NamedTuple):
 
 
 def agreed(plan: Item, how: How) -> bool:
-    """True says: the plan was shown, and whoever types wants it. False: it was a dry run. Raises Failed, Misused."""
+    """True if the plan was shown, and whoever types wants it; False if it was a dry run. Raises Failed, Misused."""
     if how.dry_run:
         if not output.show_data(how.chosen, plan):
             output.draw_lines(lines(plan))

@@ -60,7 +60,7 @@ def speak(
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Returning says: whoever types agreed. Raises Failed when not, Misused when there is nobody to ask."""
+    """Raises Failed unless whoever types agrees, Misused when there is nobody to ask."""
     if yes:
         return
     if not sys.stdin.isatty():

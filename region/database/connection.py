@@ -50,7 +50,7 @@ async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         if isinstance(error, sqlalchemy.exc.DBAPIError | asyncpg.PostgresError) and not _is_away(error):
             raise
         raise Unavailable("The database does not answer") from error
-    # From here on an OSError is somebody else's, a disk's for instance.
+    # After this an OSError is somebody else's, a disk's for instance.
     try:
         async with connection.begin():
             yield connection
@@ -77,14 +77,14 @@ def _is_away(error: Exception) -> bool:
 
 
 async def migrate(engine: AsyncEngine) -> None:
-    """Returning says: the schema is the one this code was written for. Raises Unavailable."""
+    """The schema is the one this code was written for when this returns. Raises Unavailable."""
     async with transaction(engine) as connection:
         await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
         await connection.run_sync(_upgrade)
 
 
 async def is_migrated(connection: AsyncConnection) -> bool:
-    """True says: the schema is the one this code was written for."""
+    """True if the schema is the one this code was written for."""
     return await connection.run_sync(_is_at_head)
 
 

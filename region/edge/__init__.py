@@ -1,5 +1,5 @@
-"""The edge: what answers before FastAPI does, and how bytes leave this process.
+"""The edge: how bytes leave this process, and what happens around every request before FastAPI sees it.
 
-`server` is the HTTP server and sends files by descriptor, `content` answers for one stored file, `memory` is what a
-process answers racks from, `surroundings` is what happens around every request.
+`server` is the HTTP server and sends files by descriptor, `content` answers for one stored file, `problem` is the
+answer that says what went wrong, `surroundings` is what happens around every request.
 """

@@ -232,7 +232,7 @@ class FileProtocol(HttpToolsProtocol):
         await cycle.send({"type": "http.response.body", "body": b"", "more_body": message.get("more_body", False)})
 
     async def _flush(self) -> None:
-        """Returning says: everything written so far is with the kernel, or the connection is lost."""
+        """When this returns everything written so far is with the kernel, or the connection is lost."""
         if self.transport.get_write_buffer_size():
             self.transport.set_write_buffer_limits(high=0)
             await self.flow.drain()
@@ -240,7 +240,7 @@ class FileProtocol(HttpToolsProtocol):
                 self.transport.set_write_buffer_limits()
 
     async def _copy(self, file: int, offset: int, count: int) -> bool:
-        """True says: the kernel has all `count` bytes. False: the client is gone, or takes nothing any more.
+        """True if the kernel has all `count` bytes, False if the client is gone, or takes nothing any longer.
 
         Raises OSError when the disk fails or the file is too short; nothing can mend the answer then.
         """
@@ -279,7 +279,7 @@ class FileProtocol(HttpToolsProtocol):
         return count == 0
 
     async def _writable(self, sock: int) -> bool:
-        """True says: writing to `sock` gets on, or shows why it cannot. False: `stall_s` seconds have passed."""
+        """True if writing to `sock` gets on, or shows why it cannot; False after `stall_s` seconds."""
         ready: asyncio.Future[bool] = self.loop.create_future()
         self.loop.add_writer(sock, _settle, ready, True)
         timer = self.loop.call_later(self.stall_s, _settle, ready, False)
@@ -291,7 +291,7 @@ class FileProtocol(HttpToolsProtocol):
 
 
 def _in_memory(file: int, offset: int, probe: bytearray) -> bool:
-    """True says: the byte at `offset` is in the page cache. False where the kernel or the file system cannot tell."""
+    """True if the byte at `offset` is in the page cache. False where the kernel or the file system cannot tell."""
     try:
         return os.preadv(file, [probe], offset, os.RWF_NOWAIT) == 1
     except OSError:
@@ -299,7 +299,7 @@ def _in_memory(file: int, offset: int, probe: bytearray) -> bool:
 
 
 def _read_ahead(file: int, offset: int, count: int) -> None:
-    """Returning says: the last of `count` bytes is in the page cache, and more are on their way. Blocks on the disk."""
+    """Bring the last of `count` bytes into the page cache, and more on their way. Blocks on the disk."""
     os.posix_fadvise(file, offset, READ_AHEAD_BYTES, os.POSIX_FADV_WILLNEED)
     os.pread(file, 1, offset + count - 1)
 

@@ -1,5 +1,6 @@
 """Importing: the hourly sync and every other run that brings bytes in.
 
-`clock` says when, `reading` reads a mirror's documents, `plan` decides (pure), `importer` carries it out, and `imports`
-is the leased row that says how far it is and which process may write.
+`clock` says when, `reading` reads a mirror's documents, `plan` decides (pure), `importer` carries it out: `fetching`
+brings files by their roads, `holding` has whole versions held, many at a time. `imports` is the leased row that says
+how far it is and which process may write. `upkeep` removes and audits files, `housekeeping` removes old records.
 """

@@ -158,7 +158,7 @@ async def claim(connection: AsyncConnection, owner: str, lease_s: float = LEASE_
 
 
 async def require_lease(connection: AsyncConnection, held: Claim) -> None:
-    """Returning says: until this transaction ends nobody can take the import over. Raises LeaseLost."""
+    """Until this transaction ends nobody can take the import over. Raises LeaseLost when somebody has."""
     row = await connection.execute(
         select(imports.c.id)
         .where(imports.c.id == held.import_id, imports.c.fence == held.fence, imports.c.state == "running")
@@ -176,7 +176,7 @@ async def record_progress(
     bytes_done: int,
     lease_s: float = LEASE_S,
 ) -> bool:
-    """Write how far the import is and extend its lease. True says: somebody asked to stop it. Raises LeaseLost."""
+    """Write how far the import is and extend its lease. True if somebody asked to stop it. Raises LeaseLost."""
     row = (
         await connection.execute(
             text("""

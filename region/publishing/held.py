@@ -12,7 +12,7 @@ so is signed, in the caller's transaction. The rules:
   counts only while it is the manifest in the database; a process whose memory is another reads again first.
 - Locks are taken in one order: the import's lease (by the caller), the region's row, sources, versions.
 
-Who decides what to hold is `region.importing.plan`; when changes are gathered into one, `region.importing.importer`.
+Who decides what to hold is `region.importing.plan`; when changes are gathered into one, `region.importing.holding`.
 """
 
 from collections.abc import Collection

@@ -52,7 +52,7 @@ class Visitor:
     expected: list[str] = field(default_factory=list)
 
     def expect_fault(self, pattern: str) -> None:
-        """From here on a fault that matches is no fault: chromium logs every refused request."""
+        """After this a fault that matches is no fault: chromium logs every refused request."""
         self.expected.append(pattern)
 
     async def open(self, fragment: str = "") -> None:

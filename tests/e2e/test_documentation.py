@@ -315,7 +315,7 @@ def test_every_command_exists(page: Path) -> None:
 
 
 def require_command(words: Sequence[str], line: str) -> None:
-    """Returning says: the command these words name exists, with its options, and its help can be shown."""
+    """Fails unless the command these words name exists, with its options, and its help can be shown."""
     group: Any = typer.main.get_command(PROGRAMS[words[0]])
     context = group.make_context(words[0], [], resilient_parsing=True)
     rest = list(words[1:])

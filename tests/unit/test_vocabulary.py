@@ -153,3 +153,18 @@ def test_a_forbidden_word_is_found() -> None:
     for sentence in (*wrong, *right):
         is_found = any(re.search(rf"\b({pattern})\b", sentence, re.IGNORECASE) for pattern, _ in SAY_INSTEAD)
         assert is_found == (sentence in wrong), sentence
+
+
+UNCLEAR = r"(Returning|True|False) says|From here on|\b(not|no) any more\b|any more what"
+
+
+@pytest.mark.parametrize("directory", ["region", "rack", "shared", "migrations", "deploy"])
+def test_no_line_is_hard_to_read_at_first(directory: str) -> None:
+    """People whose first language it is not read "True if …" and "Raises X unless …" at once."""
+    found = [
+        f"{path.relative_to(CHECKOUT)}: {line.strip()}"
+        for path in sorted((CHECKOUT / directory).rglob("*.py"))
+        for line in path.read_text().splitlines()
+        if re.search(UNCLEAR, line)
+    ]
+    assert not found, "\n".join(found)
