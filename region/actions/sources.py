@@ -138,8 +138,11 @@ async def keyring_of(
 
     Raises InvalidValue for more than one, InvalidKeyring when no key in it can be used.
     """
-    if sum(given is not None for given in (content, path, name)) > 1:
-        raise InvalidValue("keyring", "several", "give its contents, its path on the region or a shipped one's name")
+    ways = {"keyring": content, "keyring_path": path, "keyring_name": name}
+    given = [way for way, value in ways.items() if value is not None]
+    if len(given) > 1:
+        why = "give its contents, its path on the region, or a shipped one's name"
+        raise InvalidValue("single keyring", " and ".join(given), why)
     if name is not None:
         # `ubuntu` is how people call it; what is kept is the name it is shipped under.
         return await asyncio.to_thread(read_keyring, Keyring(None, name=name)), SHIPPED_KEYRINGS[0]

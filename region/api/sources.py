@@ -22,6 +22,7 @@ from shared.http import parse_url, shown
 
 router = APIRouter(tags=["sources"])
 SourceId = Annotated[int, PathParameter(ge=1, le=2**31 - 1, description="The source's number.")]
+PathField = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f]+$")]
 
 
 class SourceFields(Shape):
@@ -32,7 +33,7 @@ class SourceFields(Shape):
     keyring: str | None = Field(
         None, max_length=1_500_000, description="The public keys: armoured, or binary as base64. Null on answers."
     )
-    keyring_path: str | None = Field(None, max_length=4096, description="Or where the keyring lies on the region.")
+    keyring_path: PathField | None = Field(None, description="Or where the keyring lies on the region.")
     keyring_name: str | None = Field(
         None, max_length=64, description="Or the name of a keyring that Bootferry ships.", examples=["ubuntu"]
     )
@@ -69,7 +70,7 @@ class SourceChange(Shape):
     name: str | None = Field(None, min_length=1, max_length=64, pattern=r"^[^\x00-\x1f]+$")
     url: str | None = Field(None, max_length=2048)
     keyring: str | None = Field(None, max_length=1_500_000)
-    keyring_path: str | None = Field(None, max_length=4096)
+    keyring_path: PathField | None = None
     keyring_name: str | None = Field(None, max_length=64)
     unsigned: bool | None = None
     confirm_unsigned: bool = Field(False, description="Yes, a signed source is to become an unsigned one.")
