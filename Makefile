@@ -56,6 +56,12 @@ apilint: env ## lint docs/openapi.json with redocly and spectral, which npm fetc
 	npm install --silent --no-audit --no-fund --prefix .cache/npm @redocly/cli@2 @stoplight/spectral-cli@6
 	OPENAPI_LINTERS=.cache/npm/node_modules/.bin $(BIN)/pytest tests/unit/test_openapi.py -k linters $(ARGS)
 
+.PHONY: apiclient
+apiclient: env ## make a client of docs/openapi.json with a generator fetched into .cache, and call a region with it
+	[ -x .cache/apiclient/bin/python ] || $(BIN)/uv venv --quiet --python $(BIN)/python .cache/apiclient
+	$(BIN)/uv pip install --quiet --system-certs --python .cache/apiclient/bin/python openapi-python-client==0.29.1
+	OPENAPI_CLIENT_GENERATOR=.cache/apiclient/bin $(BIN)/pytest tests/http/test_generated_client.py $(ARGS)
+
 .PHONY: screenshots
 screenshots: browser env ## draw the pictures in docs/images anew
 	$(BIN)/python -m tests.browser.screenshots
