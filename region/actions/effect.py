@@ -125,6 +125,9 @@ def _without_bootloader(state: State) -> list[str]:
 def _nobody_offers(source: Source | None, arch: str) -> str:
     if source is None:
         return f"No bootloader for {arch} is offered, as no source is chosen for bootloaders"
-    if source.last_read_at is None:
-        return f"No bootloader for {arch} is known, as {source.name}, where bootloaders come from, was not read yet"
+    if source.read_revision != source.trust_revision:
+        return (
+            f"No bootloader for {arch} is known, as {source.name}, where bootloaders come from, was not read yet under"
+            " the trust it has now"
+        )
     return f"No bootloader for {arch} is offered by {source.name}, where bootloaders come from"

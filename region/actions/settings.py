@@ -13,7 +13,7 @@ from region.importing import imports
 from region.people import activity, settings
 from region.people.activity import Actor
 from region.people.settings import MAX_RETENTION_DAYS, MIN_RETENTION_DAYS, Preferences
-from shared.errors import InvalidValue
+from shared.errors import Conflict, InvalidValue
 from shared.http import parse_url, shown
 
 SUBJECT = "settings"
@@ -25,6 +25,18 @@ class Changes(TypedDict, total=False):
     proxy: str | None
     retention_days: int
     bootloader_source_id: int
+
+
+class SourceNotRead(Conflict):
+    """Bootloaders were to come from a source of which nobody knows yet what it offers: no plan could name them."""
+
+    code = "source_not_read"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"{name} was not read yet under the trust it has now, so nobody knows which bootloaders it offers; sync,"
+            " and choose it then."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +75,8 @@ async def change(
 ) -> SettingsChanged:
     """The settings after these changes; a dry run changes nothing, and tells what would become of bootloaders.
 
-    Raises InvalidValue, PreconditionFailed; NotFound for a source that is not there.
+    Raises InvalidValue, PreconditionFailed; NotFound for a source that is not there, SourceNotRead for one of which
+    nobody knows yet what it offers.
     """
     before = await settings.get(connection, for_update=True)
     await guard.require_unchanged(connection, if_match, etag(before), SUBJECT, "the region's settings")
@@ -99,11 +112,16 @@ async def change(
 
 
 async def _choose(connection: AsyncConnection, before: Preferences, source_id: int, *, dry_run: bool) -> Effect | None:
-    """What it leads to that bootloaders come from this source; None if they do already. Raises NotFound."""
-    # Locked, so that nobody removes it meanwhile.
-    await sources.get(connection, source_id, for_update=True)
+    """What it leads to that bootloaders come from this source; None if they do already.
+
+    Raises NotFound, SourceNotRead.
+    """
+    # Locked, so that nobody removes or changes it meanwhile.
+    source = await sources.get(connection, source_id, for_update=True)
     if source_id == before.bootloader_source_id:
         return None
+    if source.read_revision != source.trust_revision:
+        raise SourceNotRead(source.name)
     seen = await effect.look(connection)
     async with connection.begin_nested() as attempt:
         await bootloaders.choose_source(connection, source_id)

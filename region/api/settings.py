@@ -102,7 +102,7 @@ async def get_settings(_operator: Viewer, connection: Transaction, response: Res
 
 
 @router.patch(
-    "/settings", summary="Change the settings, or see what a change leads to", responses=documented(404, 412, 422)
+    "/settings", summary="Change the settings, or see what a change leads to", responses=documented(404, 409, 412, 422)
 )
 async def change_settings(
     operator: Admin,

@@ -13,6 +13,7 @@ from region.cli.output import Cell, Column, Format
 from region.cli.plan import DryRun, How, Wait, agreed, tell_import, tell_saved
 from region.cli.racks import state
 from region.cli.session import WHOLE_PAGE, Output, Yes, call
+from region.cli.settings import source_of_bootloaders
 
 if TYPE_CHECKING:
     from region.cli.client import Api
@@ -171,12 +172,14 @@ def delete(
 def list_bootloaders(chosen: Output = Format.TABLE) -> None:
     """List the bootloaders. They come by themselves, with every import."""
 
-    async def read(api: "Api") -> list[dict[str, Any]]:
-        return await api.list("bootloaders")
+    async def read(api: "Api") -> tuple[list[dict[str, Any]], str]:
+        source = source_of_bootloaders(await api.get("settings"), await api.list("sources"))
+        return await api.list("bootloaders"), source
 
+    found, source = call(read)
     output.show_list(
         chosen,
-        call(read),
+        found,
         [
             Column("BOOTLOADER", lambda item: str(item.get("os"))),
             Column("TYPE", lambda item: str(item.get("type"))),
@@ -188,6 +191,13 @@ def list_bootloaders(chosen: Output = Format.TABLE) -> None:
         ],
         empty="There is no bootloader yet; they come with the first import: bootferry sync",
     )
+    if found and chosen is Format.TABLE:
+        other = "bootferry settings set --bootloaders-from SOURCE"
+        output.say(
+            f"\nThey come from {source}; choose another source with: {other}"
+            if source
+            else f"\nNo source is chosen for them, so no new ones come; choose one with: {other}"
+        )
 
 
 async def _find(api: "Api", wanted: Release | Image) -> Item:

@@ -1,4 +1,4 @@
-"""What a change of the selection leads to: shown, agreed to, and told when it is saved."""
+"""What a change leads to: shown, agreed to, and told when it is saved."""
 
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, NamedTuple
@@ -59,23 +59,39 @@ def lines(plan: Item) -> Iterator[Cell]:
         yield Cell(f"  + {shown(image)}{remark}", "green")
     for image in sorted(plan.get("remove", ())):
         yield Cell(f"  - {shown(image)}   will be deleted from the region and every rack", "red")
-    for image in sorted(plan.get("moved", ())):
-        yield Cell(f"  ~ {shown(image)}   from another source", "yellow")
-    for field, sign, remark in (
-        ("bootloaders_add", "+", "comes with it"),
-        ("bootloaders_change", "~", "is replaced"),
-        ("bootloaders_withdraw", "-", "is withdrawn"),
-    ):
-        for bootloader in sorted(plan.get(field, ())):
-            yield Cell(f"  {sign} {shown(bootloader)}   {remark}", "yellow" if sign == "~" else "")
-    for warning in plan.get("warnings", ()):
-        yield Cell(f"  ! {warning}", "yellow")
-    fetch = plan.get("fetch_bytes", 0)
-    fetching = f"{words.size(fetch)} to fetch" if fetch else "Nothing to fetch"
+    yield from effects(plan)
     rooms = [_room(plan, "on the region")]
     if rack := plan.get("tightest_rack"):
         rooms.append(_room(rack, f"on the rack {rack.get('name')}, which has least"))
-    yield Cell(f"{fetching}; afterwards {words.listed(rooms)}.")
+    yield Cell(f"{_fetching(plan)}; afterwards {words.listed(rooms)}.")
+
+
+def effects(plan: Item) -> Iterator[Cell]:
+    """What becomes of images that stay selected, and of bootloaders; then what to think about before. A line each."""
+    for image in sorted(plan.get("moved", ())):
+        yield Cell(f"  ~ {shown(image)}   from another source", "yellow")
+    for field, sign, remark, style in (
+        ("bootloaders_add", "+", "comes with it", "green"),
+        ("bootloaders_change", "~", "is replaced", "yellow"),
+        ("bootloaders_withdraw", "-", "is withdrawn from the region and every rack", "red"),
+    ):
+        for bootloader in sorted(plan.get(field, ())):
+            yield Cell(f"  {sign} {shown(bootloader)}   {remark}", style)
+    for warning in plan.get("warnings", ()):
+        yield Cell(f"  ! {warning}", "yellow")
+
+
+def effects_and_bytes(plan: Item) -> Iterator[Cell]:
+    """`effects`, and what the import after it fetches; nothing where nothing changes."""
+    told = list(effects(plan))
+    yield from told
+    if told and plan.get("fetch_bytes"):
+        yield Cell(f"{_fetching(plan)}.")
+
+
+def _fetching(plan: Item) -> str:
+    fetch = plan.get("fetch_bytes", 0)
+    return f"{words.size(fetch)} to fetch" if fetch else "Nothing to fetch"
 
 
 def _room(place: Item, where: str) -> str:

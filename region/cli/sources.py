@@ -10,11 +10,11 @@ from urllib.parse import urlsplit
 import typer
 
 from region.cli import output, words
-from region.cli.exits import Misused
-from region.cli.names import pick
+from region.cli.exits import Failed, Misused
+from region.cli.names import pick, shown
 from region.cli.offers import columns
 from region.cli.output import Cell, Column, Format
-from region.cli.plan import DryRun
+from region.cli.plan import DryRun, effects_and_bytes
 from region.cli.session import Output, Yes, call, confirm
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 PROBE_TIMEOUT_S = 300.0
 MAX_KEYRING_BYTES = 1_000_000
 MAX_NAME = 64
+MOST_NAMED = 5
+"""So many offers that lapse are named; `-o json` names them all."""
 
 Item = Mapping[str, Any]
 SourceArgument = Annotated[str, typer.Argument(metavar="SOURCE", help="Its name or number.")]
@@ -185,12 +187,14 @@ def remove(
     yes: Yes = False,
     chosen: Output = Format.TABLE,
 ) -> None:
-    """Remove a source. Selections that name it mean whichever source wins from then on."""
+    """Remove a source. Selections that name it mean whichever source wins from then on.
+
+    If bootloaders come from it, they come from no source after this, until you choose another: bootferry settings.
+    """
 
     async def look(api: "Api") -> tuple[Item, Item]:
         found = pick(await api.list("sources"), "source", source)
-        query = {"dry_run": "true"}
-        return found, (await api.ask("DELETE", "sources", str(found["id"]), query=query)).body
+        return found, (await api.ask("DELETE", "sources", str(found["id"]), query=_query(held, True))).body
 
     async def forget(api: "Api") -> Item:
         return (await api.ask("DELETE", "sources", str(found["id"]), query=_query(held, False))).body
@@ -200,11 +204,18 @@ def remove(
         if not output.show_data(chosen, lapse):
             _tell_lapse(lapse, dry_run)
         return
+    if lapse.get("held") and held is None:
+        raise Failed(
+            "held_undecided",
+            f"Nobody would vouch for {words.counted(len(lapse['held']), 'held version')} of {found.get('name')} after"
+            " this; say what becomes of them: --held keep to go on serving them, or --held withdraw.",
+        )
+    if chosen is Format.TABLE:
+        _tell_lapse(lapse, dry_run, before=True)
     confirm(f"The source {found.get('name')} and its keyring will be removed. Go on?", yes=yes)
     lapse = call(forget)
     if not output.show_data(chosen, lapse):
         output.say(f"The source {found.get('name')} was removed.")
-        _tell_lapse(lapse, dry_run)
 
 
 def unvouched(
@@ -244,13 +255,18 @@ def _query(held: str | None, dry_run: bool) -> dict[str, str]:
     return ({"held": held} if held else {}) | ({"dry_run": "true"} if dry_run else {})
 
 
-def _tell_lapse(lapse: Item, dry_run: bool) -> None:
-    """What lapses by a change, and what of it is held."""
-    images, held = list(lapse.get("lapses", [])), list(lapse.get("held", []))
+def _tell_lapse(lapse: Item, dry_run: bool, *, before: bool = False) -> None:
+    """What lapses by a change, what of it is held, and what the import after it does; `before` the change or after."""
+    images, held = list(map(shown, lapse.get("lapses", []))), list(lapse.get("held", []))
+    coming = dry_run or before
     if images:
-        output.note(f"\nNobody vouches for these offers {'then' if dry_run else 'now'}: {words.listed(images)}.")
+        more = [f"{len(images) - MOST_NAMED} others"] if len(images) > MOST_NAMED + 1 else images[MOST_NAMED:]
+        told = words.listed([*images[:MOST_NAMED], *more])
+        output.say(f"Nobody vouches for these offers {'then' if coming else 'now'}: {told}.")
     if held:
-        output.note(f"{words.counted(len(held), 'held version')} of them; see them with: bootferry unvouched")
+        where = "" if coming else "; see them with: bootferry unvouched"
+        output.say(f"{words.counted(len(held), 'version')} of these {'are' if len(held) > 1 else 'is'} held{where}.")
+    output.draw_lines(effects_and_bytes(lapse))
     if dry_run:
         output.note("This was a dry run; nothing was changed.")
 

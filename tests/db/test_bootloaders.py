@@ -108,13 +108,12 @@ async def test_a_source_that_offers_none_takes_no_bootloader_away(connection: As
     assert (await decided(connection)).withdraw == frozenset()
 
 
-async def test_of_a_source_that_was_not_read_yet_nobody_says_that_it_offers_none(connection: AsyncConnection) -> None:
+async def test_a_source_is_chosen_once_a_plan_can_name_what_it_brings(connection: AsyncConnection) -> None:
     second = await make_source(connection, name="second", priority=5)
-    [warning] = (await choose(connection, second, dry_run=True)).warnings
-    assert warning == (
-        "No bootloader for amd64 is known, as second, where bootloaders come from, was not read yet;"
-        " what is held for it stays."
-    )
+    with pytest.raises(acts.SourceNotRead, match="second was not read yet under the trust it has now") as refused:
+        await choose(connection, second, dry_run=True)
+    assert refused.value.code == "source_not_read"
+    assert (await first_source(connection)) != second
 
 
 @pytest.mark.parametrize("removed", [True, False], ids=["removed", "never there"])
@@ -212,8 +211,10 @@ async def test_a_change_of_their_source_names_the_bootloaders_that_lapse_by_it(c
         done = await source_acts.change(connection, ANN, Publisher(KEY), first, moved, NOW, held=held, dry_run=True)
         assert touched(done.effect) == ([], [], withdrawn)
         assert done.effect is not None
-        assert done.effect.warnings == (
-            f"No bootloader for amd64 is offered by first, where bootloaders come from; {what}.",
+        [warning] = done.effect.warnings
+        assert warning == (
+            "No bootloader for amd64 is known, as first, where bootloaders come from, was not read yet under the trust"
+            f" it has now; {what}."
         )
     higher = Changes(priority=11, proxy="http://proxy.example/")
     done = await source_acts.change(connection, ANN, Publisher(KEY), first, higher, NOW)

@@ -640,16 +640,60 @@ def test_the_proxy(operator: Operator) -> None:
     saved = operator("settings", "set", "--proxy", "http://ann:secret@proxy.example.org:3128")
     assert (saved.code, "proxy.example.org:3128" in saved.out, "secret" in saved.out) == (0, True, False)
     assert operator("settings", "-o", "json").json["proxy"] is not None
-    assert operator("settings", "set", "--no-proxy").out == "Proxy       none\nRetention   400 days\n"
+    assert operator("settings", "set", "--no-proxy").out == (
+        "Proxy                   none\nRetention               400 days\nBootloaders come from   maas.io\n"
+    )
 
 
 def test_how_long_records_are_kept(operator: Operator) -> None:
     operator("settings", "set", "--proxy", "http://proxy.example.org:3128")
     kept = operator("settings", "set", "--retention-days", "30")
-    assert kept.out == "Proxy       http://proxy.example.org:3128\nRetention   30 days\n"
+    assert re.search(r"^Proxy +http://proxy.example.org:3128\nRetention +30 days\n", kept.out)
     assert operator("settings", "set", "--retention-days", "0").code == 2
     both = operator("settings", "set", "--no-proxy", "--retention-days", "1")
-    assert both.out == "Proxy       none\nRetention   1 day\n"
+    assert re.search(r"^Proxy +none\nRetention +1 day\n", both.out)
+
+
+def test_where_bootloaders_come_from(operator: Operator) -> None:
+    upstream, mirror = operator.region.upstream, operator.region.mirror
+    assert "\nThey come from maas.io; choose another source with: bootferry settings set" in operator("bootloaders").out
+    added = operator("source", "add", "Twin", upstream.url, "--keyring-path", str(mirror.keyring_path))
+    assert added.code == 0
+    assert operator("sync", "--wait").code == 0
+    choice = ("settings", "set", "--bootloaders-from", "Twin")
+    planned = operator(*choice, "--dry-run")
+    assert planned.out.splitlines()[0] == "  ~ bootloader/open-firmware/ppc64el   is replaced"
+    assert len(planned.out.splitlines()) == 5
+    assert planned.err == "This was a dry run; nothing was changed.\n"
+    assert len(operator(*choice, "--dry-run", "-o", "json").json["bootloaders_change"]) == 5
+    unasked = operator(*choice)
+    assert (unasked.code, "add --yes" in unasked.err) == (2, True)
+    assert operator("settings", "-o", "json").json["bootloader_source_id"] == 1
+    asked = operator.on_terminal(*choice, types="y\r", once="5 bootloaders will be replaced on every rack. Go on?")
+    shown = plain(asked.out)
+    assert asked.code == 0
+    assert "  ~ bootloader/uefi/amd64   is replaced" in shown
+    assert "Bootloaders come from   Twin" in shown
+    assert re.search(r"Import \d+ brings the bootloaders; see it with: bootferry import show \d+", shown)
+    assert operator(*choice).out.endswith("Bootloaders come from   Twin\n"), "nobody is asked when nothing changes"
+    assert operator("sync", "--wait").code == 0
+    unknown = operator("settings", "set", "--bootloaders-from", "Nowhere")
+    assert (unknown.code, "no source Nowhere; the region has" in unknown.err) == (1, True)
+
+    # Its removal says what becomes of bootloaders; nobody takes its place.
+    undecided = operator("source", "remove", "Twin", "--yes")
+    assert (undecided.code, "--held keep to go on serving them, or --held withdraw" in undecided.err) == (1, True)
+    gone = operator("source", "remove", "Twin", "--held", "withdraw", "--dry-run")
+    assert "  - bootloader/uefi/amd64   is withdrawn from the region and every rack" in gone.out
+    removed = operator("source", "remove", "Twin", "--held", "keep", "--yes")
+    assert "  ! Bootloaders come from Twin: no new ones come after this, until another source is chosen" in removed.out
+    assert removed.out.endswith("The source Twin was removed.\n")
+    assert re.search(r"^Bootloaders come from +no source; choose one with:", operator("settings").out, re.MULTILINE)
+    assert "No source is chosen for them" in operator("bootloaders").out
+    back = operator("settings", "set", "--bootloaders-from", "maas.io", "--yes")
+    assert (back.code, back.out.count("is replaced")) == (0, 5)
+    assert operator("sync", "--wait").code == 0
+    assert len(operator("bootloaders", "-o", "json").json) == 5
 
 
 def test_the_switch(operator: Operator) -> None:
@@ -809,6 +853,26 @@ PLANS = [
         ],
         "1 image will be deleted. Go on?",
         id="removed-and-moved",
+    ),
+    pytest.param(
+        {
+            "add": ["ubuntu:noble:s390x"],
+            "bootloaders_add": ["bootloader:uefi:arm64"],
+            "bootloaders_change": ["bootloader:uefi:amd64"],
+            "bootloaders_withdraw": ["bootloader:pxe:i386"],
+            "warnings": ["No bootloader for s390x is offered."],
+            **ROOM,
+        },
+        [
+            "  + ubuntu/noble/s390x",
+            "  + bootloader/uefi/arm64   comes with it",
+            "  ~ bootloader/uefi/amd64   is replaced",
+            "  - bootloader/pxe/i386   is withdrawn from the region and every rack",
+            "  ! No bootloader for s390x is offered.",
+            "2.0 MB to fetch; afterwards 4.0 GB free on the region.",
+        ],
+        "",
+        id="bootloaders",
     ),
     pytest.param(
         {**ROOM, "free_bytes_after": -5_000},

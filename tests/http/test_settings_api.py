@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from deploy.local.mirror.faults import Status
 from tests.http.conftest import Client, Running, imported
 
 NONE_TOUCHED: dict[str, list[str]] = {
@@ -49,6 +50,18 @@ async def test_where_bootloaders_come_from_is_planned_and_chosen(running: Runnin
     again = await client("PATCH", "/settings", json=wished)
     assert (again.json["import_id"], NONE_TOUCHED.items() <= again.json.items()) == (None, True)
     assert {f"bootloader:{loader['type']}:{loader['arch']}" for loader in await client.items("/bootloaders")} == names
+
+
+async def test_a_source_that_was_not_read_cannot_be_chosen_yet(running: Running) -> None:
+    running.upstream.misbehave("*", Status(503))
+    fields = {"name": "second", "url": running.upstream.url, "keyring_path": str(running.mirror.keyring_path)}
+    made = await running.client("POST", "/sources", json=fields)
+    for query in ({"dry_run": "true"}, {}):
+        wished = {"bootloader_source_id": made.json["id"]}
+        refused = await running.client("PATCH", "/settings", params=query, json=wished)
+        assert (refused.status, refused.json["code"]) == (409, "source_not_read")
+        assert "sync, and choose it then" in refused.json["detail"]
+    assert (await settings(running.client))["bootloader_source_id"] == 1
 
 
 @pytest.mark.parametrize(
