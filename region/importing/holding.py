@@ -1,6 +1,7 @@
 """Holding: files that have arrived become rows, and whole versions become held, many at a time.
 
-- Rows of files are written for all that arrived while the last ones were written.
+- Rows of files are written for all that have arrived, together: those of the first at once, then five times a second
+  at most. Until then a file is in the store alone, and whoever looks for it there finds it: a crash costs no byte.
 - The first whole versions are published at once; after that at most one manifest a second is made, and at most a tenth
   of the time is spent on it. What became whole meanwhile goes together.
 - Every transaction shows the import's lease.
@@ -9,6 +10,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -22,7 +24,11 @@ from region.importing.plan import Import
 from region.publishing import held
 from region.publishing.held import Publisher
 from shared.digest import Sha256
+from shared.errors import BootferryError
 from shared.logs import logger
+
+GATHER_S = 0.2
+"""Files that arrive within so many seconds get their rows in one transaction."""
 
 PAUSE_S = 1.0
 SHARE = 10
@@ -40,7 +46,7 @@ class Holding:
     claim: Claim
     now: Callable[[], datetime]
     _arrived: dict[Sha256, int] = field(default_factory=dict)
-    _closed: bool = False
+    _closed: asyncio.Event = field(default_factory=asyncio.Event)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
 
     def stored(self, sha256: Sha256, size: int) -> None:
@@ -50,11 +56,22 @@ class Holding:
 
     def close(self) -> None:
         """No more files will come: what is whole is held, then `run` returns."""
-        self._closed = True
+        self._closed.set()
         self._wake.set()
 
     async def run(self, wanted: Sequence[Import]) -> None:
-        """Write rows for files, and hold those of `wanted` that are whole, until there is nothing more to come."""
+        """Write rows for files, and hold those of `wanted` that are whole, until there is nothing more to come.
+
+        When it is cancelled, what has arrived still gets its rows.
+        """
+        try:
+            await self._run(wanted)
+        except asyncio.CancelledError:
+            with suppress(BootferryError):
+                await self._record()
+            raise
+
+    async def _run(self, wanted: Sequence[Import]) -> None:
         lacking = {entry.version_id: {file.sha256 for file in entry.missing} for entry in wanted}
         waiting: dict[Sha256, list[int]] = {}
         for version_id, digests in lacking.items():
@@ -63,32 +80,36 @@ class Holding:
         whole = {version_id for version_id, digests in lacking.items() if not digests}
         due = 0.0
         while True:
+            recorded = time.monotonic()
             for sha256 in await self._record():
                 for version_id in waiting.pop(sha256, ()):
                     lacking[version_id].discard(sha256)
                     if not lacking[version_id]:
                         whole.add(version_id)
-            if whole and (self._closed or time.monotonic() >= due):
+            if whole and (self._closed.is_set() or time.monotonic() >= due):
                 began = time.monotonic()
                 await self._hold(whole)
                 whole = set()
                 due = time.monotonic() + max(PAUSE_S, (SHARE - 1) * (time.monotonic() - began))
-            if self._closed and not self._arrived and not whole:
+            if self._closed.is_set() and not self._arrived and not whole:
                 return
-            await self._wait(due - time.monotonic() if whole else None)
+            await self._wait(due if whole else None)
+            await _first(self._closed, recorded + GATHER_S)
 
     async def _record(self) -> list[Sha256]:
         """The files that have arrived, their rows written."""
-        arrived, self._arrived = self._arrived, {}
+        arrived = dict(self._arrived)
+        refused: set[Sha256] = set()
         if arrived:
             async with transaction(self.engine) as connection:
                 await imports.require_lease(connection, self.claim)
                 refused = await files.record(connection, arrived, self.now())
+            for sha256 in arrived:
+                del self._arrived[sha256]
             for sha256 in refused:
                 # Another process began to delete it since it was looked for: the next sync fetches it anew.
                 log.warning("A file that has arrived is being deleted.", action="publish", file=sha256)
-                arrived.pop(sha256)
-        return list(arrived)
+        return [sha256 for sha256 in arrived if sha256 not in refused]
 
     async def _hold(self, whole: set[int]) -> None:
         await trust.look_all(self.engine, self.now())
@@ -103,13 +124,17 @@ class Holding:
                 withdrawn=len(done.withdrawn),
             )
 
-    async def _wait(self, most_s: float | None) -> None:
-        if self._closed or self._arrived:
-            self._wake.clear()
-            return
-        try:
-            async with asyncio.timeout(None if most_s is None else max(0.0, most_s)):
-                await self._wake.wait()
-        except TimeoutError:
-            return
+    async def _wait(self, until: float | None) -> None:
+        """Return when something has arrived, nothing more will, or it is `until` by the monotonic clock."""
+        if not (self._closed.is_set() or self._arrived):
+            await _first(self._wake, until)
         self._wake.clear()
+
+
+async def _first(event: asyncio.Event, until: float | None) -> None:
+    """Return when the event is set or it is `until` by the monotonic clock, whichever comes first."""
+    try:
+        async with asyncio.timeout(None if until is None else max(0.0, until - time.monotonic())):
+            await event.wait()
+    except TimeoutError:
+        return
