@@ -51,6 +51,7 @@ class DiskStore(Store):
         self._incoming = root / "incoming"
         self._incoming.mkdir(parents=True, exist_ok=True)
         self._files.mkdir(exist_ok=True)
+        self._flushed: set[Path] = set()
 
     def has(self, sha256: Sha256, size: int) -> bool:
         """True if the file was verified with this digest, has this size, and nobody has written to it since."""
@@ -86,7 +87,7 @@ class DiskStore(Store):
 
     def writer(self, sha256: Sha256, size: int) -> "DiskWriter":
         """The writer of this file. Raises Conflict while another writer is at work on this digest; OSError."""
-        return DiskWriter(self._incoming / sha256, self._path(sha256), sha256, size)
+        return DiskWriter(self._incoming / sha256, self._path(sha256), sha256, size, self._flushed)
 
     def digest_of(self, sha256: Sha256) -> Sha256 | None:
         """What the bytes filed under `sha256` really hash to; None when there are none, or none that can be read."""
@@ -181,11 +182,15 @@ class DiskStore(Store):
 
 
 class DiskWriter(Writer):
-    """The growing file `incoming`, to become `target`."""
+    """The growing file `incoming`, to become `target`.
 
-    def __init__(self, incoming: Path, target: Path, sha256: Sha256, size: int) -> None:
+    `flushed` are the directories below `files/` whose own names this process has flushed: that is needed once for each,
+    not once for each file in it.
+    """
+
+    def __init__(self, incoming: Path, target: Path, sha256: Sha256, size: int, flushed: set[Path]) -> None:
         super().__init__(sha256, size)
-        self._incoming, self._target = incoming, target
+        self._incoming, self._target, self._flushed = incoming, target, flushed
         self._descriptor = _open_locked(incoming)
         try:
             if os.fstat(self._descriptor).st_size > size:
@@ -217,10 +222,16 @@ class DiskWriter(Writer):
         os.fsync(self._descriptor)
         if not _is_at(self._descriptor, self._incoming):
             raise Conflict(f"What had arrived of {self.sha256} was removed while it was written; fetch it again.")
-        self._target.parent.mkdir(parents=True, exist_ok=True)
+        directory = self._target.parent
+        if not directory.is_dir():
+            # Somebody may have cleared the disk under a process that remembers the directory.
+            self._flushed.discard(directory)
+            directory.mkdir(parents=True, exist_ok=True)
         self._incoming.replace(self._target)
-        sync_directory(self._target.parent)
-        sync_directory(self._target.parent.parent)
+        sync_directory(directory)
+        if directory not in self._flushed:
+            sync_directory(directory.parent)
+            self._flushed.add(directory)
         self.close()
 
     def discard(self) -> None:

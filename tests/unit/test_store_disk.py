@@ -89,9 +89,9 @@ def test_a_link_is_the_same_file_and_shares_its_mark(store: DiskStore, tmp_path:
     assert (tmp_path / "name").read_bytes() == CONTENT
 
 
-def test_bytes_and_mark_are_flushed_before_the_name_and_the_directories_after_it(
-    store: DiskStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def steps(store: DiskStore, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is done to the disk, in order."""
     done: list[str] = []
     flush, rename, change = os.fsync, Path.replace, os.utime
 
@@ -110,8 +110,32 @@ def test_bytes_and_mark_are_flushed_before_the_name_and_the_directories_after_it
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(os, "utime", utime)
     monkeypatch.setattr(Path, "replace", replace)
+    return done
+
+
+def test_bytes_and_mark_are_flushed_before_the_name_and_the_directories_after_it(
+    store: DiskStore, steps: list[str]
+) -> None:
     put(store, CONTENT)
-    assert done == ["mark", f"flush incoming/{A}", "rename", f"flush files/{A[:2]}", "flush files"]
+    assert steps == ["mark", f"flush incoming/{A}", "rename", f"flush files/{A[:2]}", "flush files"]
+
+
+def test_a_directory_that_this_process_has_flushed_keeps_its_name_without_another_flush(
+    store: DiskStore, steps: list[str]
+) -> None:
+    beside = next(content for content in map(b"%d".__mod__, range(10_000)) if Sha256.of(content)[:2] == A[:2])
+    put(store, CONTENT)
+    steps.clear()
+    put(store, beside)
+    assert steps[-1] == f"flush files/{A[:2]}", "its entry in files/ is on the disk since the first file"
+
+    shutil.rmtree(Path(store.where) / "files" / A[:2])
+    put(store, CONTENT)
+    assert steps[-1] == "flush files", "it is another directory now"
+
+    steps.clear()
+    put(DiskStore(Path(store.where)), beside)
+    assert steps[-1] == "flush files", "another process may have made it and crashed before the flush"
 
 
 # --- held or doubted ----------------------------------------------------------------------------------------------
