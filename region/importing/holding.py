@@ -3,7 +3,8 @@
 - Rows of files are written for all that have arrived, together: those of the first at once, then five times a second
   at most. Until then a file is in the store alone, and whoever looks for it there finds it: a crash costs no byte.
 - The first whole versions are published at once; after that at most one manifest a second is made, and at most a tenth
-  of the time is spent on it. What became whole meanwhile goes together.
+  of the time is spent on it. What became whole meanwhile goes together. The very first manifest of a region waits for
+  the end of its import (`region.publishing.held`).
 - Every transaction shows the import's lease.
 """
 
@@ -116,11 +117,11 @@ class Holding:
         async with transaction(self.engine) as connection:
             await imports.require_lease(connection, self.claim)
             done = await held.change(connection, self.publisher, self.now(), hold=whole)
-        if done.published is not None:
+        if done.held:
             log.info(
                 f"{len(done.held)} versions are whole and held.",
                 action="publish",
-                serial=done.published.manifest.serial,
+                serial=done.published.manifest.serial if done.published else None,
                 withdrawn=len(done.withdrawn),
             )
 

@@ -364,7 +364,12 @@ async def _withdraw(importer: Importer, run: _Run) -> None:
             run.waiting = WithdrawalWaits(len(decided.lost), decided.held)
             log.warning(str(run.waiting), action="withdraw", import_id=run.claim.import_id)
         done = await held.change(
-            connection, importer.publisher, importer.now(), withdraw=withdraw, confirmed=attended and bool(withdraw)
+            connection,
+            importer.publisher,
+            importer.now(),
+            withdraw=withdraw,
+            confirmed=attended and bool(withdraw),
+            begin=True,
         )
         await files.mark_unneeded(connection, importer.now())
         await sources.forget_removed(connection)

@@ -6,8 +6,11 @@ so is signed, in the caller's transaction. The rules:
 - A version becomes held when all its files are stored, its source's trust is the one it was read under, and a present
   voucher stands behind the document that lists it. Who signed that is kept with the version (I8).
 - Whatever was held in its place is withdrawn with it: a place never shows two versions, and never nothing in between.
-- A manifest is written only when it says something else than the last one, or of another epoch. A region that has never
-  published begins with the first manifest that names something.
+- A manifest is written only when it says something else than the last one, or of another epoch, or when one of its
+  names passes to another place: what the other processes remember must not outlive that.
+- A region that has never published begins only with `begin`, at the end of an import, and with a manifest that names
+  something. Its racks may hold all that a region before it published: one that names the first few images alone would
+  tell them to drop the rest.
 - Nothing here reads all that is held: the places that change are read, the rest is remembered. What is remembered
   counts only while it is the manifest in the database; a process whose memory is another reads again first.
 - Locks are taken in one order: the import's lease (by the caller), the region's row, sources, versions.
@@ -59,11 +62,12 @@ async def change(
     hold: Collection[int] = (),
     withdraw: Collection[int] = (),
     confirmed: bool = False,
+    begin: bool = False,
 ) -> Change:
     """Hold and withdraw these versions, and publish. A version that may not become held (see above) is left as it is.
 
-    `confirmed`: an operator has confirmed that the manifest may take much away. Raises BadSignature or InvalidDocument
-    when the manifest in the database is not this region's.
+    `confirmed`: an operator has confirmed that the manifest may take much away. `begin`: it may be the region's first.
+    Raises BadSignature or InvalidDocument when the manifest in the database is not this region's.
     """
     row = (await connection.execute(select(region).with_for_update())).one()
     await _remember(connection, publisher, row.epoch)
@@ -94,7 +98,7 @@ async def change(
         .where(versions_table.c.id.in_(withdrawn), versions_table.c.held_at.is_not(None))
         .values(held_at=None, vouched_by=None)
     )
-    published = await _publish(connection, publisher, row, places, now, confirmed=confirmed)
+    published = await _publish(connection, publisher, row, places, now, confirmed=confirmed, begin=begin)
     if held or withdrawn:
         await notify(connection, Topic.IMAGES)
     return Change(frozenset(held), frozenset(withdrawn), published)
@@ -159,17 +163,21 @@ async def _publish(
     now: datetime,
     *,
     confirmed: bool,
+    begin: bool,
 ) -> Published | None:
     """The new manifest, when there is one to write."""
     fresh = await manifest.shown(connection, places) if places else {}
     shown = {place: said for place, said in publisher.places.items() if place not in places} | fresh
     entries = manifest.entries(shown)
     before = publisher.published
-    if before is None and not entries:
-        publisher.places = shown
+    if before is None and not (begin and entries):
         return None
-    if before is not None and before.manifest.epoch == row.epoch and before.manifest.entries == entries:
-        publisher.places = shown
+    if (
+        before is not None
+        and before.manifest.epoch == row.epoch
+        and before.manifest.entries == entries
+        and publisher.places == shown
+    ):
         return None
     order = (row.epoch, row.serial + 1)
     made = manifest.sign(

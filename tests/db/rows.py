@@ -204,7 +204,7 @@ async def publish(connection: AsyncConnection, key: Ed25519PrivateKey, now: date
 
     A manifest without a serial where there is nothing to publish.
     """
-    await held.change(connection, Publisher(key), now)
+    await held.change(connection, Publisher(key), now, begin=True)
     published = await manifest.current(connection, key)
     return published or manifest.sign(Manifest(EPOCH, 0, now, ()), key)
 
