@@ -112,7 +112,11 @@ def _selections() -> None:
 
 
 def _believe_what_was_believed() -> None:
-    """What was accepted before was accepted under the trust its source has; nothing lapses by this step."""
+    """What was accepted before was accepted under the trust its source has; nothing lapses by this step.
+
+    Which of a source's keys signed was not written down: all of them count until the next reading, which no ETag cuts
+    short, says who did.
+    """
     connection = op.get_bind()
     for row in connection.execute(sa.text("SELECT id, url, unsigned, keyring, keyring_path FROM sources")).all():
         vouchers = [f"unsigned:{row.url}"] if row.unsigned else []
@@ -137,7 +141,7 @@ def _believe_what_was_believed() -> None:
         )
     connection.execute(
         sa.text(
-            "UPDATE stream_documents SET vouched_by = sources.vouchers FROM sources"
+            "UPDATE stream_documents SET vouched_by = sources.vouchers, etag = '' FROM sources"
             " WHERE sources.id = stream_documents.source_id"
         )
     )
