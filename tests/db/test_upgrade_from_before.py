@@ -79,6 +79,7 @@ class Upgraded:
 
 @pytest.fixture
 async def upgraded(
+    request: pytest.FixtureRequest,
     bench: Bench,
     mirror: Mirror,
     server: Server,
@@ -86,7 +87,10 @@ async def upgraded(
     tmp_path: Path,
     database_server: postgres.Server,
 ) -> AsyncIterator[Upgraded]:
-    """Noble and CentOS of a source with a keyring file, jammy of an unsigned one, resolute of one with two keys."""
+    """Noble and CentOS of a source with a keyring file, jammy of an unsigned one, resolute of one with two keys.
+
+    The keyring file is not there during the upgrade where a test asks for "away".
+    """
     third, fourth = (small_mirror(tmp_path / name, seed=seed) for name, seed in (("third", 7), ("fourth", 8)))
     third.unsigned()
     name = "of_before_all"
@@ -109,6 +113,8 @@ async def upgraded(
         await old.dispose()
         built = build(tmp_path / "region", database_server.url(name), server, mirror, clock)
         built.configuration = built.configuration.model_copy(update={"migrate_on_start": True})
+        if getattr(request, "param", "") == "away":
+            mirror.keyring_path.rename(mirror.keyring_path.with_suffix(".away"))
         await built.prepare()
         for serving in (server, unsigned, two_keys):
             serving.requests.clear()
@@ -214,3 +220,20 @@ async def test_what_is_unselected_before_the_next_reading_is_all_that_goes(upgra
     await bench.import_now("selection")
     gone = upgraded.told(upgraded.before) - upgraded.told(await bench.manifest())
     assert {path.split("/")[0] for path, *_ in gone} == {"centos"}
+
+
+@pytest.mark.parametrize("upgraded", ["away"], indirect=True)
+async def test_a_keyring_that_was_away_during_the_upgrade_counts_when_it_is_back(
+    upgraded: Upgraded, mirror: Mirror
+) -> None:
+    bench = upgraded.bench
+    await upgraded.require_same()
+    failed = await bench.import_now("operator")
+    assert (failed.state, failed.error_code) == ("failed", "keyring_unreadable")
+    await upgraded.require_same()
+    mirror.keyring_path.with_suffix(".away").rename(mirror.keyring_path)
+    assert (await bench.import_now("schedule")).state == "succeeded"
+    await upgraded.require_same()
+    assert paths_asked(upgraded.signed) == []
+    image = await bench.image(NOBLE)
+    assert (image.status, image.vouched, image.vouched_by) == ("stored", True, [mirror.fingerprint])
