@@ -217,6 +217,27 @@ async def test_a_keyring_file_that_changed_after_the_reading_counts_when_the_pla
     assert (await bench.manifest()).entries == ()
 
 
+async def test_a_document_that_failed_under_the_new_trust_stays_lapsed_until_it_is_read(
+    bench: Bench, mirror: Mirror, server: Server
+) -> None:
+    """The index alone was read under the new key: what the old one signed is asked for anew, not whether it changed."""
+    await bench.select(NOBLE)
+    await bench.import_now()
+    key = Key.generate()
+    mirror.sign_with(key)
+    await change(bench, keyring=key.keyring)
+    server.misbehave(UBUNTU_DOCUMENT, Status(500), times=1)
+    assert (await bench.import_now("schedule")).error_code == "http_status"
+    await bench.select(NOBLE, JAMMY)
+    assert not await planned(bench) & {NOBLE, JAMMY}
+    assert (await bench.image(NOBLE)).status == "unvouched"
+    server.requests.clear()
+    assert (await bench.import_now("schedule")).state == "succeeded"
+    assert [request.status for request in server.asked(UBUNTU_DOCUMENT)] == [200]
+    assert (await bench.image(NOBLE)).vouched_by == [key.fingerprint]
+    assert await unvouched(bench) == []
+
+
 async def test_what_nobody_vouches_for_is_withdrawn_in_one_act(bench: Bench, mirror: Mirror) -> None:
     await bench.select(NOBLE)
     await bench.import_now()
