@@ -5,7 +5,6 @@ told to the page instead of made: a disk that is nearly full, and forty images.
 """
 
 import asyncio
-import base64
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -17,13 +16,17 @@ from typing import Any
 from playwright.async_api import Browser, Page, Route, expect
 
 from deploy.local import postgres
-from deploy.local.mirror.content import SAMPLE
+from deploy.local.mirror.content import SAMPLE, TINY
 from deploy.local.mirror.faults import Flip, Slow, Status
 from deploy.local.mirror.key import Key
+from deploy.local.mirror.mirror import Mirror
+from deploy.local.mirror.server import Server, serve
 from deploy.local.scratch import scratch_directory
 from region.database.connection import create_engine, migrate
 from tests.browser.conftest import Harbour, Visitor, chromium, harbour_in, visiting
 from tests.browser.test_images import JAMMY, NOBLE, RESOLUTE, status
+from tests.browser.test_source import paste
+from tests.conftest import NOW
 
 IMAGES = Path(__file__).parent.parent.parent / "docs" / "images"
 WIDTHS = {"desktop": 1280, "phone": 390}
@@ -119,7 +122,7 @@ async def with_a_rack(visitor: Visitor, harbour: Harbour, camera: Camera) -> Non
     await expect(status(page, NOBLE)).to_have_text("Synced")
     await camera.take("images", EVERY)
     await page.get_by_role("button", name="Ubuntu 24.04 LTS amd64: on 1 of 1 racks").click()
-    await page.get_by_text("Serves it").wait_for()
+    await page.get_by_role("dialog").get_by_text("Shown").first.wait_for()
     await camera.take("image-racks")
     await page.keyboard.press("Escape")
     for fragment, ready in (("racks", "rack-1"), ("activity", "Hourly sync"), ("settings", "Storage")):
@@ -135,17 +138,53 @@ async def choosing_a_source(visitor: Visitor, harbour: Harbour, camera: Camera) 
     visitor.expect_fault("status of 422")
     await page.get_by_role("radio", name="Custom").check()
     await page.get_by_label("Add the URL you want to select images from.").fill(harbour.upstream.url)
-    await page.get_by_role("button", name="Show advanced options").click()
-    contents = page.get_by_label("Or the contents of the keyring")
-    await contents.fill(base64.b64encode(Key.generate().keyring).decode())
+    await paste(page, Key.generate().keyring)
     await page.get_by_role("button", name="Connect").click()
     await page.get_by_text("Signed by a key you do not trust.").wait_for()
     await camera.take("source-refused")
-    await contents.fill(base64.b64encode(harbour.mirror.keyring).decode())
+    await paste(page, harbour.mirror.keyring)
     await page.get_by_role("button", name="Connect").click()
     await page.get_by_text("nothing is saved yet").wait_for()
-    await camera.take("source-connected")
+    await camera.take("source-connected", EVERY)
     await page.get_by_role("radio", name="maas.io").check()
+
+
+async def when_trust_changes(visitor: Visitor, harbour: Harbour, camera: Camera, other: Mirror, server: Server) -> None:
+    """A second source and its bootloaders, a key that changes, and what nobody vouches for afterwards."""
+    page = visitor.page
+    fields = {"name": "Lab mirror", "url": server.url, "keyring_path": str(other.keyring_path)}
+    made = await harbour.api("POST", "/sources", json=fields)
+    await page.get_by_role("radio", name="Lab mirror").check()
+    await page.get_by_text("read just now").wait_for()
+    await camera.take("sources")
+    await page.get_by_role("radio", name="Whichever source wins").check()
+    await visitor.open("#/settings")
+    await page.get_by_label("Bootloaders come from").select_option("Lab mirror")
+    await page.get_by_role("button", name="Save choice").click()
+    await page.get_by_role("dialog").get_by_text("is replaced").first.wait_for()
+    await camera.take("settings-bootloaders")
+    await page.keyboard.press("Escape")
+    await visitor.open("#/images")
+    await harbour.api("DELETE", f"/sources/{made['id']}")
+
+    other.drop_product("*:26.04:*")
+    await page.get_by_role("button", name="Edit source").click()
+    await page.get_by_label("Add the URL you want to select images from.").fill(server.url)
+    await paste(page, other.keyring)
+    await page.get_by_role("button", name="Connect").click()
+    await page.get_by_role("button", name="Save source").click()
+    dialog = page.get_by_role("dialog", name="Save maas.io?")
+    await dialog.get_by_label("Keep it").check()
+    await camera.take("source-changed", EVERY)
+    await dialog.get_by_role("button", name="Save source").click()
+    await page.get_by_text("is held that no present signer vouches for").wait_for()
+    await expect(status(page, RESOLUTE)).to_have_text("No longer offered")
+    await page.get_by_role("button", name="Close this notice").click()
+    await camera.take("unvouched", EVERY)
+    await page.get_by_role("button", name="Withdraw it").click()
+    await page.get_by_role("dialog").get_by_role("row").last.wait_for()
+    await camera.take("unvouched-withdraw")
+    await page.keyboard.press("Escape")
 
 
 async def when_things_go_wrong(visitor: Visitor, harbour: Harbour, camera: Camera) -> None:
@@ -254,6 +293,9 @@ async def take_all(directory: Path) -> None:
                 await when_things_go_wrong(visitor, harbour, camera)
                 await with_forty_images(visitor, camera)
                 await for_a_viewer(browser, harbour, directory)
+                other = await asyncio.to_thread(Mirror.create, scratch / "other", now=NOW, sizes=TINY)
+                async with serve(other, host="127.0.0.1") as server:
+                    await when_trust_changes(visitor, harbour, camera, other, server)
                 await with_nothing_selected(visitor, harbour, camera)
 
 

@@ -148,6 +148,18 @@ SAVED = [NOBLE | {"id": 1, "source_id": 1, "created_at": ""}, JAMMY | {"id": 2, 
             [["ubuntu:focal:amd64", 1]], {"ubuntu:focal:amd64": 1}, ["noble 1", "jammy 1", "focal 1"], id="one more"
         ),
         pytest.param(
+            [["ubuntu:focal:amd64", "any"]],
+            {"ubuntu:focal:amd64": "any"},
+            ["noble 1", "jammy 1", "focal null"],
+            id="whichever wins",
+        ),
+        pytest.param(
+            [["ubuntu:noble:amd64", "any"]],
+            {"ubuntu:noble:amd64": "any"},
+            ["jammy 1", "noble null"],
+            id="no longer from one source alone",
+        ),
+        pytest.param(
             [["ubuntu:focal:amd64", 1], ["ubuntu:focal:amd64", None]], {}, ["noble 1", "jammy 1"], id="unticked"
         ),
     ],
@@ -172,6 +184,47 @@ async def test_a_draft_that_others_have_fulfilled_is_done(page: Page) -> None:
         SAVED,
     )
     assert found == ["ubuntu:focal:amd64"]
+
+
+@pytest.mark.parametrize(
+    ("draft", "expected"),
+    [
+        pytest.param({}, ["noble null"], id="as it is"),
+        pytest.param({"ubuntu:noble:amd64": "any"}, ["noble null"], id="the same wish"),
+        pytest.param({"ubuntu:noble:amd64": 2}, ["noble 2"], id="from one source"),
+    ],
+)
+async def test_a_selection_that_names_no_source_stays_so(
+    page: Page, draft: dict[str, Any], expected: list[str]
+) -> None:
+    saved = [NOBLE | {"id": 1, "source_id": None, "created_at": ""}]
+    found = await call(
+        page,
+        "selection",
+        "m.whole(m.unfulfilled(new Map(Object.entries(a[1])), a[0]), a[0])"
+        ".map(one => `${one.release} ${one.source_id}`)",
+        saved,
+        draft,
+    )
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("held", "expected"),
+    [
+        pytest.param(["ubuntu:noble:amd64"], "1 image", id="one"),
+        pytest.param(["ubuntu:noble:amd64", "ubuntu:noble:amd64"], "1 image", id="two kernels of one"),
+        pytest.param(["ubuntu:noble:amd64", "bootloader:uefi:amd64"], "1 image and 1 bootloader", id="both"),
+        pytest.param(["bootloader:uefi:amd64", "bootloader:pxe:amd64"], "2 bootloaders", id="bootloaders"),
+    ],
+)
+async def test_what_nobody_vouches_for_is_counted_as_people_count(page: Page, held: list[str], expected: str) -> None:
+    assert await call(page, "held", "m.counted(a[0])", [{"image": one} for one in held]) == expected
+
+
+async def test_signed_sources_come_before_unsigned_ones(page: Page) -> None:
+    sources = [{"name": "a", "unsigned": True}, {"name": "b", "unsigned": False}, {"name": "c", "unsigned": False}]
+    assert await call(page, "source", "m.ranked(a[0]).map(one => one.name)", sources) == ["b", "c", "a"]
 
 
 async def test_a_timeline_shows_nothing_that_a_longer_list_may_still_precede(page: Page) -> None:

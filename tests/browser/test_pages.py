@@ -217,3 +217,19 @@ async def test_the_proxy_is_saved_and_the_change_is_on_record(visitor: Visitor, 
     await entry.get_by_text("Before and after").click()
     await expect(entry.locator("dl")).to_contain_text("http://proxy.example.org:3128")
     await expect(page.locator('[data-import="1"]')).to_contain_text("Hourly sync")
+
+
+async def test_of_two_who_change_a_setting_the_second_is_told_and_sees_what_there_is(
+    visitor: Visitor, harbour: Harbour
+) -> None:
+    page = visitor.page
+    visitor.expect_fault(r"console: Failed to load resource: the server responded with a status of 412")
+    await visitor.open("#/settings")
+    proxy = page.get_by_label("The region's way to its sources")
+    await proxy.fill("http://mine.example.org:3128")
+    await harbour.api("PATCH", "/settings", json={"proxy": "http://theirs.example.org:3128"})
+    await page.get_by_role("button", name="Save proxy").click()
+    await expect(page.get_by_role("alert")).to_contain_text("The proxy stays as it was.")
+    await expect(page.get_by_role("alert")).to_contain_text("changed it at")
+    await expect(proxy).to_have_value("http://theirs.example.org:3128")
+    assert (await harbour.api("GET", "/settings"))["proxy"] == "http://theirs.example.org:3128"

@@ -346,7 +346,12 @@ async def test_of_several_sources_one_is_preferred_and_one_removed(
     await expect(page.get_by_text("The order is maas.io, then Second mirror.")).to_be_visible()
     await page.get_by_role("radio", name="Second mirror").check()
     await expect(page.get_by_text("maas.io wins over it")).to_be_visible()
+    await expect(page.get_by_text("read just now")).to_be_visible()
     await page.get_by_role("button", name="Prefer").click()
+    # What comes from it then is shown before it does.
+    dialog = page.get_by_role("dialog", name="Save Second mirror?")
+    await expect(dialog).to_contain_text("→ Ubuntu 26.04 LTS amd64")
+    await dialog.get_by_role("button", name="Save source").click()
     await expect(page.get_by_text("wins over maas.io")).to_be_visible()
     await page.get_by_role("button", name="Remove").click()
     dialog = page.get_by_role("dialog", name="Remove Second mirror?")
@@ -354,3 +359,47 @@ async def test_of_several_sources_one_is_preferred_and_one_removed(
     await dialog.get_by_role("button", name="Remove source").click()
     await expect(page.get_by_role("radio", name="Second mirror")).to_have_count(0)
     assert [source["name"] for source in (await harbour.api("GET", "/sources"))["items"]] == ["maas.io"]
+
+
+async def test_bootloaders_come_from_the_source_that_an_operator_chose(
+    visitor: Visitor, harbour: Harbour, second: tuple[Mirror, Server]
+) -> None:
+    mirror, server = second
+    page = visitor.page
+    fields = {"name": "Second mirror", "url": server.url, "keyring_path": str(mirror.keyring_path)}
+    made = await harbour.api("POST", "/sources", json=fields)
+    bootloaders = page.get_by_role("region", name="Bootloaders")
+    await expect(bootloaders).to_contain_text("They come from maas.io.")
+    await page.get_by_role("radio", name="Second mirror").check()
+    await expect(page.get_by_text("read just now")).to_be_visible()
+    await visitor.open("#/settings")
+    choice = page.get_by_label("Bootloaders come from")
+    await expect(page.get_by_role("button", name="Save choice")).to_be_disabled()
+    await choice.select_option("Second mirror")
+    await page.get_by_role("button", name="Save choice").click()
+    dialog = page.get_by_role("dialog", name="Take bootloaders from Second mirror?")
+    await expect(dialog).to_contain_text("~ UEFI amd64 is replaced")
+    assert (await harbour.api("GET", "/settings"))["bootloader_source_id"] != made["id"], "a plan changes nothing"
+    await dialog.get_by_role("button", name="Take them from there").click()
+    await expect(page.get_by_text("Bootloaders come from Second mirror.").first).to_be_visible()
+    assert (await harbour.api("GET", "/settings"))["bootloader_source_id"] == made["id"]
+    await visitor.open("#/images")
+    await expect(bootloaders).to_contain_text("They come from Second mirror.")
+
+
+async def test_of_two_who_change_a_source_the_second_is_told(visitor: Visitor, harbour: Harbour) -> None:
+    page = visitor.page
+    visitor.expect_fault(REFUSED.format(412))
+    async with page.expect_response(re.compile(r"/sources/\d+$")):
+        await page.get_by_role("button", name="Edit source").click()
+    [source] = (await harbour.api("GET", "/sources"))["items"]
+    await harbour.api("PATCH", f"/sources/{source['id']}", json={"name": "Theirs"})
+    await page.get_by_label("Name").fill("Mine")
+    await page.get_by_role("button", name="Save source").click()
+    refusal = page.locator("form").get_by_role("alert")
+    await expect(refusal).to_contain_text("Somebody was faster.")
+    await expect(refusal).to_contain_text("changed it at")
+    assert (await harbour.api("GET", f"/sources/{source['id']}"))["name"] == "Theirs"
+    # What was seen since then may be changed.
+    await page.get_by_role("button", name="Save source").click()
+    await expect(page.get_by_role("radio", name="Mine")).to_be_visible()

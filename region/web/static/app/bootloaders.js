@@ -11,12 +11,21 @@ function statusOf(one) {
   return one.racks_synced === one.racks_total ? IMAGE.synced : IMAGE.waiting_for_racks;
 }
 
+/** The one source they come from, which the settings name. */
+function ComeFrom() {
+  const { bootloader_source_id: id } = facts.settings.value.value || {};
+  const source = (facts.sources.value.value || []).find((one) => one.id === id);
+  if (source) return html`They come from <b>${source.name}</b>.`;
+  if (id === null) return html`No source is chosen for them: <a href="#/settings">choose one in the settings</a>.`;
+  return null;
+}
+
 export function Bootloaders() {
   const found = facts.bootloaders.value.value || [];
   const sorted = [...found].sort((a, b) => byName(a.type, b.type) || byName(a.arch, b.arch));
   return html`<section aria-labelledby="bootloaders">
     <h2 id="bootloaders">Bootloaders</h2>
-    <p class="intro">They come with every import by themselves; there is nothing to select.</p>
+    <p class="intro">They come with every import by themselves; there is nothing to select. <${ComeFrom} /></p>
     <table class="stacked bootloaders" role="table" aria-labelledby="bootloaders">
       <thead role="rowgroup">
         <tr role="row">

@@ -45,7 +45,7 @@ function Sources() {
 }
 
 function Unvouched({ onWithdraw }) {
-  const held = facts.unvouched.value.value || [];
+  const { items: held } = facts.unvouched.value.value || { items: [] };
   if (held.length === 0) return null;
   const isOne = new Set(held.map((one) => one.image)).size === 1;
   return html`<${Notice}

@@ -1,6 +1,6 @@
 // What the page has read of the region. A fact is read again when the region says that it changed, and only while
 // something on the page shows it; nothing on the page is ever computed from an event itself.
-import { allItems, call, get, items, tagged } from "./api.js";
+import { allItems, get, items, tagged } from "./api.js";
 import { ANY } from "./selection.js";
 import { end } from "./session.js";
 import { signal, useEffect } from "../vendor/preact.js";
@@ -68,13 +68,10 @@ export function fact(read, { restMs = 300 } = {}) {
 }
 
 export const images = fact(() => allItems("/images"), { restMs: 500 });
-export const selections = fact(async () => {
-  const { data, etag } = await call("GET", "/selections");
-  return { items: data.items, etag };
-}, { restMs: 1000 });
+export const selections = fact(() => tagged("/selections"), { restMs: 1000 });
 export const sources = fact(() => items("/sources"));
 /** What is held and nobody vouches for any longer. */
-export const unvouched = fact(() => items("/unvouched"), { restMs: 1500 });
+export const unvouched = fact(() => tagged("/unvouched"), { restMs: 1500 });
 export const sync = fact(() => tagged("/sync"));
 /** The newest imports, and of the one under way (or waiting) what it does for each image. */
 export const imports = fact(async () => {
@@ -116,7 +113,7 @@ const BY_TOPIC = {
   imports: [imports],
   manifest: [images, bootloaders, unvouched],
   racks: [racks, images, bootloaders],
-  sources: [sources, images, unvouched],
+  sources: [sources, images, unvouched, settings],
   sync: [sync, sources], // an import that ends has read the sources, well or not
   activity: [activity, operatorTokens],
   settings: [settings],

@@ -26,19 +26,31 @@ export function ImageRacks({ id, name, onClose }) {
 
 /** Choose the version an image stays at, or let it follow its source again. */
 export function PinDialog({ image, name, onClose }) {
-  const { answer, problem } = useAnswer(() => items(`/images/${image.id}/versions`), facts.images.value.value);
+  const again = useSignal(0);
+  const { answer: seen, problem } = useAnswer(async () => {
+    const [{ etag }, versions] = await Promise.all([
+      call("GET", `/images/${image.id}`),
+      items(`/images/${image.id}/versions`),
+    ]);
+    return { etag, versions };
+  }, `${again.value} ${image.pinned_version} ${image.version} ${image.held_version}`);
+  const answer = seen && seen.versions;
   const chosen = useSignal(image.pinned_version || image.held_version || image.version);
   const refused = useSignal(null);
   const busy = useSignal(false);
   const attempt = (method, body, done) => async () => {
     busy.value = true;
     try {
-      await call(method, `/images/${image.id}/pin`, { body });
+      await call(method, `/images/${image.id}/pin`, { body, ifMatch: seen.etag });
       facts.images.load();
       onClose();
       tell("positive", done);
     } catch (error) {
       refused.value = error;
+      if (error.status === 412) {
+        again.value += 1;
+        facts.images.load();
+      }
       busy.value = false;
     }
   };
@@ -48,7 +60,7 @@ export function PinDialog({ image, name, onClose }) {
     title=${`Pin ${name}`}
     onClose=${onClose}
     actions=${html`<button type="button" onClick=${onClose}>Cancel</button>
-      ${image.pinned_version && html`<button type="button" disabled=${busy} onClick=${unpin}>Unpin</button>`}
+      ${image.pinned_version && html`<button type="button" disabled=${busy.value || !seen} onClick=${unpin}>Unpin</button>`}
       <button
         type="button"
         class="primary"

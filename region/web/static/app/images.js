@@ -30,6 +30,7 @@ const SHOWN = [
   facts.imports,
   facts.racks,
   facts.bootloaders,
+  facts.settings,
   facts.storage,
 ];
 
@@ -190,7 +191,7 @@ function nameOfRow(row) {
 function OpenDialog({ dialog: { name, row }, images, onClose }) {
   const nameOf = namer();
   if (name === "withdraw") {
-    return html`<${WithdrawDialog} held=${facts.unvouched.value.value || NOTHING} onClose=${onClose} />`;
+    return html`<${WithdrawDialog} onClose=${onClose} />`;
   }
   if (name === "save") return html`<${SaveDialog} nameOf=${nameOf} onClose=${onClose} />`;
   // What the dialog shows is the image as it is now; one that went meanwhile takes its dialog along.

@@ -4,7 +4,8 @@ import { Dialog } from "./dialog.js";
 import * as facts from "./facts.js";
 import { byImage, counted } from "./held.js";
 import { namer } from "./names.js";
-import { Notice, tell } from "./notice.js";
+import { Notice, tell, tellProblem } from "./notice.js";
+import { Bootloaders, Names, Warnings } from "./plan.js";
 import { signers } from "./words.js";
 import { html, useEffect, useSignal } from "../vendor/preact.js";
 
@@ -29,7 +30,13 @@ function Held({ held, nameOf }) {
   </table></div>`;
 }
 
-/** What lapses, what is held of it, and the choice what becomes of that. */
+/** Whether a change is more than its own fields: it lapses, moves, replaces or withdraws something. Pure. */
+export function matters(lapse) {
+  const { lapses, held, moved, bootloaders_change: changed, bootloaders_withdraw: withdrawn } = lapse;
+  return [lapses, held, moved, changed, withdrawn].some((some) => some.length > 0);
+}
+
+/** What lapses, what comes from elsewhere, what is held of it, and the choice what becomes of that. */
 function Lapse({ name, lapse, choice, isRead }) {
   const nameOf = namer();
   const pick = (value, title, text) => html`<label class="choose">
@@ -49,6 +56,12 @@ function Lapse({ name, lapse, choice, isRead }) {
       Nobody vouches then for what ${name} offered of ${lapse.lapses.map(nameOf).sort().join(", ")}.
       ${isRead && " What is read under the new trust is offered again."}
     </p>`}
+    <dl class="plan">
+      ${lapse.moved.length > 0 &&
+      html`<${Names} sign="→" title="To change source" ids=${lapse.moved} nameOf=${nameOf} />`}
+      <${Bootloaders} plan=${lapse} />
+    </dl>
+    <${Warnings} plan=${lapse} />
     ${lapse.held.length > 0 &&
     html`<p>Held of it, and nobody would vouch for it: ${counted(lapse.held)}.</p>
       <${Held} held=${lapse.held} nameOf=${nameOf} />
@@ -64,30 +77,79 @@ function query(choice, dryRun) {
   return parts.length ? `?${parts.join("&")}` : "";
 }
 
-/** A source's change, or what it would lapse for a dry run. Throws Problem. */
-export function change(source, body, etag, { choice = null, dryRun = false } = {}) {
-  return call("PATCH", `/sources/${source.id}${query(choice, dryRun)}`, { body, ifMatch: etag });
+/**
+ * Changing a source. `begin(body, etag)` makes the change, or first asks about what it leads to; `dialog` is to be
+ * shown. Then `onSaved(source)` is called, or `onRefused(problem)`.
+ */
+export function useChange(source, { onSaved, onRefused }) {
+  const asked = useSignal(null);
+  const send = (body, etag, given) =>
+    call("PATCH", `/sources/${source.id}${query(given.choice, given.dryRun)}`, { body, ifMatch: etag });
+  const begin = async (body, etag) => {
+    const losesSignature = !source.unsigned && body.unsigned === true;
+    const confirmed = losesSignature ? { ...body, confirm_unsigned: true } : body;
+    try {
+      const { data: lapse } = await send(confirmed, etag, { dryRun: true });
+      if (losesSignature || matters(lapse)) asked.value = { lapse, losesSignature, body: confirmed, etag };
+      else await onSaved((await send(body, etag, {})).data);
+    } catch (problem) {
+      onRefused(problem);
+    }
+  };
+  const close = () => {
+    asked.value = null;
+  };
+  const save = async (choice) => {
+    const { body, etag } = asked.value;
+    try {
+      const { data } = await send(body, etag, { choice });
+      close();
+      await onSaved(data);
+    } catch (problem) {
+      close();
+      onRefused(problem);
+    }
+  };
+  const given = { ...asked.value, source, save, onClose: close };
+  const dialog = asked.value && html`<${ChangeDialog} ...${given} />`;
+  return { begin, dialog };
 }
 
-/**
- * Ask about a change of `source` that lapses something or takes its signature away. `save(choice, confirmed)` makes it
- * and throws Problem.
- */
-export function ChangeDialog({ source, lapse, losesSignature, save, onClose }) {
+/** Let a source win over all others, after it was shown which images come from it then. */
+export function Prefer({ source, priority }) {
+  const busy = useSignal(false);
+  const { begin, dialog } = useChange(source, {
+    onSaved: async () => {
+      tell("positive", `${source.name} wins now.`, "Images that several sources offer come from it.");
+      await facts.sources.load();
+    },
+    onRefused: (problem) => {
+      tellProblem("The order stays as it was.", problem);
+      facts.sources.load();
+    },
+  });
+  const prefer = async () => {
+    busy.value = true;
+    try {
+      const { etag } = await call("GET", `/sources/${source.id}`);
+      await begin({ priority }, etag);
+    } catch (problem) {
+      tellProblem("The order stays as it was.", problem);
+    }
+    busy.value = false;
+  };
+  return html`<button type="button" class="small" disabled=${busy} onClick=${prefer}>Prefer</button>${dialog}`;
+}
+
+/** Ask about a change that leads to more than its own fields say. `save(choice)` makes it. */
+function ChangeDialog({ source, lapse, losesSignature, save, onClose }) {
   const choice = useSignal(null);
   const confirmed = useSignal(false);
-  const refused = useSignal(null);
   const busy = useSignal(false);
   const isDecided = (lapse.held.length === 0 || choice.value) && (!losesSignature || confirmed.value);
   const go = async () => {
     busy.value = true;
-    refused.value = null;
-    try {
-      await save(choice.value, confirmed.value);
-    } catch (problem) {
-      refused.value = problem;
-      busy.value = false;
-    }
+    await save(choice.value);
   };
   return html`<${Dialog}
     wide
@@ -103,7 +165,6 @@ export function ChangeDialog({ source, lapse, losesSignature, save, onClose }) {
         ${choice.value === "withdraw" ? "Save and withdraw" : "Save source"}
       </button>`}
   >
-    ${refused.value && html`<${Notice} kind="negative" title="Nothing was saved.">${refused.value.message}<//>`}
     ${losesSignature &&
     html`<${Notice} kind="caution" title=${`${source.name} would be believed without any signature.`}>
         Anybody between it and this region can then change what your machines boot.
@@ -148,6 +209,7 @@ export function RemoveDialog({ source, onClose, onDone }) {
       tell("positive", `${source.name} is removed.`);
       facts.sources.load();
       facts.selections.load();
+      facts.settings.load();
       return;
     } catch (problem) {
       refused.value = problem;
@@ -178,28 +240,30 @@ export function RemoveDialog({ source, onClose, onDone }) {
 }
 
 /** Withdraw all that is held and nobody vouches for, after it was shown. */
-export function WithdrawDialog({ held, onClose }) {
+export function WithdrawDialog({ onClose }) {
+  const { items: held, etag } = facts.unvouched.value.value;
   const refused = useSignal(null);
   const busy = useSignal(false);
   const withdraw = async () => {
     busy.value = true;
     try {
-      const { data } = await call("DELETE", "/unvouched");
+      const { data } = await call("DELETE", "/unvouched", { ifMatch: etag });
       onClose();
       tell("positive", `${counted(data.items) || "Nothing"} withdrawn.`, "Racks lose it with their next poll.");
       facts.unvouched.load();
       facts.images.load();
     } catch (problem) {
       refused.value = problem;
+      if (problem.status === 412) await facts.unvouched.load();
       busy.value = false;
     }
   };
   return html`<${Dialog}
     wide
-    title=${`Withdraw ${counted(held)}?`}
+    title=${held.length ? `Withdraw ${counted(held)}?` : "Nothing to withdraw"}
     onClose=${onClose}
     actions=${html`<button type="button" onClick=${onClose}>Cancel</button>
-      <button type="button" class="negative" disabled=${busy} onClick=${withdraw}>Withdraw</button>`}
+      <button type="button" class="negative" disabled=${busy.value || held.length === 0} onClick=${withdraw}>Withdraw</button>`}
   >
     ${refused.value && html`<${Notice} kind="negative" title="Nothing was withdrawn.">${refused.value.message}<//>`}
     <p>

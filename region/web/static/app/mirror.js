@@ -3,7 +3,7 @@ import { useAnswer } from "./answer.js";
 import { call } from "./api.js";
 import * as facts from "./facts.js";
 import { byName, newestFirst, plural } from "./format.js";
-import { change, ChangeDialog } from "./lapse.js";
+import { useChange } from "./lapse.js";
 import { Notice, tell } from "./notice.js";
 import { fullTitle, keyId, REFUSAL } from "./words.js";
 import { html, useId, useSignal } from "../vendor/preact.js";
@@ -74,7 +74,6 @@ export function SourceForm({ source, sources, onDone }) {
   const tried = useSignal(null); // what the region found at the address, with these keys
   const refused = useSignal(null);
   const busy = useSignal("");
-  const asked = useSignal(null); // what a dry run said of the change, while somebody is asked about it
   const again = useSignal(0);
   // Whoever changes a source changes what they have seen of it when they began.
   const { answer: seen } = useAnswer(async () => (source ? call("GET", `/sources/${source.id}`) : null), again.value);
@@ -86,7 +85,6 @@ export function SourceForm({ source, sources, onDone }) {
     !keyring.trim() &&
     (way !== "path" || keyringPath.trim() === source.keyring_path);
   const isSame = isSameTrust && source.url === url.trim();
-  const losesSignature = Boolean(source) && !source.unsigned && way === "unsigned";
 
   const put = (changes) => {
     form.value = { ...form.value, ...changes };
@@ -152,45 +150,21 @@ export function SourceForm({ source, sources, onDone }) {
       facts.sources.load();
     }
     refused.value = problem;
-    asked.value = null;
-    busy.value = "";
   };
 
+  const { begin, dialog } = useChange(source, { onSaved: saved, onRefused: refuse });
   const save = async () => {
     busy.value = "save";
     refused.value = null;
-    try {
-      if (!source) {
-        await saved((await call("POST", "/sources", { body: { ...body(), ...trustOf(form.value) } })).data);
-        return;
-      }
-      const sent = { ...changes(), ...(isSameTrust ? {} : trustOf(form.value)) };
-      const etag = seen && seen.etag;
-      const confirmed = losesSignature ? { confirm_unsigned: true } : {};
-      const { data: lapse } = await change(source, { ...sent, ...confirmed }, etag, { dryRun: true });
-      if (losesSignature || lapse.lapses.length || lapse.held.length) {
-        asked.value = { lapse, sent, etag };
-        busy.value = "";
-        return;
-      }
-      await saved((await change(source, sent, etag)).data);
-    } catch (problem) {
-      refuse(problem);
+    if (source) {
+      await begin({ ...changes(), ...(isSameTrust ? {} : trustOf(form.value)) }, seen && seen.etag);
+    } else {
+      await call("POST", "/sources", { body: { ...body(), ...trustOf(form.value) } }).then(
+        ({ data }) => saved(data),
+        refuse,
+      );
     }
-  };
-
-  const saveAsked = async (choice, isConfirmed) => {
-    const { sent, etag } = asked.value;
-    const confirmed = isConfirmed ? { confirm_unsigned: true } : {};
-    let answer;
-    try {
-      answer = await change(source, { ...sent, ...confirmed }, etag, { choice });
-    } catch (problem) {
-      if (problem.status !== 412) throw problem;
-      refuse(problem);
-      return;
-    }
-    await saved(answer.data);
+    busy.value = "";
   };
 
   return html`<form class="source-form" onSubmit=${connect}>
@@ -314,16 +288,7 @@ export function SourceForm({ source, sources, onDone }) {
       </button>
     </div>`}
   </form>
-  ${asked.value &&
-  html`<${ChangeDialog}
-    source=${source}
-    lapse=${asked.value.lapse}
-    losesSignature=${losesSignature}
-    save=${saveAsked}
-    onClose=${() => {
-      asked.value = null;
-    }}
-  />`}`;
+  ${dialog}`;
 }
 
 /** What a source offers, seen before it is saved. */

@@ -49,9 +49,7 @@ export function Plan({ plan, nameOf }) {
     html`<${Notice} kind="caution" title="Not offered at present:">
       ${plan.unavailable.map(nameOf).join(", ")}. What is held of them is kept.
     <//>`}
-    ${plan.warnings.map(
-      (warning) => html`<${Notice} key=${warning} kind="caution" title="Mind this:">${warning}<//>`,
-    )}
+    <${Warnings} plan=${plan} />
     ${after < 0 &&
     html`<${Notice} kind="negative" title="It does not fit on the region.">
       ${size(-after)} are missing. Select fewer images, or free some room first.
@@ -62,7 +60,7 @@ export function Plan({ plan, nameOf }) {
     <//>`}`;
 }
 
-function Names({ sign, title, ids, nameOf }) {
+export function Names({ sign, title, ids, nameOf }) {
   return html`<dt>${title}</dt>
     <dd>
       <ul class="plan-names">
@@ -71,7 +69,15 @@ function Names({ sign, title, ids, nameOf }) {
     </dd>`;
 }
 
-function Bootloaders({ plan }) {
+/** What to think about before it is done. */
+export function Warnings({ plan }) {
+  return plan.warnings.map(
+    (warning) => html`<${Notice} key=${warning} kind="caution" title="Mind this:">${warning}<//>`,
+  );
+}
+
+/** The bootloaders that a plan adds, replaces or withdraws: a term and its description, for a list of such. */
+export function Bootloaders({ plan }) {
   const lines = BOOTLOADERS.flatMap(([field, sign, remark]) =>
     [...plan[field]].map((id) => [sign, bootloaderName(id), remark]),
   ).sort(([, a], [, b]) => byName(a, b));

@@ -1,8 +1,10 @@
 // What an administrator sets at run time: a form of one field each, all of the same settings.
 import { call } from "./api.js";
+import { Dialog } from "./dialog.js";
 import * as facts from "./facts.js";
-import { plural } from "./format.js";
+import { plural, size } from "./format.js";
 import { tell, tellProblem } from "./notice.js";
+import { Bootloaders, Warnings } from "./plan.js";
 import { may } from "./session.js";
 import { html, useSignal } from "../vendor/preact.js";
 
@@ -13,7 +15,8 @@ export function Preferences() {
   const settings = facts.settings.value.value;
   if (!settings) return null;
   return html`<${Proxy} settings=${settings} typed=${typed} />
-    <${Retention} settings=${settings} typed=${typed} />`;
+    <${Retention} settings=${settings} typed=${typed} />
+    <${BootloaderSource} settings=${settings} typed=${typed} />`;
 }
 
 /** One setting under somebody's hands: its `value` as text, `type` it, and `save` it under its name. */
@@ -27,16 +30,17 @@ function useSetting({ settings, typed, name }) {
     return rest;
   };
   const type = (event) => {
-    const etag = Object.keys(values).length ? typed.value.etag : settings.etag;
-    typed.value = { etag, values: { ...values, [name]: event.currentTarget.value } };
+    const since = Object.keys(values).length ? typed.value.etag : settings.etag;
+    typed.value = { etag: since, values: { ...values, [name]: event.currentTarget.value } };
   };
+  const etag = name in values ? typed.value.etag : settings.etag;
   const save = (sent, done, refusal) => async (event) => {
-    event.preventDefault();
+    event?.preventDefault();
     busy.value = true;
     try {
-      const { data, etag } = await call("PATCH", "/settings", { body: { [name]: sent }, ifMatch: typed.value.etag });
-      facts.settings.value.value = { ...data, etag };
-      typed.value = { etag, values: without() };
+      const { data, etag: now } = await call("PATCH", "/settings", { body: { [name]: sent }, ifMatch: etag });
+      facts.settings.value.value = { ...data, etag: now };
+      typed.value = { etag: now, values: without() };
       tell("positive", done(data));
     } catch (problem) {
       if (problem.status === 412) {
@@ -47,7 +51,7 @@ function useSetting({ settings, typed, name }) {
     }
     busy.value = false;
   };
-  return { value, type, save, disabled: busy.value || !may("admin") || value.trim() === saved };
+  return { value, etag, type, save, disabled: busy.value || !may("admin") || value.trim() === saved };
 }
 
 function Proxy({ settings, typed }) {
@@ -97,5 +101,66 @@ function Retention({ settings, typed }) {
       <button type="submit" class="primary" disabled=${disabled}>Save retention</button>
       <p class="help" id="retention-help">Older finished imports and activity are removed once an hour.</p>
     </form>
+  </section>`;
+}
+
+/** Which source bootloaders come from: planned and shown before it is saved. */
+function BootloaderSource({ settings, typed }) {
+  const { value, etag, type, save, disabled } = useSetting({ settings, typed, name: "bootloader_source_id" });
+  const plan = useSignal(null);
+  const sources = facts.sources.value.value || [];
+  const chosen = sources.find((source) => String(source.id) === value);
+  const close = () => {
+    plan.value = null;
+  };
+  const refusal = "Bootloaders come from where they came from.";
+  const look = async (event) => {
+    event.preventDefault();
+    try {
+      const body = { bootloader_source_id: chosen.id };
+      plan.value = (await call("PATCH", "/settings?dry_run=true", { body, ifMatch: etag })).data;
+    } catch (problem) {
+      if (problem.status === 412) facts.settings.load();
+      tellProblem(refusal, problem);
+    }
+  };
+  const done = () => `Bootloaders come from ${chosen.name}.`;
+  const take = async () => {
+    close();
+    await save(chosen.id, done, refusal)();
+  };
+  return html`<section aria-labelledby="bootloader-source">
+    <h2 id="bootloader-source">Bootloaders</h2>
+    <form class="line-form" onSubmit=${look}>
+      <label for="bootloader-source-id">Bootloaders come from</label>
+      <select id="bootloader-source-id" disabled=${!may("admin")} aria-describedby="bootloader-help" onChange=${type}>
+        ${!chosen && html`<option value="" selected>No source; choose one</option>`}
+        ${sources.map(
+          (source) => html`<option key=${source.id} value=${source.id} selected=${source === chosen}>
+            ${source.name}
+          </option>`,
+        )}
+      </select>
+      <button type="submit" class="primary" disabled=${disabled || !chosen}>Save choice</button>
+      <p class="help" id="bootloader-help">
+        They come from one source, whichever wins an image: what another one lists does not change what machines boot
+        with.
+      </p>
+    </form>
+    ${plan.value &&
+    html`<${Dialog}
+      title=${`Take bootloaders from ${chosen.name}?`}
+      onClose=${close}
+      actions=${html`<button type="button" onClick=${close}>Cancel</button>
+        <button type="button" class="primary" onClick=${take}>Take them from there</button>`}
+    >
+      <${Warnings} plan=${plan.value} />
+      <dl class="plan">
+        <${Bootloaders} plan=${plan.value} />
+        <dt>To fetch</dt>
+        <dd>${plan.value.fetch_bytes ? size(plan.value.fetch_bytes) : "nothing"}</dd>
+      </dl>
+      <p>What is held of the others stays and is served until it is replaced.</p>
+    <//>`}
   </section>`;
 }

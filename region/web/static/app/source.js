@@ -1,9 +1,6 @@
 // Choosing where images come from.
-import { call } from "./api.js";
-import * as facts from "./facts.js";
 import { ago, plural } from "./format.js";
 import { lazy } from "./lazy.js";
-import { tell, tellProblem } from "./notice.js";
 import { ANY } from "./selection.js";
 import { may } from "./session.js";
 import { now } from "./time.js";
@@ -13,6 +10,7 @@ import { html, signal, useSignal } from "../vendor/preact.js";
 export const CUSTOM = "custom";
 const MAX_PRIORITY = 1_000_000;
 const SourceForm = lazy(() => import("./mirror.js"), "SourceForm");
+const Prefer = lazy(() => import("./lapse.js"), "Prefer");
 const RemoveDialog = lazy(() => import("./lapse.js"), "RemoveDialog");
 
 /** What somebody chose: the id of a source, ANY for whichever wins, CUSTOM to add one, or null for nothing yet. */
@@ -57,7 +55,8 @@ export function SourceChoice({ sources, movable, onMove }) {
         </label>
       </div>
     </fieldset>
-    ${isCustom && html`<${SourceForm} sources=${sources} onDone=${(made) => choose(made ? made.id : null)()} />`}
+    ${isCustom &&
+    html`<${SourceForm} sources=${sources} onDone=${(made) => choose(made ? made.id : null)()} />`}
     ${source && editing.value &&
     html`<${SourceForm} key=${source.id} source=${source} sources=${sources} onDone=${choose(source.id)} />`}
     ${source && !editing.value &&
@@ -117,16 +116,6 @@ function Movable({ source, movable, onMove }) {
 }
 
 function SourceLine({ source, sources, onEdit, onRemove }) {
-  const prefer = async () => {
-    const priority = Math.min(MAX_PRIORITY, Math.max(...sources.map((one) => one.priority)) + 10);
-    try {
-      await call("PATCH", `/sources/${source.id}`, { body: { priority } });
-      tell("positive", `${source.name} wins from now on.`, "Images selected from several sources come from it.");
-      facts.sources.load();
-    } catch (problem) {
-      tellProblem("The order stays as it was.", problem);
-    }
-  };
   // No priority makes an unsigned source win over a signed one.
   const [first] = ranked(sources);
   const canRise = first !== source && first.unsigned === source.unsigned;
@@ -138,11 +127,16 @@ function SourceLine({ source, sources, onEdit, onRemove }) {
     </p>
     ${may("admin") &&
     html`<div class="source-buttons">
-      ${canRise && html`<button type="button" class="small" onClick=${prefer}>Prefer</button>`}
+      ${canRise && html`<${Prefer} key=${source.id} source=${source} priority=${above(sources)} />`}
       <button type="button" class="small" onClick=${onEdit}>Edit source</button>
       ${sources.length > 1 && html`<button type="button" class="small" onClick=${onRemove}>Remove</button>`}
     </div>`}
   </div>`;
+}
+
+/** A priority that wins over all there are. */
+function above(sources) {
+  return Math.min(MAX_PRIORITY, Math.max(...sources.map((one) => one.priority)) + 10);
 }
 
 function signers(source) {
