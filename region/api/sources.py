@@ -22,7 +22,7 @@ from shared.http import parse_url, shown
 
 router = APIRouter(tags=["sources"])
 SourceId = Annotated[int, PathParameter(ge=1, le=2**31 - 1, description="The source's number.")]
-PathField = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f]+$")]
+PathField = Annotated[str, Field(min_length=1, max_length=4096)]
 
 
 class SourceFields(Shape):
