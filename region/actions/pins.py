@@ -4,16 +4,30 @@ An image's ETag is of what these acts set: its pin. The row that holds it may no
 row that is locked before a tag is compared.
 """
 
+from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from region.actions import guard
+from region.actions import effect, guard
+from region.actions.effect import Effect
 from region.catalogue import pins, selections
 from region.importing import imports
 from region.people import activity
 from region.people.activity import Actor
 from shared.names import ImageKey
+
+
+@dataclass(frozen=True, slots=True)
+class Pinned:
+    """What a change of a pin leads to, the import that brings the image there, and the image's ETag as it is now.
+
+    The import is None in a dry run, which changes no ETag.
+    """
+
+    effect: Effect
+    import_id: int | None
+    etag: str
 
 
 def subject(image: ImageKey) -> str:
@@ -34,26 +48,54 @@ async def pin(
     now: datetime,
     *,
     if_match: str | None = None,
-) -> int:
-    """The image stays at `version`; the id of the import that brings it there. Raises NotFound, PreconditionFailed."""
-    before = await _lock(connection, image)
-    # First what does not exist (RFC 9110 §13.2.1): what a refusal wrote is undone with its transaction.
-    await pins.pin(connection, image, version, now)
-    await _require_unchanged(connection, image, before, if_match)
-    return await _follow(connection, actor, image, now, before, version)
+    dry_run: bool = False,
+) -> Pinned:
+    """The image stays at `version`. A dry run leaves everything as it was. Raises NotFound, PreconditionFailed."""
+    return await _set(connection, actor, image, version, now, if_match, dry_run=dry_run)
 
 
 async def unpin(
-    connection: AsyncConnection, actor: Actor, image: ImageKey, now: datetime, *, if_match: str | None = None
-) -> int:
-    """The image follows its source again; the id of the import that brings it there.
+    connection: AsyncConnection,
+    actor: Actor,
+    image: ImageKey,
+    now: datetime,
+    *,
+    if_match: str | None = None,
+    dry_run: bool = False,
+) -> Pinned:
+    """The image follows its source again. A dry run leaves everything as it was.
 
     Raises NotFound when it is not pinned; PreconditionFailed.
     """
+    return await _set(connection, actor, image, None, now, if_match, dry_run=dry_run)
+
+
+async def _set(
+    connection: AsyncConnection,
+    actor: Actor,
+    image: ImageKey,
+    version: str | None,
+    now: datetime,
+    if_match: str | None,
+    *,
+    dry_run: bool,
+) -> Pinned:
     before = await _lock(connection, image)
-    await pins.unpin(connection, image)
-    await _require_unchanged(connection, image, before, if_match)
-    return await _follow(connection, actor, image, now, before, None)
+    seen = await effect.look(connection)
+    async with connection.begin_nested() as attempt:
+        # First what does not exist (RFC 9110 §13.2.1): what a refusal wrote is undone with its transaction.
+        if version is None:
+            await pins.unpin(connection, image)
+        else:
+            await pins.pin(connection, image, version, now)
+        await _require_unchanged(connection, image, before, if_match)
+        found = effect.compare(seen, await effect.look(connection))
+        if dry_run:
+            await attempt.rollback()
+    if dry_run:
+        return Pinned(found, None, etag(image, before))
+    import_id = await _follow(connection, actor, image, now, before, version)
+    return Pinned(found, import_id, etag(image, version))
 
 
 async def _lock(connection: AsyncConnection, image: ImageKey) -> str | None:

@@ -28,6 +28,15 @@ _PLAN = {
     "tightest_rack": {"name": "rack-1", "free_bytes": 90_000_000_000, "free_bytes_after": 89_388_000_000},
     "import_id": 42,
 }
+_PIN_PLAN = {
+    "bootloaders_add": [],
+    "bootloaders_change": ["bootloader:uefi:amd64"],
+    "bootloaders_withdraw": [],
+    "warnings": [],
+    "fetch_bytes": 614_400_000,
+    "moved": [],
+    "import_id": 42,
+}
 _IMPORT = {
     "id": 42,
     "trigger": "selection",
@@ -157,7 +166,6 @@ SHAPES: Mapping[str, Any] = {
     },
     "ImportFields": {"images": ["ubuntu:noble:amd64"]},
     "ImportShown": _IMPORT,
-    "ImportStarted": {"import_id": 42},
     "LapseShown": _LAPSE,
     "OfferShown": _OFFER,
     "OnRackShown": {
@@ -178,6 +186,7 @@ SHAPES: Mapping[str, Any] = {
         "expires_at": "2027-01-01T00:00:00Z",
         "last_used_at": _EVENING,
     },
+    "PinChangedShown": _PIN_PLAN,
     "PinFields": {"version": "20260705"},
     "PlanShown": _PLAN,
     "Probe": {
@@ -254,6 +263,7 @@ SHAPES: Mapping[str, Any] = {
 
 ANSWERS: Mapping[tuple[str, str], Any] = {
     ("PlanShown", "200"): {**_PLAN, "import_id": None},
+    ("PinChangedShown", "200"): {**_PIN_PLAN, "import_id": None},
 }
 """Shapes that look otherwise in answers with one status: (shape, status)."""
 

@@ -1,14 +1,25 @@
 """/images: what operators look at. Status is derived, never stored."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
 from region.actions import pins as acts
 from region.api.deps import Changer, IfMatch, TheRegion, Transaction, Viewer
-from region.api.models import ImageId, ImageName, Limit, NameCursor, NameField, OfferShown, Page, Shape, paged
+from region.api.models import (
+    EffectShown,
+    ImageId,
+    ImageName,
+    Limit,
+    NameCursor,
+    NameField,
+    OfferShown,
+    Page,
+    Shape,
+    paged,
+)
 from region.api.problems import documented
 from region.api.selections import PLANNED, Change, PlanShown
 from region.catalogue import bootloaders, images, offers, pins, selections, sources
@@ -83,10 +94,18 @@ class PinFields(Shape):
     version: NameField = Field(examples=["20260705"])
 
 
-class ImportStarted(Shape):
-    """The import that carries the change out."""
+class PinChangedShown(EffectShown):
+    """What a change of a pin leads to, and the import that carries it out."""
 
-    import_id: int
+    moved: set[str] = Field(description="Images that stay selected and come from another source, by id.")
+    import_id: int | None = Field(None, description="The import that does it; null for a dry run.")
+
+
+PIN_PLANNED: dict[int | str, dict[str, Any]] = {
+    200: {"model": PinChangedShown, "description": "The plan of a dry run; nothing was changed."},
+    **documented(404, 412, 422),
+}
+DryRun = Annotated[bool, Query(description="Answer the plan and change nothing.")]
 
 
 class BootloaderShown(Shape):
@@ -166,9 +185,7 @@ async def list_image_racks(
     return paged(request, response, found, limit, OnRackShown, lambda rack: str(rack.name))
 
 
-@router.put(
-    "/images/{image_id}/pin", status_code=202, summary="Pin an image to a version", responses=documented(404, 412, 422)
-)
+@router.put("/images/{image_id}/pin", status_code=202, summary="Pin an image to a version", responses=PIN_PLANNED)
 async def pin_image(
     operator: Changer,
     region: TheRegion,
@@ -177,17 +194,18 @@ async def pin_image(
     if_match: IfMatch,
     image_id: ImageId,
     fields: PinFields,
-) -> ImportStarted:
+    dry_run: DryRun = False,
+) -> PinChangedShown:
     key = ImageKey.parse(image_id)
-    import_id = await acts.pin(connection, operator, key, fields.version, region.now(), if_match=if_match)
-    return _started(import_id, acts.etag(key, fields.version), response)
+    done = await acts.pin(connection, operator, key, fields.version, region.now(), if_match=if_match, dry_run=dry_run)
+    return _pin_changed(done, response)
 
 
 @router.delete(
     "/images/{image_id}/pin",
     status_code=202,
     summary="Let an image follow its source",
-    responses=documented(404, 412, 422),
+    responses=PIN_PLANNED,
 )
 async def unpin_image(
     operator: Changer,
@@ -196,16 +214,22 @@ async def unpin_image(
     response: Response,
     if_match: IfMatch,
     image_id: ImageId,
-) -> ImportStarted:
+    dry_run: DryRun = False,
+) -> PinChangedShown:
     key = ImageKey.parse(image_id)
-    import_id = await acts.unpin(connection, operator, key, region.now(), if_match=if_match)
-    return _started(import_id, acts.etag(key, None), response)
+    done = await acts.unpin(connection, operator, key, region.now(), if_match=if_match, dry_run=dry_run)
+    return _pin_changed(done, response)
 
 
-def _started(import_id: int, etag: str, response: Response) -> ImportStarted:
-    response.headers["ETag"] = etag
-    response.headers["Location"] = f"/api/v1/imports/{import_id}"
-    return ImportStarted(import_id=import_id)
+def _pin_changed(done: acts.Pinned, response: Response) -> PinChangedShown:
+    response.headers["ETag"] = done.etag
+    if done.import_id is None:
+        response.status_code = 200
+    else:
+        response.headers["Location"] = f"/api/v1/imports/{done.import_id}"
+    return PinChangedShown(
+        moved=set(done.effect.moved), import_id=done.import_id, **EffectShown.of(done.effect).model_dump()
+    )
 
 
 @router.get("/bootloaders", summary="List the bootloaders, which come by themselves")

@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
+from region.actions.settings import SourceNotRead
 from region.actions.sources import HeldUndecided, UnsignedNotConfirmed
 from region.api.deps import CrossOrigin
 from region.catalogue.trust import KeyringUnreadable, TrustChanged
@@ -59,6 +60,7 @@ ROWS: Mapping[type[BootferryError], Row] = {
     errors.NotFound: Row(HTTPStatus.NOT_FOUND, "There is no such thing."),
     errors.Conflict: Row(HTTPStatus.CONFLICT, "The change does not fit what is there."),
     HeldUndecided: Row(HTTPStatus.CONFLICT, "Nobody would vouch for what is held of a source after the change."),
+    SourceNotRead: Row(HTTPStatus.CONFLICT, "Bootloaders cannot come from a source that was not read yet."),
     UnsignedNotConfirmed: Row(HTTPStatus.CONFLICT, "A signed source would be believed without a signature."),
     errors.PreconditionFailed: Row(HTTPStatus.PRECONDITION_FAILED, "Somebody changed it meanwhile."),
     errors.TooManyAttempts: Row(HTTPStatus.TOO_MANY_REQUESTS, "Too many log-ins failed from your address."),

@@ -83,7 +83,7 @@ def read_keyring(keyring: Keyring) -> bytes | None:
         with path.open("rb") as file:
             content = file.read(MAX_KEYRING_BYTES + 1)
     except (OSError, ValueError) as error:
-        raise KeyringUnreadable(keyring.path, str(getattr(error, "strerror", None) or error)) from error
+        raise KeyringUnreadable(keyring.path, getattr(error, "strerror", None) or "it is no path") from error
     return parse_keyring(content)
 
 

@@ -10,7 +10,7 @@ from region.cli import output, words
 from region.cli.exits import Failed, Misused
 from region.cli.names import Image, Release, image_of, parse, parse_image
 from region.cli.output import Cell, Column, Format
-from region.cli.plan import DryRun, How, Wait, agreed, tell_import, tell_saved
+from region.cli.plan import DryRun, How, Wait, agreed, effects, tell_import, tell_saved
 from region.cli.racks import state
 from region.cli.session import WHOLE_PAGE, Output, Yes, call
 from region.cli.settings import source_of_bootloaders
@@ -134,6 +134,7 @@ def list_racks(image: ImageArgument, chosen: Output = Format.TABLE) -> None:
 def pin(
     image: ImageArgument,
     version: Annotated[str, typer.Argument(metavar="VERSION", help="As `image versions` lists it.")],
+    dry_run: DryRun = False,
     wait: Wait = False,
     chosen: Output = Format.TABLE,
 ) -> None:
@@ -141,19 +142,33 @@ def pin(
     wanted = parse_image(image)
 
     async def keep(api: "Api") -> Item:
-        return (await api.ask("PUT", "images", wanted.id, "pin", body={"version": version})).body
+        query = {"dry_run": "true"} if dry_run else None
+        return (await api.ask("PUT", "images", wanted.id, "pin", body={"version": version}, query=query)).body
 
-    tell_import(call(keep), f"Pinned {wanted} to {version}.", wait=wait, chosen=chosen)
+    _tell_pin(call(keep), f"Pinned {wanted} to {version}.", How(dry_run, True, wait, chosen))
 
 
-def unpin(image: ImageArgument, wait: Wait = False, chosen: Output = Format.TABLE) -> None:
+def unpin(image: ImageArgument, dry_run: DryRun = False, wait: Wait = False, chosen: Output = Format.TABLE) -> None:
     """Let an image follow its source again."""
     wanted = parse_image(image)
 
     async def follow(api: "Api") -> Item:
-        return (await api.ask("DELETE", "images", wanted.id, "pin")).body
+        query = {"dry_run": "true"} if dry_run else None
+        return (await api.ask("DELETE", "images", wanted.id, "pin", query=query)).body
 
-    tell_import(call(follow), f"Unpinned {wanted}.", wait=wait, chosen=chosen)
+    _tell_pin(call(follow), f"Unpinned {wanted}.", How(dry_run, True, wait, chosen))
+
+
+def _tell_pin(found: Item, done: str, how: How) -> None:
+    if how.dry_run:
+        if not output.show_data(how.chosen, found):
+            output.draw_lines(effects(found))
+            fetch = found.get("fetch_bytes")
+            output.say(f"{words.size(fetch)} to fetch." if fetch else "Nothing to fetch.")
+            output.note("This was a dry run; nothing was changed.")
+        return
+    output.draw_lines(effects(found), stderr=how.chosen is not Format.TABLE)
+    tell_import(found, done, wait=how.wait, chosen=how.chosen)
 
 
 def delete(

@@ -294,8 +294,8 @@ async def take_all(directory: Path) -> None:
                 await with_forty_images(visitor, camera)
                 await for_a_viewer(browser, harbour, directory)
                 other = await asyncio.to_thread(Mirror.create, scratch / "other", now=NOW, sizes=TINY)
-                async with serve(other, host="127.0.0.1") as server:
-                    await when_trust_changes(visitor, harbour, camera, other, server)
+                async with serve(other, host="127.0.0.1") as their_server:
+                    await when_trust_changes(visitor, harbour, camera, other, their_server)
                 await with_nothing_selected(visitor, harbour, camera)
 
 

@@ -6,12 +6,13 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from region.actions import pins as pin_acts
 from region.actions import selections as selection_acts
 from region.actions import settings as acts
 from region.actions import sources as source_acts
 from region.actions.effect import Effect
 from region.actions.sources import Changes, HeldChoice
-from region.catalogue import bootloaders, selections, sources
+from region.catalogue import bootloaders, pins, selections, sources
 from region.catalogue.facts import Wish
 from region.database.connection import transaction
 from region.importing import imports
@@ -257,3 +258,23 @@ async def test_bootloaders_are_not_selected(connection: AsyncConnection) -> None
         with pytest.raises(InvalidValue, match="is not an image: bootloaders come with every import, without being"):
             await selection_acts.select(connection, ANN, frozenset({Wish(source_id, loader)}), NOW)
     assert {wish.image for wish in await selections.wishes(connection)} == {NOBLE}
+
+
+async def test_a_pin_names_the_bootloaders_that_its_import_brings_and_where_its_image_comes_from(
+    connection: AsyncConnection,
+) -> None:
+    second = await make_source(connection, kernel("20260603"), bootloader("2"), name="second", priority=5)
+    await bootloaders.choose_source(connection, second)
+    planned = await pin_acts.pin(connection, ANN, NOBLE, "20260603", NOW, dry_run=True)
+    assert (planned.import_id, planned.etag) == (None, pin_acts.etag(NOBLE, None))
+    assert await pins.pinned(connection, NOBLE) is None
+    assert await imports.list_recent(connection, 10, None) == []
+    assert touched(planned.effect) == ([], [UEFI], [])
+    assert planned.effect.moved == {str(NOBLE)}, "only the second source has that version"
+    done = await pin_acts.pin(connection, ANN, NOBLE, "20260603", NOW)
+    assert (done.effect, done.etag) == (planned.effect, pin_acts.etag(NOBLE, "20260603"))
+    back = await pin_acts.unpin(connection, ANN, NOBLE, NOW, dry_run=True)
+    assert await pins.pinned(connection, NOBLE) == "20260603"
+    assert back.effect.moved == {str(NOBLE)}
+    with pytest.raises(NotFound):
+        await pin_acts.pin(connection, ANN, NOBLE, "19700101", NOW, dry_run=True)
