@@ -81,6 +81,13 @@ async def said(engine: AsyncEngine, key: Ed25519PrivateKey) -> Manifest:
         published = await manifest.current(connection, key)
         assert published is not None
         assert published.manifest.entries == manifest.entries(await manifest.shown(connection))
+        held_twice = await connection.scalars(
+            text("""
+                SELECT place FROM versions JOIN products ON products.id = product_id
+                WHERE held_at IS NOT NULL GROUP BY place HAVING count(*) > 1
+            """)
+        )
+        assert held_twice.all() == []
         return published.manifest
 
 
@@ -307,6 +314,7 @@ async def test_an_import_that_was_killed_at_any_step_is_carried_on(two: Two, mir
 async def test_a_runner_that_slept_at_any_step_while_another_took_over_changes_nothing(
     two: Two, mirror: Mirror
 ) -> None:
+    """Meanwhile a newer version has come, and nobody wants the image any longer: what the sleeper knows is wrong."""
     bench = two.bench
     await bench.select(NOBLE)
     await bench.import_now()
@@ -320,11 +328,16 @@ async def test_a_runner_that_slept_at_any_step_while_another_took_over_changes_n
             return
         left_behind.append({})
         await two.take_over()
+        mirror.publish(release="noble", arch="amd64")
+        await bench.ask("schedule")
+        await run_next(two.second.importer)
+        await bench.select()
         left_behind[0] = await two.everything()
         woken.set()
 
     for step in range(100):
-        published = mirror.publish(release="noble", arch="amd64")
+        mirror.publish(release="noble", arch="amd64")
+        await bench.select(NOBLE)
         import_id = await bench.ask("schedule")
         two.breaker.left, two.breaker.then = step, sleep
         left_behind.clear()
@@ -336,7 +349,6 @@ async def test_a_runner_that_slept_at_any_step_while_another_took_over_changes_n
         assert await two.everything() == left_behind[0], step
         assert (await bench.import_of(import_id)).state == "succeeded"
         await two.require_right(names)
-        assert (await bench.image(NOBLE)).held_version == published.version
     assert step > 10
 
 
