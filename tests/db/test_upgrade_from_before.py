@@ -175,9 +175,13 @@ async def test_racks_are_told_the_same_before_anything_was_read(upgraded: Upgrad
     async with transaction(region.engine) as connection:
         assert await selected(connection) == {(1, NOBLE), (1, CENTOS_8), (2, JAMMY), (3, RESOLUTE)}
         assert await trust.unvouched(connection) == []
-        plan = (await effect.look(connection)).plan
+        state = await effect.look(connection)
         assert [loader.type for loader in await bootloaders.list_all(connection, region.now())] == ["pxe"]
+    plan = state.plan
     assert (plan.imports, plan.withdraw, plan.unavailable) == ((), frozenset(), frozenset())
+    assert {target.version_id for target in state.targets} == upgraded.held
+    assert all(target.current for target in state.targets), "what is lost is fetched again before the next reading"
+    assert {target.source_id for target in state.targets if target.bootloader} == {1}
     for image in (NOBLE, CENTOS_8, JAMMY, RESOLUTE):
         found = await upgraded.bench.image(image)
         assert (found.status, found.vouched) == ("stored", True)
