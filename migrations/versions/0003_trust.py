@@ -171,7 +171,7 @@ WITH vouched AS (
     JOIN stream_documents AS index_of
         ON index_of.source_id = sources.id AND index_of.content_id = '' AND index_of.vouched_by && sources.vouchers
 ),
-wished AS (
+wished AS NOT MATERIALIZED (
     SELECT products.id AS product_id, products.image, products.place, products.source_id, products.content_id,
            products.offered AND EXISTS (
                SELECT FROM versions WHERE versions.product_id = products.id AND versions.offered) AS listed,

@@ -123,12 +123,6 @@ sizes AS (
 
 _STATUS = f"""{_CURRENT},
 {COUNTS},
-latest AS (
-    SELECT DISTINCT ON (os, release, arch) os, release, arch, imports.state, import_images.bytes_total,
-           import_images.bytes_done, import_images.error_code, import_images.error
-    FROM import_images JOIN imports ON imports.id = import_images.import_id
-    ORDER BY os, release, arch, imports.id DESC
-),
 facts AS (
     SELECT shown.os, shown.release, shown.arch,
            coalesce(described.title, held_described.title, shown.release) AS title,
@@ -153,7 +147,15 @@ facts AS (
     LEFT JOIN held_described USING (os, release, arch)
     LEFT JOIN sizes USING (os, release, arch)
     LEFT JOIN showing ON showing.image = shown.os || ':' || shown.release || ':' || shown.arch
-    LEFT JOIN latest USING (os, release, arch)
+    LEFT JOIN LATERAL (
+        -- By index, image for image: there is a year of imports behind the latest one.
+        SELECT imports.state, import_images.bytes_total, import_images.bytes_done, import_images.error_code,
+               import_images.error
+        FROM import_images JOIN imports ON imports.id = import_images.import_id
+        WHERE import_images.os = shown.os AND import_images.release = shown.release
+          AND import_images.arch = shown.arch
+        ORDER BY import_images.import_id DESC LIMIT 1
+    ) AS latest ON true
     LEFT JOIN pins USING (os, release, arch)
     LEFT JOIN sources ON sources.id = coalesce(described.source_id, selected.source_id)
 ),
@@ -199,7 +201,7 @@ _LIST = text(f"WITH {_STATUS}")
 _ONLY = """
 selections AS (SELECT * FROM selections WHERE (os, release, arch) = (:os, :release, :arch)),
 products AS (SELECT * FROM products WHERE (os, release, arch) = (:os, :release, :arch)),
-import_images AS (SELECT * FROM import_images WHERE (os, release, arch) = (:os, :release, :arch)),
+targets AS (SELECT * FROM targets WHERE image = :image),
 published_images AS (SELECT * FROM published_images WHERE image = :image)
 """
 """CTEs that stand before their namesakes: after them the same query is about one image and costs as much."""

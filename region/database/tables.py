@@ -303,6 +303,7 @@ import_images = Table(
     _text("error_code", default=""),
     _text("error", default=""),
     PrimaryKeyConstraint("import_id", "os", "release", "arch"),
+    Index("ix_import_images_image", "os", "release", "arch", text("import_id DESC")),
 )
 
 # The manifests that were published; the greatest (epoch, serial) is the current one. The signed envelopes of the last

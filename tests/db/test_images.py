@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -396,3 +397,53 @@ async def test_an_image_nobody_wants_or_holds_is_not_shown(engine: AsyncEngine) 
         await make_region(connection, KEY)
         await make_source(connection, *KERNELS)
         assert await images.list_all(connection, NOW) == []
+
+
+# --- what reading costs
+
+
+def _most_rows(plan: dict[str, Any]) -> float:
+    """The most rows that any step of an executed plan gave, all its loops together."""
+    rows: float = plan["Actual Rows"] * plan["Actual Loops"]
+    return max(rows, *map(_most_rows, plan.get("Plans", ())), 0)
+
+
+async def test_one_image_is_read_without_deriving_the_others(engine: AsyncEngine) -> None:
+    async with transaction(engine) as connection:
+        source_id = await make_source(connection, *[kernel("1", release=f"r{number}") for number in range(40)])
+        wished = [ImageKey.parse(f"ubuntu:r{number}:amd64") for number in range(40)]
+        await select_images(connection, *[(source_id, image) for image in wished])
+        await hold(connection, source_id, "1")
+        # However few rows a test has: what an index can answer is asked of the index, as it would be of many.
+        await connection.execute(text("SET LOCAL enable_seqscan = off"))
+        await connection.execute(text("SET LOCAL enable_hashjoin = off"))
+        await connection.execute(text("SET LOCAL enable_mergejoin = off"))
+        given = {"live_after": NOW, "after": None, "limit": 1, "image": str(wished[0]), **wished[0]._asdict()}
+        [explained] = await connection.scalar(
+            text(f"EXPLAIN (ANALYZE, FORMAT JSON) {images._ONE}"),
+            given,
+        )
+    assert _most_rows(explained["Plan"]) < 10
+
+
+async def test_the_history_of_imports_does_not_make_the_list_slow(engine: AsyncEngine) -> None:
+    async with transaction(engine) as connection:
+        await selected(connection)
+        await imported(connection, "succeeded", ImageProgress(1600, 1600))
+        await connection.execute(
+            text("""
+                WITH past AS (
+                    INSERT INTO imports (trigger, requested_by, requested_at, state, finished_at)
+                    SELECT 'schedule', 'x', :now, 'succeeded', :now FROM generate_series(1, 500) RETURNING id
+                )
+                INSERT INTO import_images (import_id, os, release, arch, bytes_total, bytes_done)
+                SELECT id, 'ubuntu', 'noble', 'amd64', 1, 1 FROM past
+            """),
+            {"now": NOW},
+        )
+        await connection.execute(text("ANALYZE"))
+        [explained] = await connection.scalar(
+            text(f"EXPLAIN (ANALYZE, FORMAT JSON) {images._LIST}"),
+            {"live_after": NOW, "after": None, "limit": 10},
+        )
+    assert _most_rows(explained["Plan"]) < 50
