@@ -119,9 +119,10 @@ class Holding:
             done = await held.change(connection, self.publisher, self.now(), hold=whole)
         if done.held:
             log.info(
-                f"{len(done.held)} versions are whole and held.",
+                "What has become whole is held.",
                 action="publish",
-                serial=done.published.manifest.serial if done.published else None,
+                serial=self.publisher.published.manifest.serial if self.publisher.published else 0,
+                held=len(done.held),
                 withdrawn=len(done.withdrawn),
             )
 

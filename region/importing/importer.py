@@ -374,4 +374,9 @@ async def _withdraw(importer: Importer, run: _Run) -> None:
         await files.mark_unneeded(connection, importer.now())
         await sources.forget_removed(connection)
     if done.withdrawn:
-        log.info(f"{len(done.withdrawn)} versions were withdrawn.", action="withdraw", import_id=run.claim.import_id)
+        log.info(
+            "What nobody wants any longer was withdrawn.",
+            action="withdraw",
+            versions=len(done.withdrawn),
+            import_id=run.claim.import_id,
+        )

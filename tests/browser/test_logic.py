@@ -219,7 +219,7 @@ async def test_a_selection_that_names_no_source_stays_so(
     ],
 )
 async def test_what_nobody_vouches_for_is_counted_as_people_count(page: Page, held: list[str], expected: str) -> None:
-    assert await call(page, "held", "m.counted(a[0])", [{"image": one} for one in held]) == expected
+    assert await call(page, "held", "m.counted(m.idsOf(a[0]))", [{"image": one} for one in held]) == expected
 
 
 async def test_signed_sources_come_before_unsigned_ones(page: Page) -> None:

@@ -125,7 +125,8 @@ async def test_every_change_leaves_a_row(running: Running) -> None:
     assert changed["before"] == {"images": ["ubuntu:resolute:amd64"]}
     assert changed["after"] == {"images": ["ubuntu:noble:amd64"]}
     assert "secret" not in str(entries)
-    assert (await client("GET", "/settings")).json == {"proxy": "http://proxy.example:3128", "retention_days": 400}
+    shown = {"proxy": "http://proxy.example:3128", "retention_days": 400, "bootloader_source_id": 1}
+    assert (await client("GET", "/settings")).json == shown
 
 
 async def test_two_operators_do_not_overwrite_each_other(running: Running) -> None:
@@ -250,4 +251,5 @@ async def test_settings_that_make_no_sense_are_refused(running: Running) -> None
         refused = await running.client("PATCH", "/settings", json=fields)
         assert refused.status == 422, fields
         assert refused.json["detail"].endswith("."), fields
-    assert (await running.client("GET", "/settings")).json == {"proxy": None, "retention_days": 400}
+    shown = (await running.client("GET", "/settings")).json
+    assert shown == {"proxy": None, "retention_days": 400, "bootloader_source_id": 1}

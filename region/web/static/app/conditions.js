@@ -1,5 +1,5 @@
 // What an operator must know before anything else on the page: each notice follows from facts and goes with them.
-import { counted } from "./held.js";
+import { counted, idsOf } from "./held.js";
 import * as facts from "./facts.js";
 import { ago, plural, size } from "./format.js";
 import { Notice } from "./notice.js";
@@ -47,10 +47,11 @@ function Sources() {
 function Unvouched({ onWithdraw }) {
   const { items: held } = facts.unvouched.value.value || { items: [] };
   if (held.length === 0) return null;
-  const isOne = new Set(held.map((one) => one.image)).size === 1;
+  const ids = idsOf(held);
+  const isOne = ids.length === 1;
   return html`<${Notice}
     kind="caution"
-    title=${`${counted(held)} ${isOne ? "is" : "are"} held that no present signer vouches for.`}
+    title=${`${counted(ids)} ${isOne ? "is" : "are"} held that no present signer vouches for.`}
   >
     Racks go on serving ${isOne ? "it" : "them"}; each says who signed it.
     ${may("operator") &&

@@ -2,7 +2,8 @@
 import { call } from "./api.js";
 import { Dialog } from "./dialog.js";
 import * as facts from "./facts.js";
-import { byImage, counted } from "./held.js";
+import { byName } from "./format.js";
+import { byImage, counted, idsOf } from "./held.js";
 import { namer } from "./names.js";
 import { Notice, tell, tellProblem } from "./notice.js";
 import { Bootloaders, Names, Warnings } from "./plan.js";
@@ -53,9 +54,15 @@ function Lapse({ name, lapse, choice, isRead }) {
   </label>`;
   return html`${lapse.lapses.length > 0 &&
     html`<p>
-      Nobody vouches then for what ${name} offered of ${lapse.lapses.map(nameOf).sort().join(", ")}.
-      ${isRead && " What is read under the new trust is offered again."}
-    </p>`}
+        After this, nobody vouches for ${counted(lapse.lapses)} that ${name} offers.
+        ${isRead && " What is read under the new trust is offered again."}
+      </p>
+      <details class="lapses">
+        <summary>Which they are</summary>
+        <ul class="plan-names">
+          ${lapse.lapses.map(nameOf).sort(byName).map((one) => html`<li key=${one}>${one}</li>`)}
+        </ul>
+      </details>`}
     <dl class="plan">
       ${lapse.moved.length > 0 &&
       html`<${Names} sign="→" title="To change source" ids=${lapse.moved} nameOf=${nameOf} />`}
@@ -63,7 +70,7 @@ function Lapse({ name, lapse, choice, isRead }) {
     </dl>
     <${Warnings} plan=${lapse} />
     ${lapse.held.length > 0 &&
-    html`<p>Held of it, and nobody would vouch for it: ${counted(lapse.held)}.</p>
+    html`<p>Held of it, and nobody would vouch for it: ${counted(idsOf(lapse.held))}.</p>
       <${Held} held=${lapse.held} nameOf=${nameOf} />
       <fieldset class="chooses">
         <legend>What becomes of what is held?</legend>
@@ -89,7 +96,7 @@ export function useChange(source, { onSaved, onRefused }) {
     const losesSignature = !source.unsigned && body.unsigned === true;
     const confirmed = losesSignature ? { ...body, confirm_unsigned: true } : body;
     try {
-      const { data: lapse } = await send(confirmed, etag, { dryRun: true });
+      const lapse = (await send(confirmed, etag, { dryRun: true })).data;
       if (losesSignature || matters(lapse)) asked.value = { lapse, losesSignature, body: confirmed, etag };
       else await onSaved((await send(body, etag, {})).data);
     } catch (problem) {
@@ -249,7 +256,7 @@ export function WithdrawDialog({ onClose }) {
     try {
       const { data } = await call("DELETE", "/unvouched", { ifMatch: etag });
       onClose();
-      tell("positive", `${counted(data.items) || "Nothing"} withdrawn.`, "Racks lose it with their next poll.");
+      tell("positive", `Withdrawn: ${counted(idsOf(data.items)) || "nothing"}.`, "Racks lose it with their next poll.");
       facts.unvouched.load();
       facts.images.load();
     } catch (problem) {
@@ -260,7 +267,7 @@ export function WithdrawDialog({ onClose }) {
   };
   return html`<${Dialog}
     wide
-    title=${held.length ? `Withdraw ${counted(held)}?` : "Nothing to withdraw"}
+    title=${held.length ? `Withdraw ${counted(idsOf(held))}?` : "Nothing to withdraw"}
     onClose=${onClose}
     actions=${html`<button type="button" onClick=${onClose}>Cancel</button>
       <button type="button" class="negative" disabled=${busy.value || held.length === 0} onClick=${withdraw}>Withdraw</button>`}

@@ -167,6 +167,34 @@ export function SourceForm({ source, sources, onDone }) {
     busy.value = "";
   };
 
+  // What the chosen way still needs, below its button.
+  const needs = {};
+  needs.contents = () => html`<div class="way">
+    <label for=${`${id}-keyring`}>The contents of the keyring</label>
+    <textarea
+      id=${`${id}-keyring`}
+      rows="4"
+      value=${keyring}
+      placeholder="Armoured, or binary as base64"
+      spellcheck=${false}
+      onInput=${set("keyring")}
+    ></textarea>
+    <label for=${`${id}-file`}>Or a file on this computer</label>
+    <input id=${`${id}-file`} type="file" accept=".gpg,.asc,.pgp,.key,.kbx" onChange=${chooseFile} />
+    ${isSameTrust && html`<p class="help">Left empty, the source keeps the keys it has.</p>`}
+  </div>`;
+  needs.path = () => html`<div class="way">
+    <label for=${`${id}-path`}>Path, on the region, to the keyring that validates the mirror</label>
+    <input
+      id=${`${id}-path`}
+      value=${keyringPath}
+      required
+      placeholder="e.g. /usr/share/keyrings/ubuntu-cloudimage-keyring.gpg"
+      spellcheck=${false}
+      onInput=${set("keyringPath")}
+    />
+  </div>`;
+
   return html`<form class="source-form" onSubmit=${connect}>
     <h3 id=${`${id}-title`}>Mirror URL</h3>
     <p class="intro"><label for=${`${id}-url`}>Add the URL you want to select images from.</label></p>
@@ -182,45 +210,21 @@ export function SourceForm({ source, sources, onDone }) {
     <fieldset class="ways">
       <legend>Who signs it</legend>
       ${WAYS.map(
-        ([value, title, text]) => html`<label key=${value} class="choose">
-          <input
-            type="radio"
-            name=${`${id}-way`}
-            value=${value}
-            checked=${way === value}
-            onChange=${() => put({ way: value })}
-          />
-          <span>${title}${text && html`<span class="below">${text}</span>`}</span>
-        </label>`,
+        ([value, title, text]) => html`<div key=${value}>
+          <label class="choose">
+            <input
+              type="radio"
+              name=${`${id}-way`}
+              value=${value}
+              checked=${way === value}
+              onChange=${() => put({ way: value })}
+            />
+            <span>${title}${text && html`<span class="below">${text}</span>`}</span>
+          </label>
+          ${way === value && needs[value]?.()}
+        </div>`,
       )}
     </fieldset>
-    ${way === "contents" &&
-    html`<div class="way">
-      <label for=${`${id}-keyring`}>The contents of the keyring</label>
-      <textarea
-        id=${`${id}-keyring`}
-        rows="6"
-        value=${keyring}
-        placeholder="Armoured, or binary as base64"
-        spellcheck=${false}
-        onInput=${set("keyring")}
-      ></textarea>
-      <label for=${`${id}-file`}>Or a file on this computer</label>
-      <input id=${`${id}-file`} type="file" accept=".gpg,.asc,.pgp,.key,.kbx" onChange=${chooseFile} />
-      ${isSameTrust && html`<p class="help">Left empty, the source keeps the keys it has.</p>`}
-    </div>`}
-    ${way === "path" &&
-    html`<div class="way">
-      <label for=${`${id}-path`}>Path, on the region, to the keyring that validates the mirror</label>
-      <input
-        id=${`${id}-path`}
-        value=${keyringPath}
-        required
-        placeholder="e.g. /usr/share/keyrings/ubuntu-cloudimage-keyring.gpg"
-        spellcheck=${false}
-        onInput=${set("keyringPath")}
-      />
-    </div>`}
     ${way === "unsigned" &&
     html`<${Notice} kind="caution" title="Anybody between the mirror and this region can change the images.">
       Your machines would boot whatever they put there. Everybody is told so for as long as the source exists.

@@ -160,7 +160,7 @@ function BootloaderSource({ settings, typed }) {
         <dt>To fetch</dt>
         <dd>${plan.value.fetch_bytes ? size(plan.value.fetch_bytes) : "nothing"}</dd>
       </dl>
-      <p>What is held of the others stays and is served until it is replaced.</p>
+      <p>What is held stays and is served until it is replaced.</p>
     <//>`}
   </section>`;
 }

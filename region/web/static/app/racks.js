@@ -96,7 +96,7 @@ function Row({ rack, onLacks, onRemove }) {
       ${rack.last_seen_at ? ago(rack.last_seen_at, now.value) : "never"}
     </td>
     <td role="cell" data-label="Shows">
-      ${shown} of ${plural(rack.images_total, "image")}
+      ${shown} of ${rack.images_total} <span class="muted">with bootloaders</span>
       <${Bar} label=${`Images on ${rack.name}`} value=${shown} max=${rack.images_total || 1} />
       ${rack.images_pending > 0 &&
       html`<button type="button" class="small" aria-label=${`What ${rack.name} lacks`} onClick=${onLacks}>
@@ -107,8 +107,8 @@ function Row({ rack, onLacks, onRemove }) {
     <td role="cell" data-label="Free">${rack.last_seen_at ? size(rack.bytes_free) : "–"}</td>
     <td role="cell" data-label="Version">
       ${rack.version || "–"}
-      <span class="below">
-        ${rack.knows.serial ? `knows manifest ${rack.knows.epoch}-${rack.knows.serial}` : "knows no manifest yet"}
+      <span class="below" title=${rack.knows.serial ? `of epoch ${rack.knows.epoch}` : null}>
+        ${rack.knows.serial ? `knows manifest ${rack.knows.serial}` : "knows no manifest yet"}
       </span>
     </td>
     <td role="cell" class="cell-actions">
