@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -312,7 +313,7 @@ async def test_an_import_that_was_killed_at_any_step_is_carried_on(two: Two, mir
 
 
 async def test_a_runner_that_slept_at_any_step_while_another_took_over_changes_nothing(
-    two: Two, mirror: Mirror
+    two: Two, mirror: Mirror, clock: Clock
 ) -> None:
     """Meanwhile a newer version has come, and nobody wants the image any longer: what the sleeper knows is wrong."""
     bench = two.bench
@@ -333,6 +334,7 @@ async def test_a_runner_that_slept_at_any_step_while_another_took_over_changes_n
         await run_next(two.second.importer)
         await bench.select()
         left_behind[0] = await two.everything()
+        clock.pass_by(timedelta(minutes=1))
         woken.set()
 
     for step in range(100):
