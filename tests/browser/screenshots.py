@@ -16,7 +16,7 @@ from typing import Any
 from playwright.async_api import Browser, Page, Route, expect
 
 from deploy.local import postgres
-from deploy.local.mirror.content import SAMPLE, TINY
+from deploy.local.mirror.content import SAMPLE
 from deploy.local.mirror.faults import Flip, Slow, Status
 from deploy.local.mirror.key import Key
 from deploy.local.mirror.mirror import Mirror
@@ -156,6 +156,8 @@ async def when_trust_changes(visitor: Visitor, harbour: Harbour, camera: Camera,
     made = await harbour.api("POST", "/sources", json=fields)
     await page.get_by_role("radio", name="Lab mirror").check()
     await page.get_by_text("read just now").wait_for()
+    await page.get_by_text("offers too come from another source").wait_for()
+    await page.get_by_role("button", name="Sync now").wait_for()
     await camera.take("sources")
     await page.get_by_role("radio", name="Whichever source wins").check()
     await visitor.open("#/settings")
@@ -180,6 +182,9 @@ async def when_trust_changes(visitor: Visitor, harbour: Harbour, camera: Camera,
     await page.get_by_text("held that no present signer vouches for").wait_for()
     await expect(status(page, RESOLUTE)).to_have_text("No longer offered")
     await page.get_by_role("button", name="Close this notice").click()
+    await page.get_by_role("button", name="Sync now").wait_for()
+    await page.get_by_role("checkbox", name="25.10").wait_for()
+    await expect(status(page, NOBLE)).to_have_text("Synced")
     await camera.take("unvouched", EVERY)
     await page.locator(".conditions").get_by_role("button", name="Withdraw").click()
     await page.get_by_role("dialog").get_by_role("row").last.wait_for()
@@ -293,7 +298,7 @@ async def take_all(directory: Path) -> None:
                 await when_things_go_wrong(visitor, harbour, camera)
                 await with_forty_images(visitor, camera)
                 await for_a_viewer(browser, harbour, directory)
-                other = await asyncio.to_thread(Mirror.create, scratch / "other", now=NOW, sizes=TINY)
+                other = await asyncio.to_thread(Mirror.create, scratch / "other", now=NOW, sizes=SAMPLE)
                 async with serve(other, host="127.0.0.1") as beside:
                     await when_trust_changes(visitor, harbour, camera, other, beside)
                 await with_nothing_selected(visitor, harbour, camera)

@@ -354,9 +354,16 @@ async def test_of_several_sources_one_is_preferred_and_one_removed(
     await expect(dialog).to_contain_text("→ Ubuntu 26.04 LTS amd64")
     await dialog.get_by_role("button", name="Save source").click()
     await expect(page.get_by_text("wins over maas.io")).to_be_visible()
+    await expect(row(page, RESOLUTE)).to_contain_text("from Second mirror")
+    await expect(status(page, RESOLUTE)).to_have_text("Stored")
+    await expect(page.get_by_role("button", name="Sync now")).to_be_visible()
     await page.get_by_role("button", name="Remove").click()
     dialog = page.get_by_role("dialog", name="Remove Second mirror?")
     await expect(dialog).to_contain_text("15 images and 5 bootloaders that Second mirror offers")
+    # What is held of it by now needs the same choice as a change.
+    await expect(dialog.get_by_role("row", name="Ubuntu 26.04 LTS amd64")).to_contain_text(mirror.key_id)
+    await expect(dialog.get_by_role("button", name="Remove source")).to_be_disabled()
+    await dialog.get_by_label("Keep it").check()
     await dialog.get_by_role("button", name="Remove source").click()
     await expect(page.get_by_role("radio", name="Second mirror")).to_have_count(0)
     assert [source["name"] for source in (await harbour.api("GET", "/sources"))["items"]] == ["maas.io"]

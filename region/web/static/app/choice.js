@@ -103,6 +103,7 @@ export function UbuntuChoice({ offers, known, saved, from, now, disabled }) {
   ];
   const names = [...arches.keys()].sort(byName);
   const half = Math.ceil(names.length / 2);
+  const isRead = offers.length > 0; // of a source that was not read yet nothing can be said
   const without = [...ticked].filter((release) => !wanted.some((image) => image.release === release));
   const onRelease = (release) => (on) =>
     apply(saved, from, toggleRelease(release, on, offered, wanted, loose.value));
@@ -119,7 +120,7 @@ export function UbuntuChoice({ offers, known, saved, from, now, disabled }) {
                 key=${release.release}
                 id=${`release-${release.release}`}
                 label=${release.title}
-                note=${releaseNote(release, now)}
+                note=${isRead && releaseNote(release, now)}
                 checked=${ticked.has(release.release)}
                 disabled=${disabled || (!release.offered && !ticked.has(release.release))}
                 onToggle=${onRelease(release.release)}
@@ -140,7 +141,7 @@ export function UbuntuChoice({ offers, known, saved, from, now, disabled }) {
                 key=${arch}
                 id=${`arch-${arch}`}
                 label=${arch}
-                note=${archNote(box, titles)}
+                note=${isRead && archNote(box, titles)}
                 checked=${box.checked}
                 partly=${box.partly}
                 disabled=${disabled || box.disabled}
@@ -185,7 +186,7 @@ export function OtherChoice({ offers, known, saved, from, now, disabled }) {
           key=${id}
           id=${`image-${id}`}
           label=${fullTitle(offer.os, offer.title) + (archesOf(offer) > 1 ? ` ${offer.arch}` : "")}
-          note=${releaseNote(offer, now)}
+          note=${offers.length > 0 && releaseNote(offer, now)}
           checked=${isWanted(draft.value, wanted, id)}
           disabled=${disabled}
           onToggle=${(on) => apply(saved, from, on ? { add: [offer], remove: [] } : { add: [], remove: [offer] })}

@@ -53,7 +53,7 @@ function Unvouched({ onWithdraw }) {
     kind="caution"
     title=${`${counted(ids)} ${isOne ? "is" : "are"} held that no present signer vouches for.`}
   >
-    Racks go on serving ${isOne ? "it" : "them"}; each says who signed it.
+    Racks go on serving ${isOne ? "it, and it" : "them, and each"} says who signed it.
     ${may("operator") &&
     html`${" "}<button type="button" class="link" onClick=${onWithdraw}>Withdraw ${isOne ? "it" : "them"}</button>`}
   <//>`;

@@ -92,7 +92,7 @@ const offersBySource = new Map();
 export function offersOf(from) {
   if (!offersBySource.has(from)) {
     const path = from === ANY ? "/available" : `/available?source_id=${from}`;
-    offersBySource.set(from, fact(() => items(path), { restMs: 2000 }));
+    offersBySource.set(from, fact(() => items(path), { restMs: 500 }));
   }
   return offersBySource.get(from);
 }

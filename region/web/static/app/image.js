@@ -26,14 +26,13 @@ export function ImageRacks({ id, name, onClose }) {
 
 /** Choose the version an image stays at, or let it follow its source again. */
 export function PinDialog({ image, name, onClose }) {
-  const again = useSignal(0);
   const { answer: seen, problem } = useAnswer(async () => {
     const [{ etag }, versions] = await Promise.all([
       call("GET", `/images/${image.id}`),
       items(`/images/${image.id}/versions`),
     ]);
     return { etag, versions };
-  }, `${again.value} ${image.pinned_version} ${image.version} ${image.held_version}`);
+  }, facts.images.value.value);
   const answer = seen && seen.versions;
   const chosen = useSignal(image.pinned_version || image.held_version || image.version);
   const refused = useSignal(null);
@@ -47,10 +46,7 @@ export function PinDialog({ image, name, onClose }) {
       tell("positive", done);
     } catch (error) {
       refused.value = error;
-      if (error.status === 412) {
-        again.value += 1;
-        facts.images.load();
-      }
+      if (error.status === 412) facts.images.load();
       busy.value = false;
     }
   };

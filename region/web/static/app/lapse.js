@@ -274,8 +274,8 @@ export function WithdrawDialog({ onClose }) {
   >
     ${refused.value && html`<${Notice} kind="negative" title="Nothing was withdrawn.">${refused.value.message}<//>`}
     <p>
-      It will be withdrawn from every rack. Machines can no longer be deployed with it until it is imported again,
-      signed by somebody who is believed.
+      What is listed here will be withdrawn from every rack. Machines can no longer be deployed with it until it is
+      imported again, signed by somebody who is believed.
     </p>
     <${Held} held=${held} nameOf=${namer()} />
   <//>`;

@@ -96,7 +96,7 @@ function Row({ rack, onLacks, onRemove }) {
       ${rack.last_seen_at ? ago(rack.last_seen_at, now.value) : "never"}
     </td>
     <td role="cell" data-label="Shows">
-      ${shown} of ${rack.images_total} <span class="muted">with bootloaders</span>
+      <span>${shown} of ${rack.images_total} <span class="muted">with bootloaders</span></span>
       <${Bar} label=${`Images on ${rack.name}`} value=${shown} max=${rack.images_total || 1} />
       ${rack.images_pending > 0 &&
       html`<button type="button" class="small" aria-label=${`What ${rack.name} lacks`} onClick=${onLacks}>
