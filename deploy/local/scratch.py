@@ -57,8 +57,11 @@ def abandoned(place: Path) -> Iterator[Path]:
 def _make(place: Path) -> tuple[Path, int]:
     while True:
         path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
-        lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        # Between the two lines somebody may have taken it for an abandoned one.
+        # Before it is locked somebody may take it for an abandoned one.
+        try:
+            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            continue
         if _locked(lock) and path.exists():
             return path, lock
         os.close(lock)

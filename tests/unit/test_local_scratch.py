@@ -3,7 +3,12 @@
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import pytest
 
 from deploy.local.scratch import abandoned, scratch_directory
 
@@ -56,3 +61,19 @@ def test_nothing_else_is_ever_taken_for_one(tmp_path: Path) -> None:
     with scratch_directory(tmp_path):
         pass
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_one_that_somebody_took_for_abandoned_before_it_was_locked_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    def make_and_lose_the_first(**given: Any) -> str:
+        made.append(mkdtemp(**given))
+        if len(made) == 1:
+            Path(made[0]).rmdir()
+        return made[-1]
+
+    monkeypatch.setattr(tempfile, "mkdtemp", make_and_lose_the_first)
+    with scratch_directory(tmp_path) as path:
+        assert [str(path)] == made[1:]
