@@ -123,6 +123,14 @@ sizes AS (
 
 _STATUS = f"""{_CURRENT},
 {COUNTS},
+readings AS (
+    SELECT id, last_read_at IS NOT NULL AS was_read, error_code, error FROM sources WHERE removed_at IS NULL
+    UNION ALL
+    -- Whichever source wins may offer it: nobody does once all were read.
+    SELECT NULL, bool_and(last_read_at IS NOT NULL), (array_agg(error_code ORDER BY error_code = '', priority DESC))[1],
+           (array_agg(error ORDER BY error_code = '', priority DESC))[1]
+    FROM sources WHERE removed_at IS NULL
+),
 facts AS (
     SELECT shown.os, shown.release, shown.arch,
            coalesce(described.title, held_described.title, shown.release) AS title,
@@ -137,8 +145,8 @@ facts AS (
            coalesce(showing.racks, 0) AS racks_synced, fleet_counts.racks_live, fleet_counts.racks_total,
            latest.state AS import_state, latest.bytes_total AS import_total, latest.bytes_done AS import_done,
            coalesce(latest.error_code, '') AS import_error_code, coalesce(latest.error, '') AS import_error,
-           pins.version AS pinned_version, sources.last_read_at, coalesce(sources.error_code, '') AS source_error_code,
-           coalesce(sources.error, '') AS source_error
+           pins.version AS pinned_version, coalesce(readings.was_read, false) AS was_read,
+           coalesce(readings.error_code, '') AS source_error_code, coalesce(readings.error, '') AS source_error
     FROM shown
     CROSS JOIN fleet_counts
     LEFT JOIN selected USING (os, release, arch)
@@ -157,7 +165,7 @@ facts AS (
         ORDER BY import_images.import_id DESC LIMIT 1
     ) AS latest ON true
     LEFT JOIN pins USING (os, release, arch)
-    LEFT JOIN sources ON sources.id = coalesce(described.source_id, selected.source_id)
+    LEFT JOIN readings ON readings.id IS NOT DISTINCT FROM coalesce(described.source_id, selected.source_id)
 ),
 judged AS (
     SELECT facts.*,
@@ -168,7 +176,7 @@ judged AS (
             WHEN whole AND offered THEN 'waiting_for_racks'
             WHEN import_state = 'running' AND import_error = '' THEN 'downloading'
             WHEN NOT offered AND listed THEN 'unvouched'
-            WHEN NOT offered AND (held_version IS NOT NULL OR (last_read_at IS NOT NULL AND source_error = ''))
+            WHEN NOT offered AND (held_version IS NOT NULL OR (was_read AND source_error = ''))
                 THEN 'unavailable'
             WHEN import_error <> '' OR source_error <> '' THEN 'failed'
             ELSE 'queued'

@@ -175,6 +175,21 @@ async def nothing_offers_it(connection: AsyncConnection) -> None:
     await selected(connection, kernel("1", release="jammy"))
 
 
+async def nobody_offers_it(connection: AsyncConnection) -> None:
+    await make_source(connection, kernel("1", release="jammy"))
+    await select_images(connection, (None, NOBLE))
+
+
+async def another_source_was_not_read(connection: AsyncConnection) -> None:
+    await nobody_offers_it(connection)
+    await make_source(connection, name="second", priority=5)
+
+
+async def another_source_failed(connection: AsyncConnection) -> None:
+    await nobody_offers_it(connection)
+    await source_failed(connection, await make_source(connection, name="second", priority=5))
+
+
 async def vanished(connection: AsyncConnection) -> None:
     await record(connection, await held(connection), reading(updated=LATER))
 
@@ -215,6 +230,9 @@ async def given_up_and_vanished(connection: AsyncConnection) -> None:
         pytest.param(stored, "stored", 100, "", id="stored"),
         pytest.param(stored_while_the_source_fails, "stored", 100, "timed_out", id="stored, source away"),
         pytest.param(nothing_offers_it, "unavailable", 0, "", id="unavailable: never offered"),
+        pytest.param(nobody_offers_it, "unavailable", 0, "", id="unavailable: no source was named, and none offers it"),
+        pytest.param(another_source_was_not_read, "queued", 0, "", id="queued: another source may offer it"),
+        pytest.param(another_source_failed, "failed", 0, "timed_out", id="failed: another source may offer it"),
         pytest.param(vanished, "unavailable", 100, "", id="unavailable: the product vanished"),
         pytest.param(versions_vanished, "unavailable", 100, "", id="unavailable: all its versions vanished"),
         pytest.param(given_up, "unselected", 100, "", id="unselected"),
