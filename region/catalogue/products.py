@@ -115,7 +115,8 @@ async def _record_document(
     await _record_products(connection, source_id, stream)
     await _record_versions(connection, source_id, stream)
     changed = await _record_items(connection, source_id, stream)
-    await _remember(connection, source_id, document)
+    # What was left alone may be taken once it is no longer held: the document is read whole until then.
+    await _remember(connection, source_id, replace(document, etag="") if moved or changed else document)
     await _vouch_again(connection, source_id, document, changed)
     return kept + [
         f"{product} {version} changed under its own name; the held one stays." for product, version in changed

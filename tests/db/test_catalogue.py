@@ -299,6 +299,25 @@ async def test_a_held_version_is_another_also_when_an_item_of_it_is_gone_or_has_
         assert [row[1:] for row in (await rows(connection))["items"]] == [row[1:] for row in before]
 
 
+async def test_what_was_left_alone_while_it_was_held_is_read_again_until_it_can_be_taken(engine: AsyncEngine) -> None:
+    """Else, after the held version was withdrawn, its old files would be asked for until the document changes."""
+
+    def with_etag(found: Reading) -> Reading:
+        return replace(found, changed=[(replace(document, etag='"1"'), stream) for document, stream in found.changed])
+
+    async with transaction(engine) as connection:
+        source_id = await make_source(connection, kernel("20260701"))
+        await hold(connection, source_id, "20260701")
+        await record(connection, source_id, with_etag(reading(changed_kernel(), updated=LATER)))
+        assert (await products.accepted(connection, source_id))[STREAM].etag == ""
+        await connection.execute(text("UPDATE versions SET held_at = NULL, vouched_by = NULL"))
+        assert await record(connection, source_id, with_etag(reading(changed_kernel(), updated=LATER))) == []
+        assert (await products.accepted(connection, source_id))[STREAM].etag == '"1"'
+        await select_images(connection, (source_id, NOBLE))
+        (target,) = await targets.list_all(connection)
+        assert digest("rebuilt/boot-kernel") in {file.sha256 for file in target.files}
+
+
 async def test_a_held_version_follows_its_files_to_another_place_on_the_mirror(engine: AsyncEngine) -> None:
     """Else what is lost on the region's disk would be asked for where nothing lies any longer."""
     version = kernel("20260701").versions[0]
