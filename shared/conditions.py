@@ -48,7 +48,7 @@ def matches(if_match: str, etag: str) -> bool:
 
 
 def parse_range(header: str, size: int) -> range | Literal["unsatisfiable"] | None:
-    """The bytes a Range header asks for, of a file of `size` bytes; None says: send all of it. RFC 9110 §14.1.2."""
+    """The bytes a Range header asks for, of a file of `size` bytes; None for all of it. RFC 9110 §14.1.2."""
     unit, _, text = header.partition("=")
     specs = [spec.strip(" \t") for spec in text.split(",") if spec.strip(" \t")]
     found = _RANGE.fullmatch(specs[0]) if unit.strip().lower() == "bytes" and len(specs) == 1 else None

@@ -165,9 +165,9 @@ def verify_request(
     *,
     now: datetime,
 ) -> None:
-    """Returning at all says: the holder of `key` sent this method, path, query and body within five minutes of `now`.
+    """Raises InvalidRequestSignature unless the holder of `key` sent this request within five minutes of `now`.
 
-    `headers` has lower-case names. Raises InvalidRequestSignature.
+    What is vouched for then: method, path, query and body. `headers` has lower-case names.
     """
     needed = (*_COVERED, "content-digest") if body else _COVERED
     try:

@@ -143,7 +143,7 @@ class Operator:
 
 def be_bootferry(arguments: Sequence[str], environ: Mapping[str, str], streams: Sequence[Path]) -> None:
     """In a process of its own: run the program with these streams."""
-    os.setsid()  # the first terminal that is opened from here on is the one Ctrl-C is typed on
+    os.setsid()  # the first terminal that is opened after this is the one Ctrl-C is typed on
     for number, path in enumerate(streams):
         os.dup2(os.open(path, os.O_RDWR), number)
     sys.stdin, sys.stdout, sys.stderr = (open(n, mode) for n, mode in enumerate(("r", "w", "w")))  # noqa: PTH123, SIM115

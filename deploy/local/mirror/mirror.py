@@ -199,7 +199,7 @@ class Mirror:
         return dropped
 
     def sign_with(self, key: Key, *, updated: datetime | None = None) -> None:
-        """Sign everything anew, now and from here on, with this key; `mirror.keyring` still holds the mirror's own."""
+        """Sign everything with this key, now and in future; `mirror.keyring` still holds the mirror's own."""
         self.signer = key
         self.rewrite(updated=updated)
 
