@@ -121,9 +121,9 @@ class Holding:
             log.info(
                 "What has become whole is held.",
                 action="publish",
-                serial=self.publisher.published.manifest.serial if self.publisher.published else 0,
                 held=len(done.held),
                 withdrawn=len(done.withdrawn),
+                **({"serial": done.published.manifest.serial} if done.published else {}),
             )
 
     async def _wait(self, until: float | None) -> None:

@@ -380,3 +380,10 @@ async def _withdraw(importer: Importer, run: _Run) -> None:
             versions=len(done.withdrawn),
             import_id=run.claim.import_id,
         )
+    if done.published is not None:
+        log.info(
+            "A new manifest is published.",
+            action="publish",
+            serial=done.published.manifest.serial,
+            import_id=run.claim.import_id,
+        )
