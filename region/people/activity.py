@@ -3,9 +3,9 @@
 Rows are never changed; housekeeping removes the old ones. Each row names its subject, the thing that was changed, so
 that "who changed it last" is one look into an index:
 
-    selection · settings · sync · region         things there is one of
+    selection · settings · sync · region · unvouched   things there is one of
     token:<id> · rack:<id> · source:<id> · import:<id> · image:<os>:<release>:<arch> · enrolment_token:<id>
-    session:<token's id> · address:<address>     who came in, and from where somebody tried to
+    session:<token's id> · address:<address>           who came in, and from where somebody tried to
 """
 
 from collections.abc import Mapping
