@@ -6,7 +6,11 @@ from rack.program import run, told
 
 
 def main() -> None:
-    """The console script: exit status 0, 1 for a refusal, 2 for a wrong command line, 78 for unusable settings."""
+    """The console script.
+
+    Exit status: 0, 1 for a refusal, 2 for a wrong command line, 75 beside a rack in the same directory, 78 for unusable
+    settings.
+    """
     arguments = sys.argv[1:]
     if arguments == ["run"]:
         sys.exit(told(run))

@@ -13,14 +13,18 @@ from pathlib import Path
 from shared.errors import Conflict
 
 
+class InUse(Conflict):
+    """Another process works in the data directory."""
+
+
 @contextmanager
 def hold(path: Path) -> Iterator[None]:
-    """Inside, this process alone holds the lock at `path`. Raises Conflict when another does."""
+    """Inside, this process alone holds the lock at `path`. Raises InUse when another does."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     try:
         if not _locked(descriptor):
-            raise Conflict(
+            raise InUse(
                 f"Another bootferry-rack (process {_written(descriptor) or 'unknown'}) works in {path.parent};"
                 " stop it, or give this one its own RACK_DATA_DIR."
             )

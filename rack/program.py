@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Callable
 
+from rack.lock import InUse
 from shared.configuration import EX_CONFIG
 from shared.errors import BootferryError, InvalidConfiguration
 
@@ -27,6 +28,9 @@ def told(command: Callable[[], None]) -> int:
     except InvalidConfiguration as error:
         print(error, file=sys.stderr)  # noqa: T201
         return EX_CONFIG
+    except InUse as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return os.EX_TEMPFAIL
     except BootferryError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 1

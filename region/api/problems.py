@@ -20,7 +20,7 @@ from region.actions.settings import SourceNotRead
 from region.actions.sources import HeldUndecided, UnsignedNotConfirmed
 from region.api.deps import CrossOrigin
 from region.catalogue.trust import KeyringUnreadable, TrustChanged
-from region.edge.problem import BODY_TOO_LARGE, PROBLEM_JSON, problem
+from region.edge.problem import BAD_HOST_NAME, BODY_TOO_LARGE, PROBLEM_JSON, problem
 from region.importing.fetching import NoRoad
 from region.importing.importer import Cancelled, WithdrawalWaits
 from region.importing.imports import LeaseLost
@@ -144,6 +144,7 @@ ROWS: Mapping[type[BootferryError], Row] = {
 }
 
 _FRAMEWORK = {
+    400: ("bad_host_name", BAD_HOST_NAME),
     404: ("not_found", "There is nothing at this address; /docs lists what there is."),
     405: ("method_not_allowed", "This address does not answer that method; see the Allow header."),
     413: ("body_too_large", BODY_TOO_LARGE),

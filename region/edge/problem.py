@@ -8,6 +8,7 @@ from starlette.responses import JSONResponse
 
 PROBLEM_JSON = "application/problem+json"
 
+BAD_HOST_NAME = "The request does not give its host name exactly once; mend the client, or the proxy before the region."
 BODY_TOO_LARGE = "The body is larger than anything this address takes; send less."
 
 

@@ -8,7 +8,7 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from region.edge.problem import BODY_TOO_LARGE, problem
+from region.edge.problem import BAD_HOST_NAME, BODY_TOO_LARGE, problem
 from shared.logs import logger
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -20,7 +20,7 @@ log = logger(__name__)
 
 
 class Surroundings:
-    """ASGI middleware: `X-Request-Id` in and out, and in every log line between."""
+    """ASGI middleware: `X-Request-Id` in and out, and in every log line between. Refuses a request of several hosts."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -29,7 +29,8 @@ class Surroundings:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id", "")
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         started, status, replaced = time.perf_counter(), 0, False
 
@@ -53,8 +54,10 @@ class Surroundings:
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
+            one_host = _names_one_host(scope, headers)
+            app = self._app if one_host else problem(400, "bad_host_name", BAD_HOST_NAME)
             try:
-                await self._app(scope, receive, sending)
+                await app(scope, receive, sending)
             except Exception:
                 log.exception("A request met a fault of ours.", action="answer", path=scope["path"])
                 if status:
@@ -67,6 +70,12 @@ class Surroundings:
                     action="answer",
                     milliseconds=round((time.perf_counter() - started) * 1000, 1),
                 )
+
+
+def _names_one_host(scope: Scope, headers: Headers) -> bool:
+    """RFC 9112 §3.2: with several, whoever stands before the region may have believed another one."""
+    given = len(headers.getlist("host"))
+    return given == 1 or (given == 0 and scope["http_version"] == "1.0")
 
 
 def _is_plain_413(message: Message) -> bool:

@@ -1,6 +1,8 @@
 """Every refusal a caller can provoke: its status, its code, a sentence in our own words, and its request's id."""
 
+import asyncio
 import io
+import json
 import re
 import shutil
 from collections.abc import AsyncIterator, Callable
@@ -8,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from yarl import URL
 
 from deploy.local.mirror.faults import Cut, Endless, Fault, HugeHeader, Redirect, Status
 from region.database.connection import transaction
@@ -284,3 +287,28 @@ async def test_what_a_mirror_signs_wrong(running: Running) -> None:
     running.mirror.unsigned()
     answer = await running.client("POST", probe, json=signed)
     refused(answer, 422, "unsigned", "is not signed; give the source's signed address", "unsigned")
+
+
+@pytest.mark.parametrize(
+    ("version", "hosts", "status"),
+    [
+        pytest.param("1.1", ["a"], 200, id="one"),
+        pytest.param("1.1", [], 400, id="none"),
+        pytest.param("1.1", ["a", "b"], 400, id="two"),
+        pytest.param("1.0", [], 200, id="none, in HTTP 1.0"),
+    ],
+)
+async def test_a_request_names_one_host(running: Running, version: str, hosts: list[str], status: int) -> None:
+    """RFC 9112 §3.2: a proxy before the region may have believed the other one."""
+    url = URL(running.client.base)
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    lines = [f"GET /livez HTTP/{version}", *(f"Host: {host}" for host in hosts), "Connection: close", "", ""]
+    writer.write("\r\n".join(lines).encode())
+    answer = (await asyncio.wait_for(reader.read(), 10)).decode()
+    writer.close()
+    head, _, body = answer.partition("\r\n\r\n")
+    assert int(head.split(" ")[1]) == status, answer
+    if status == 400:
+        problem = json.loads(body)
+        assert (problem["code"], problem["detail"].count(".")) == ("bad_host_name", 1)
+        assert f"x-request-id: {problem['request_id']}" in head.lower()

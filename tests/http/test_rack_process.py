@@ -17,6 +17,7 @@ import pytest
 
 from rack import identity as identities
 from rack.cli import command_line
+from rack.lock import hold
 from shared import __version__
 from shared.digest import Sha256
 from shared.errors import TokenSpent
@@ -199,6 +200,18 @@ async def test_the_port_of_another_process_is_one_sentence(region: FakeRegion, m
     assert (status, err.count("\n")) == (1, 1)
     assert f"Port {machine.port} of 127.0.0.1 is in use" in err
     assert "RACK_PORT" in err
+
+
+async def test_a_second_rack_in_one_directory_ends_with_75_and_names_the_first(
+    region: FakeRegion, machine: Machine
+) -> None:
+    """EX_TEMPFAIL of sysexits.h: it may start once the other has ended."""
+    await machine.enrol(region)
+    with hold(machine.root / "lock"):
+        status, out, err = await machine.told("run")
+    assert (status, out, err.count("\n")) == (75, "", 1)
+    assert f"process {os.getpid()}" in err
+    assert "RACK_DATA_DIR" in err
 
 
 async def test_a_rack_that_is_not_enrolled_does_not_start(machine: Machine) -> None:

@@ -122,6 +122,28 @@ async def test_http_manners(
             assert response.headers["Content-Type"] == "application/octet-stream"
 
 
+@pytest.mark.parametrize(
+    ("request_line", "hosts", "status"),
+    [
+        pytest.param("GET /livez HTTP/1.1", ["a"], "200", id="one"),
+        pytest.param("GET /livez HTTP/1.1", [], "400", id="none"),
+        pytest.param("GET /livez HTTP/1.1", ["a", "b"], "400", id="two"),
+        pytest.param("GET /livez HTTP/1.1", ["a", "a"], "400", id="twice the same"),
+        pytest.param("GET /livez HTTP/1.0", [], "200", id="none, of firmware that speaks HTTP 1.0"),
+    ],
+)
+async def test_a_request_names_one_host(
+    address: tuple[str, int], request_line: str, hosts: list[str], status: str
+) -> None:
+    """RFC 9112 §3.2; the library's parser sees to it."""
+    reader, writer = await asyncio.open_connection(*address)
+    head = [request_line, *(f"Host: {host}" for host in hosts), "Connection: close", "", ""]
+    writer.write("\r\n".join(head).encode())
+    answer = (await asyncio.wait_for(reader.read(), 10)).decode()
+    writer.close()
+    assert answer.split(" ")[1] == status, answer
+
+
 async def test_an_empty_file_is_a_file(machine: aiohttp.ClientSession) -> None:
     async with machine.get("/images/empty", headers={"Range": "bytes=0-"}) as response:
         assert (response.status, response.headers["Content-Range"]) == (416, "bytes */0")
