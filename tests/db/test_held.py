@@ -184,6 +184,28 @@ async def test_a_serial_that_was_rolled_back_is_taken_by_another_process(
 # What may not be held
 
 
+@pytest.mark.parametrize(
+    "lapse",
+    [
+        pytest.param("UPDATE stream_documents SET vouched_by = '{another}'", id="nobody of today signed its document"),
+        pytest.param(
+            "UPDATE sources SET trust_revision = trust_revision + 1", id="its source was read under another trust"
+        ),
+        pytest.param("UPDATE sources SET keyring_readable = false", id="its source's keyring cannot be read"),
+    ],
+)
+async def test_a_version_that_nobody_vouches_for_at_that_moment_is_not_held(
+    engine: AsyncEngine, key: Ed25519PrivateKey, ids: dict[tuple[str, str], int], lapse: str
+) -> None:
+    """The plan that chose it may be older than the change: each of the three is looked at in the step itself (I8)."""
+    publisher = Publisher(key)
+    assert (await changed(engine, publisher, hold=[ids[GA, "1"]])).held == {ids[GA, "1"]}
+    async with transaction(engine) as connection:
+        await connection.execute(text(lapse))
+    done = await changed(engine, publisher, hold=[ids[GA, "2"]])
+    assert (done.held, done.withdrawn, done.published) == (frozenset(), frozenset(), None)
+
+
 async def test_a_version_with_a_file_missing_is_not_held(
     engine: AsyncEngine, key: Ed25519PrivateKey, ids: dict[tuple[str, str], int]
 ) -> None:
