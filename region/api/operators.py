@@ -8,7 +8,16 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import Field
 
 from region.actions import people as acts
-from region.api.deps import SESSION_COOKIE, Admin, IfMatch, TheRegion, Transaction, Viewer, address_of
+from region.api.deps import (
+    SESSION_COOKIE,
+    Admin,
+    IfMatch,
+    TheRegion,
+    Transaction,
+    Viewer,
+    address_of,
+    require_same_origin,
+)
 from region.api.models import NOT_STORED, Limit, Page, Shape, paged
 from region.api.problems import documented
 from region.database.connection import transaction
@@ -116,9 +125,10 @@ async def get_session(operator: Viewer, region: TheRegion, connection: Transacti
     return SessionShown(name=operator.name, role=operator.role, expires_at=expires_at)
 
 
-@router.delete("/session", status_code=204, summary="Log out")
+@router.delete("/session", status_code=204, summary="Log out", responses=documented(403))
 async def log_out(region: TheRegion, connection: Transaction, request: Request, response: Response) -> None:
     if (secret := request.cookies.get(SESSION_COOKIE)) is not None:
+        require_same_origin(request)
         await acts.log_out(connection, secret, address_of(request), region.now())
     response.delete_cookie(SESSION_COOKIE)
 
