@@ -40,6 +40,14 @@ test: packages env ## run every test but the browser's
 pagetest: browser env ## run the tests of the Images page, in a real browser
 	$(PYTEST) tests/browser $(ARGS)
 
+.PHONY: mutants
+mutants: packages env ## take every defence out in turn and see its tests fail (ARGS= parts of their names)
+	$(BIN)/python -m tests.mutants $(ARGS)
+
+.PHONY: mutation
+mutation: packages env ## make every small change to the code that decides and parses, and see tests fail (ARGS= parts of paths)
+	$(BIN)/python -m tests.mutants.small $(ARGS)
+
 .PHONY: check
 check: env ## check format, lint, types and import contracts
 	$(BIN)/ruff format --check
