@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from region.configuration import RegionConfiguration
-from region.database.connection import create_engine
+from region.database.connection import REQUESTS, create_engine
 from region.database.topics import Gathered, Topics
 from region.fleet.keys import Keys
 from region.fleet.sightings import Sightings
@@ -37,6 +37,7 @@ def build(configuration: RegionConfiguration, now: Callable[[], datetime] = lamb
     return Region(
         configuration=configuration,
         engine=engine,
+        request_engine=create_engine(configuration.database_url, REQUESTS),
         store=store,
         key=key,
         publisher=publisher,

@@ -42,6 +42,8 @@ class Region:
 
     configuration: RegionConfiguration
     engine: AsyncEngine
+    request_engine: AsyncEngine
+    """For those who wait for an answer; `engine` is for what tries again by itself."""
     store: Store
     key: Ed25519PrivateKey
     publisher: Publisher
@@ -91,6 +93,7 @@ async def running(built: Region) -> AsyncIterator[None]:
         with suppress(Unavailable):
             await built.sightings.flush()
         await built.engine.dispose()
+        await built.request_engine.dispose()
 
 
 async def _work(built: Region) -> None:

@@ -76,6 +76,7 @@ def create(region: Region) -> FastAPI:
     app = _application(lifespan)
     app.state.region = region
     app.state.attempts = Attempts()
+    app.state.readiness = health.Readiness(region)
     return app
 
 

@@ -33,7 +33,7 @@ TheRegion = Annotated[Region, Depends(the_region)]
 
 async def _connection(region: TheRegion) -> AsyncIterator[AsyncConnection]:
     region.require_ready()
-    async with transaction(region.engine) as connection:
+    async with transaction(region.request_engine) as connection:
         yield connection
 
 
@@ -70,7 +70,7 @@ async def authenticate(region: Region, request: Request, credentials: HTTPAuthor
         raise Unauthenticated
     region.require_ready()
     # A transaction of its own, so that a stream of events holds no connection while it lasts.
-    async with transaction(region.engine) as connection:
+    async with transaction(region.request_engine) as connection:
         if credentials is not None:
             operator = await operators.authenticate(connection, credentials.credentials, region.now())
         else:

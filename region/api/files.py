@@ -32,7 +32,7 @@ async def _allowed_size(
     else:
         await authenticate(region, request, credentials)
     region.require_ready()
-    async with transaction(region.engine) as connection:
+    async with transaction(region.request_engine) as connection:
         return digest, await files.size_of(connection, digest)
 
 

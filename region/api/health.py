@@ -10,9 +10,10 @@ from region.api.deps import TheRegion
 from region.api.models import Shape
 from region.api.problems import documented
 from region.catalogue import files, images
-from region.database.connection import is_migrated, transaction
+from region.database.connection import is_migrated, require_usable, transaction
 from region.fleet import racks
 from region.importing import imports
+from region.process import Region
 from shared import __version__
 from shared.errors import Unavailable
 from shared.signing import encode_bytes, public_bytes
@@ -46,26 +47,47 @@ async def livez() -> dict[str, str]:
 
 
 @probes.get("/readyz", summary="Database, schema and disk are usable", responses=documented(503))
-async def readyz(region: TheRegion) -> dict[str, str]:
+async def readyz(request: Request) -> dict[str, str]:
+    readiness: Readiness = request.app.state.readiness
+    await readiness.require()
+    return {"status": "ready"}
+
+
+class Readiness:
+    """Whether the region can work. However many ask, one look is made at a time, and answers them all."""
+
+    def __init__(self, region: Region) -> None:
+        self._region = region
+        self._looking: asyncio.Task[None] | None = None
+
+    async def require(self) -> None:
+        """Raises Unavailable unless database, schema and disk are usable."""
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(_require_usable(self._region))
+        # Who leaves must not end it for the others.
+        await asyncio.shield(self._looking)
+
+
+async def _require_usable(region: Region) -> None:
     region.require_ready()
-    async with transaction(region.engine) as connection:
+    async with transaction(region.request_engine) as connection:
         if not await is_migrated(connection):
             raise Unavailable(
                 "The database does not have this version's schema: run bootferry-region migrate", retry_after=60
             )
+        await require_usable(connection)
     try:
         await asyncio.to_thread(region.store.require_writable)
     except OSError as error:
         raise Unavailable(f"The region's disk cannot be written ({error.strerror})", retry_after=60) from error
     if await asyncio.to_thread(region.store.bytes_free) == 0:
         raise Unavailable("The region's disk is full: free some room", retry_after=60)
-    return {"status": "ready"}
 
 
 @probes.get("/metrics", summary="Figures for Prometheus", response_class=Response, responses=documented(503))
 async def metrics(region: TheRegion, request: Request) -> Response:
     region.require_ready()
-    async with transaction(region.engine) as connection:
+    async with transaction(region.request_engine) as connection:
         known_images = await images.list_all(connection, region.now())
         known_racks = await racks.counted(connection, region.now())
         stored = await files.totals(connection)

@@ -96,11 +96,11 @@ async def log_in(region: TheRegion, request: Request, response: Response, fields
     address = address_of(request)
     attempts.require_another(address, time.monotonic())
     try:
-        async with transaction(region.engine) as connection:
+        async with transaction(region.request_engine) as connection:
             opened = await acts.log_in(connection, fields.token, address, region.now())
     except Unauthenticated:
         if attempts.note_failed(address, time.monotonic()):
-            async with transaction(region.engine) as connection:
+            async with transaction(region.request_engine) as connection:
                 await acts.note_refused_log_ins(connection, address, region.now())
         raise
     response.headers.update(NOT_STORED)

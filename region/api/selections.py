@@ -126,7 +126,7 @@ def _etag(revision: int) -> str:
 async def _free_bytes(region: TheRegion) -> int:
     """Asked before the transaction begins, as the keyrings on disk are: neither is waited for inside it."""
     region.require_ready()
-    await trust.look_all(region.engine, region.now())
+    await trust.look_all(region.request_engine, region.now())
     return await asyncio.to_thread(region.store.bytes_free)
 
 

@@ -220,7 +220,7 @@ async def add_source(
     responses=documented(422, 502, 504),
 )
 async def probe_source(_operator: Admin, region: TheRegion, fields: SourceFields) -> Probe:
-    async with transaction(region.engine) as connection:
+    async with transaction(region.request_engine) as connection:
         proxy = (await settings.get(connection)).proxy
     wished = await fields.wish(1, region.now())
     async with reading.connect(wished, wished.keyring, proxy) as connected:

@@ -1,16 +1,26 @@
-"""The way to PostgreSQL: one engine a process, one transaction a change, and `Unavailable` when it is away."""
+"""The way to PostgreSQL: two engines a process, one transaction a change, and `Unavailable` when it is not well.
 
+- Requests have connections of their own (`REQUESTS`), so that they cannot take those of the importer, nor it theirs.
+- Nobody waits long for a connection, for a lock or for an answer: `Unavailable` ends the wait, with the reason.
+- A connection whose database was frozen is given up; nobody waits for it to be closed.
+"""
+
+import asyncio
+import functools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import asyncpg
 import sqlalchemy.exc
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, event, text
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 import migrations
+from region.database.tables import metadata
 from shared.errors import Unavailable
 
 if TYPE_CHECKING:
@@ -19,61 +29,165 @@ if TYPE_CHECKING:
 MIGRATION_LOCK = 0x626F6F74
 """`pg_advisory_xact_lock` key of migrations: region processes that start together migrate once."""
 
-CONNECT_TIMEOUT_S = 5
-STATEMENT_TIMEOUT_MS = 60_000
+NO_ANSWER = "The database does not answer"
+ALL_IN_USE = "All connections to the database are in use: it is slow, or does not answer"
+READ_ONLY = "The database is read-only"
 
 
-def create_engine(url: str) -> AsyncEngine:
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How many connections an engine has, and how long its transactions wait for things."""
+
+    connections: int
+    connect_s: float
+    """For a connection that answers: a free one, or a new one."""
+    lock_ms: int
+    statement_ms: int
+    idle_ms: int
+    """Between two statements of one transaction."""
+
+
+REQUESTS = Limits(connections=12, connect_s=1.5, lock_ms=1_500, statement_ms=15_000, idle_ms=15_000)
+"""Of requests: whoever waits for an answer is told within two seconds that the database is not well."""
+
+BACKGROUND = Limits(connections=8, connect_s=10, lock_ms=30_000, statement_ms=60_000, idle_ms=60_000)
+"""Of the importer, the clock and everything else that tries again by itself."""
+
+_ANSWER_MARGIN_S = 5
+"""PostgreSQL itself ends a statement that takes too long; one that is frozen cannot."""
+
+_STATES = {
+    "08": NO_ANSWER,
+    "25006": READ_ONLY,
+    "25P03": "The database ended a transaction that stood still",
+    "28": "The database refuses the region's log-in",
+    "3D000": "The database does not exist yet",
+    "40": "The database let another change go first",
+    "53100": "The database's disk is full",
+    "53200": "The database has no memory left",
+    "53300": "The database has no connection left",
+    "53": "The database lacks something; its log says what",
+    "55P03": "A table of the database is locked",
+    "57014": "The database took too long",
+    "57": "The database is starting, or shutting down",
+    "58": "The database cannot read or write its disk",
+}
+"""What is not health, by SQLSTATE or its class (https://www.postgresql.org/docs/15/errcodes-appendix.html)."""
+
+
+def create_engine(url: str, limits: Limits = BACKGROUND) -> AsyncEngine:
     """An engine for `url`; nothing is connected yet."""
-    return create_async_engine(
+    engine = create_async_engine(
         url,
-        pool_size=8,
-        max_overflow=4,
-        pool_timeout=10,
+        pool_size=limits.connections,
+        max_overflow=0,
+        # A little less, so that it is told what was waited for.
+        pool_timeout=limits.connect_s * 0.9,
+        execution_options={"connect_s": limits.connect_s},
         pool_pre_ping=True,
         connect_args={
-            "timeout": CONNECT_TIMEOUT_S,
-            "server_settings": {"statement_timeout": str(STATEMENT_TIMEOUT_MS), "application_name": "bootferry-region"},
+            "timeout": limits.connect_s,
+            "command_timeout": limits.statement_ms / 1000 + _ANSWER_MARGIN_S,
+            "server_settings": {
+                "statement_timeout": str(limits.statement_ms),
+                "lock_timeout": str(limits.lock_ms),
+                "idle_in_transaction_session_timeout": str(limits.idle_ms),
+                "application_name": "bootferry-region",
+            },
         },
     )
+    event.listen(engine.sync_engine, "handle_error", _translate_silence)
+    return engine
 
 
 @asynccontextmanager
 async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     """A connection in a transaction: committed when the block ends, rolled back when it raises.
 
-    Raises Unavailable when the database cannot be reached or went away; nothing of the block has happened then.
+    Raises Unavailable when the database cannot be reached, is not well or went away; nothing of the block has happened
+    then.
     """
-    try:
-        connection = await engine.connect()
-    except (OSError, TimeoutError, sqlalchemy.exc.SQLAlchemyError, asyncpg.PostgresError) as error:
-        if isinstance(error, sqlalchemy.exc.DBAPIError | asyncpg.PostgresError) and not _is_away(error):
-            raise
-        raise Unavailable("The database does not answer") from error
+    connection = await _connect(engine)
     # After this an OSError is somebody else's, a disk's for instance.
     try:
         async with connection.begin():
             yield connection
     except (sqlalchemy.exc.InterfaceError, sqlalchemy.exc.DBAPIError, asyncpg.PostgresError) as error:
-        if not _is_away(error):
+        if (reason := _reason(error)) is None:
             raise
-        raise Unavailable("The database does not answer") from error
+        raise Unavailable(reason) from error
     finally:
         await connection.close()
 
 
-def _is_away(error: Exception) -> bool:
-    if isinstance(error, sqlalchemy.exc.InterfaceError):
-        return True
+async def _connect(engine: AsyncEngine) -> AsyncConnection:
+    """A connection that has answered just now. Raises Unavailable."""
+    # A task, because with a frozen database not even the end of a cancelled attempt can be waited for.
+    attempt = asyncio.ensure_future(_begin(engine))
+    try:
+        done, _ = await asyncio.wait({attempt}, timeout=_connect_s(engine))
+    except asyncio.CancelledError:
+        _give_up(attempt)
+        raise
+    if not done:
+        _give_up(attempt)
+        raise Unavailable(NO_ANSWER)
+    try:
+        return attempt.result()
+    except sqlalchemy.exc.TimeoutError as error:
+        raise Unavailable(ALL_IN_USE) from error
+    except (OSError, asyncpg.InterfaceError) as error:
+        raise Unavailable(NO_ANSWER) from error
+    except (sqlalchemy.exc.SQLAlchemyError, asyncpg.PostgresError) as error:
+        if (reason := _reason(error)) is None:
+            raise
+        raise Unavailable(reason) from error
+
+
+def _connect_s(engine: AsyncEngine) -> float:
+    connect_s: float = engine.sync_engine.get_execution_options()["connect_s"]
+    return connect_s
+
+
+async def _begin(engine: AsyncEngine) -> AsyncConnection:
+    return await engine.connect()
+
+
+def _give_up(attempt: "asyncio.Task[AsyncConnection]") -> None:
+    def ended(task: "asyncio.Task[AsyncConnection]") -> None:
+        if not task.cancelled() and task.exception() is None:
+            closing = asyncio.ensure_future(task.result().close())
+            _closing.add(closing)
+            closing.add_done_callback(_closing.discard)
+
+    attempt.add_done_callback(ended)
+    attempt.cancel()
+
+
+_closing: set["asyncio.Future[None]"] = set()
+"""What asyncio itself does not hold on to."""
+
+
+def _translate_silence(context: ExceptionContext) -> Unavailable | None:
+    # asyncpg gave up waiting: as an OSError it would be blamed on a disk.
+    if not isinstance(context.original_exception, TimeoutError):
+        return None
+    context.is_disconnect = True
+    return Unavailable(NO_ANSWER)
+
+
+def _reason(error: Exception) -> str | None:
+    """Why the database is not well; None when it is, and the statement was wrong."""
+    cause = error
     if isinstance(error, sqlalchemy.exc.DBAPIError):
-        if error.connection_invalidated:
-            return True
-        cause = error.orig.__cause__ if error.orig else None
-    else:
-        cause = error
-    return isinstance(
-        cause, asyncpg.PostgresConnectionError | asyncpg.CannotConnectNowError | asyncpg.InvalidCatalogNameError
+        cause = getattr(error.orig, "__cause__", None) or error
+    state = str(getattr(cause, "sqlstate", None) or "")
+    if reason := _STATES.get(state) or _STATES.get(state[:2]):
+        return reason
+    away = isinstance(error, sqlalchemy.exc.InterfaceError) or (
+        isinstance(error, sqlalchemy.exc.DBAPIError) and error.connection_invalidated
     )
+    return NO_ANSWER if away else None
 
 
 async def migrate(engine: AsyncEngine) -> None:
@@ -86,6 +200,13 @@ async def migrate(engine: AsyncEngine) -> None:
 async def is_migrated(connection: AsyncConnection) -> bool:
     """True if the schema is the one this code was written for."""
     return await connection.run_sync(_is_at_head)
+
+
+async def require_usable(connection: AsyncConnection) -> None:
+    """Raises Unavailable unless this transaction may write, and can read every table."""
+    if await connection.scalar(text("SELECT current_setting('transaction_read_only')")) == "on":
+        raise Unavailable(READ_ONLY)
+    await connection.execute(text(" UNION ALL ".join(f"(SELECT 1 FROM {name} LIMIT 1)" for name in metadata.tables)))
 
 
 # Alembic is imported where it is used: it takes a fifth of a process's start, and most commands do not need it.
@@ -107,7 +228,12 @@ def _upgrade(connection: Connection) -> None:
 
 def _is_at_head(connection: Connection) -> bool:
     from alembic.runtime.migration import MigrationContext
+
+    return MigrationContext.configure(connection).get_current_revision() == _head()
+
+
+@functools.cache
+def _head() -> str | None:
     from alembic.script import ScriptDirectory
 
-    head = ScriptDirectory.from_config(_configuration()).get_current_head()
-    return MigrationContext.configure(connection).get_current_revision() == head
+    return ScriptDirectory.from_config(_configuration()).get_current_head()
