@@ -4,6 +4,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -51,12 +52,26 @@ def common(
 def serve() -> None:
     """Run the region until it is told to stop."""
     from region import api
+    from region.edge.house import House, HouseLimits, raise_open_files
     from region.edge.server import build_server
 
     region = _build()
     configuration = region.configuration
+    open_files = raise_open_files()
+    # A stranger's connection is a file like any other: half of them are for who is known, and for the disk.
+    limits = HouseLimits()
+    strangers = min(limits.connections, open_files // 2)
+    house = House(
+        replace(limits, connections=strangers, of_one_address=min(limits.of_one_address, strangers * 3 // 4)),
+        configuration.trusted_proxies,
+    )
     server = build_server(
-        api.create(region), host=configuration.host, port=configuration.port, shutdown_grace_s=SHUTDOWN_GRACE_S
+        api.create(region),
+        host=configuration.host,
+        port=configuration.port,
+        shutdown_grace_s=SHUTDOWN_GRACE_S,
+        house=house,
+        proxies=[str(network) for network in configuration.trusted_proxies],
     )
 
     def stop() -> None:
@@ -68,7 +83,11 @@ def serve() -> None:
         signal.signal(number, lambda *_: None)
     log = logger(__name__)
     log.info(
-        f"The region listens on http://{configuration.host}:{configuration.port}/.", action="start", version=__version__
+        f"The region listens on http://{configuration.host}:{configuration.port}/.",
+        action="start",
+        version=__version__,
+        open_files=open_files,
+        strangers=strangers,
     )
     server.run()
     if region.fatal is not None:

@@ -1,12 +1,30 @@
 """The region's configuration; see `shared.configuration` for where they are looked for."""
 
+import ipaddress
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, field_validator
-from pydantic_settings import SettingsConfigDict
+from pydantic import BeforeValidator, Field, field_validator
+from pydantic_settings import NoDecode, SettingsConfigDict
 
 from shared.configuration import ServiceConfiguration
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def _networks(given: object) -> object:
+    if isinstance(given, str):
+        given = [] if given == "none" else [part.strip() for part in given.split(",") if part.strip()]
+    if not isinstance(given, list | tuple):
+        return given
+    try:
+        return tuple(ipaddress.ip_network(part) for part in given)
+    except ValueError:
+        raise ValueError("it must be addresses or networks, like 10.0.0.7,10.1.0.0/16, or none") from None
+
+
+Addresses = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_networks)]
+"""Addresses and networks: one text with commas between them, a list of texts, or `none`."""
 
 DEFAULT_SOURCE_URL = "https://images.maas.io/ephemeral-v3/stable/"
 
@@ -36,6 +54,10 @@ class RegionConfiguration(ServiceConfiguration):
     prune_grace_seconds: int = Field(
         86_400, ge=0, description="How long a file nobody needs any more stays for racks that are still pulling it."
     )
+    trusted_proxies: Addresses = Field(
+        "127.0.0.1,::1", validate_default=True, description="Whose X-Forwarded headers are believed; `none`: nobody's."
+    )
+    metrics_addresses: Addresses | None = Field(None, description="Who reads /metrics without a token.")
     accel_prefix: str | None = Field(
         None, pattern="^/[a-z0-9/_-]*$", description="Let nginx send files: the internal location of X-Accel-Redirect."
     )

@@ -28,6 +28,7 @@ from http_message_signatures import (
     algorithms,
 )
 from http_message_signatures import InvalidSignature as InvalidHttpSignature
+from http_message_signatures.digests import ContentDigest
 from http_message_signatures.resolvers import MappingKeyResolver
 
 from shared.disk import create_whole
@@ -155,6 +156,58 @@ def _why(said: str) -> str:
     return "it does not fit this request and the key this rack enrolled with"
 
 
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What the head of a request vouches for: its method, path and query, and the digest of a body that follows."""
+
+    covered: Mapping[str, str]
+    has_digest: bool
+
+
+def verify_head(
+    key: Ed25519PublicKey,
+    key_id: str,
+    method: str,
+    path_and_query: str,
+    headers: Mapping[str, str],
+    *,
+    now: datetime,
+) -> Head:
+    """What the holder of `key` sent within five minutes of `now`. The body is vouched for by `verify_body` alone.
+
+    `headers` has lower-case names. Raises InvalidRequestSignature.
+    """
+    try:
+        results = _Verifier(
+            signature_algorithm=algorithms.ED25519,
+            key_resolver=MappingKeyResolver(public_keys={key_id: key}, private_keys={}),
+        ).verify(
+            _Message(method, path_and_query, dict(headers)),
+            max_age=None,
+            expect_tag=_REQUEST_TAG,
+            require_components=_COVERED,
+        )
+    except (InvalidHttpSignature, HTTPMessageSignaturesException, ValueError) as error:
+        raise InvalidRequestSignature(_why(str(error))) from error
+    created = results[0].parameters.get("created")
+    skew_s = abs(now.timestamp() - created) if isinstance(created, int) else None
+    if skew_s is None or skew_s > REQUEST_LIFETIME_S:
+        raise InvalidRequestSignature(
+            f"it was created at another time than now, {now.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+        )
+    return Head(results[0].covered_components, "content-digest" in headers)
+
+
+def verify_body(head: Head, body: bytes) -> None:
+    """Raises InvalidRequestSignature unless `body` is what the head was signed with."""
+    try:
+        vouched = ContentDigest.verify_components(head.covered, body)
+    except (InvalidHttpSignature, HTTPMessageSignaturesException, ValueError) as error:
+        raise InvalidRequestSignature(_why(str(error))) from error
+    if not vouched and (body or head.has_digest):
+        raise InvalidRequestSignature('it does not cover "content-digest"')
+
+
 def verify_request(
     key: Ed25519PublicKey,
     key_id: str,
@@ -165,27 +218,5 @@ def verify_request(
     *,
     now: datetime,
 ) -> None:
-    """Raises InvalidRequestSignature unless the holder of `key` sent this request within five minutes of `now`.
-
-    What is vouched for then: method, path, query and body. `headers` has lower-case names.
-    """
-    needed = (*_COVERED, "content-digest") if body else _COVERED
-    try:
-        results = _Verifier(
-            signature_algorithm=algorithms.ED25519,
-            key_resolver=MappingKeyResolver(public_keys={key_id: key}, private_keys={}),
-        ).verify(
-            _Message(method, path_and_query, dict(headers)),
-            max_age=None,
-            expect_tag=_REQUEST_TAG,
-            require_components=needed,
-            body=body or b"",
-        )
-    except (InvalidHttpSignature, HTTPMessageSignaturesException, ValueError) as error:
-        raise InvalidRequestSignature(_why(str(error))) from error
-    created = results[0].parameters.get("created")
-    skew_s = abs(now.timestamp() - created) if isinstance(created, int) else None
-    if skew_s is None or skew_s > REQUEST_LIFETIME_S:
-        raise InvalidRequestSignature(
-            f"it was created at another time than now, {now.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
-        )
+    """`verify_head` and `verify_body` at once: method, path, query and body are vouched for."""
+    verify_body(verify_head(key, key_id, method, path_and_query, headers, now=now), body or b"")

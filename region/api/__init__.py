@@ -2,12 +2,12 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import FileResponse, Response
-from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.staticfiles import StaticFiles
 from starlette.types import Lifespan
 
@@ -25,12 +25,14 @@ from region.api import (
     settings,
     sources,
 )
+from region.api.deps import identify, vouch
+from region.api.doors import door
 from region.api.openapi import describe
+from region.edge.admission import Admission, Strangers
 from region.edge.surroundings import Surroundings
 from region.people.attempts import Attempts
 from region.process import Region, running
 from shared import __version__
-from shared.wire.report import MAX_REPORT_BYTES
 
 VERSION_PREFIX = "/api/v1"
 WEB = Path(__file__).parent.parent / "web"
@@ -65,7 +67,7 @@ class _Static(StaticFiles):
         return response
 
 
-def create(region: Region) -> FastAPI:
+def create(region: Region, strangers: Strangers | None = None) -> FastAPI:
     """The application of a region process; its lifespan runs the region."""
 
     @asynccontextmanager
@@ -77,6 +79,16 @@ def create(region: Region) -> FastAPI:
     app.state.region = region
     app.state.attempts = Attempts()
     app.state.readiness = health.Readiness(region)
+    app.state.strangers = strangers or Strangers()
+    app.add_middleware(
+        Admission,
+        door=door,
+        identify=identify,
+        vouch=partial(vouch, region),
+        refuse=problems.answer,
+        strangers=app.state.strangers,
+    )
+    app.add_middleware(Surroundings)
     return app
 
 
@@ -103,7 +115,7 @@ def _application(lifespan: Lifespan[FastAPI] | None) -> FastAPI:
         lifespan=lifespan,
         generate_unique_id_function=lambda route: route.name,
     )
-    versioned = APIRouter(prefix=VERSION_PREFIX, responses=problems.documented(413, 422, 503))
+    versioned = APIRouter(prefix=VERSION_PREFIX, responses=problems.documented(408, 413, 422, 503))
     for noun in _OPERATED:
         versioned.include_router(noun.router, responses=problems.documented(401, 403))
     for noun in (manifest, files, health):
@@ -122,6 +134,4 @@ def _application(lifespan: Lifespan[FastAPI] | None) -> FastAPI:
 
     problems.install(app)
     describe(app)
-    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=MAX_REPORT_BYTES)
-    app.add_middleware(Surroundings)
     return app

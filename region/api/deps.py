@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import Depends, Header, Request
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security.utils import get_authorization_scheme_param
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from region.database.connection import transaction
@@ -13,13 +14,13 @@ from region.people import operators, sessions
 from region.people.operators import Operator, Role
 from region.process import Region
 from shared.errors import Forbidden, InvalidRequestSignature, Unauthenticated
-from shared.signing import claimed_key_id, verify_request
+from shared.signing import Head, claimed_key_id, verify_body, verify_head
 
 SESSION_COOKIE = "bf_session"
 
 bearer = HTTPBearer(auto_error=False, scheme_name="operator_token")
 signature = APIKeyHeader(name="Signature", auto_error=False, scheme_name="rack_signature")
-"""For the API's description alone; `shared.signing` reads the header."""
+"""For the API's description alone, as `bearer` is: admission has found out who asks before a route is reached."""
 
 
 async def the_region(request: Request) -> Region:
@@ -63,20 +64,52 @@ IfMatch = Annotated[str | None, Depends(_if_match)]
 """What the caller has seen of the thing to be changed; for an act's `if_match`. Document the route's 412 beside it."""
 
 
-async def authenticate(region: Region, request: Request, credentials: HTTPAuthorizationCredentials | None) -> Operator:
-    """Who asks, by bearer token or by session cookie. Raises Unauthenticated, Forbidden for a cookie from elsewhere."""
+async def identify(request: Request) -> "Operator | SignedRack | None":
+    """Who asks: by bearer token, by a rack's signature, or by session cookie. None for who presents nothing.
+
+    Asked by admission, once, before the body is read. Raises Unauthenticated and its kinds, Forbidden for a cookie from
+    elsewhere, Unavailable.
+    """
+    region: Region = request.app.state.region
+    scheme, token = get_authorization_scheme_param(request.headers.get("authorization"))
     cookie = request.cookies.get(SESSION_COOKIE)
-    if credentials is None and cookie is None:
-        raise Unauthenticated
+    bears = scheme.lower() == "bearer"
+    if not bears and "signature-input" in request.headers:
+        return authenticate_head(region, request)
+    if not bears and cookie is None:
+        return None
     region.require_ready()
-    # A transaction of its own, so that a stream of events holds no connection while it lasts.
+    # A transaction of its own, so that nobody holds a connection while a body is on its way.
     async with transaction(region.request_engine) as connection:
-        if credentials is not None:
-            operator = await operators.authenticate(connection, credentials.credentials, region.now())
+        if bears:
+            operator = await operators.authenticate(connection, token, region.now())
         else:
             require_same_origin(request)
             operator, _ = await sessions.resume_session(connection, cookie or "", region.now())
     return replace(operator, address=address_of(request))
+
+
+def vouch(region: Region, caller: object, body: bytes) -> None:
+    """Raises InvalidRequestSignature when a rack has signed another body than this."""
+    if isinstance(caller, SignedRack):
+        verify_body(caller.head, body)
+        region.sightings.note(caller.id)
+
+
+def the_operator(request: Request) -> Operator:
+    """The operator who asks. Raises Unauthenticated when nobody does, or a rack."""
+    caller = request.state.caller
+    if not isinstance(caller, Operator):
+        raise Unauthenticated
+    return caller
+
+
+def the_rack(request: Request) -> "SignedRack":
+    """The rack that signed this request. Raises InvalidRequestSignature when none did."""
+    caller = request.state.caller
+    if not isinstance(caller, SignedRack):
+        raise InvalidRequestSignature("there is none")
+    return caller
 
 
 def require_same_origin(request: Request) -> None:
@@ -110,11 +143,9 @@ def require_role(role: Role) -> Callable[..., Awaitable[Operator]]:
     """A dependency: the operator who asks, who has at least `role`. Raises Unauthenticated, Forbidden."""
 
     async def require(
-        region: TheRegion,
-        request: Request,
-        credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
+        request: Request, _documented: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
     ) -> Operator:
-        operator = await authenticate(region, request, credentials)
+        operator = the_operator(request)
         if not operator.role.includes(role):
             raise Forbidden(f"{operator.name} is a {operator.role}; this takes the role {role}.")
         return operator
@@ -129,15 +160,24 @@ Admin = Annotated[Operator, Depends(require_role(Role.ADMIN))]
 
 @dataclass(frozen=True, slots=True)
 class SignedRack:
-    """A rack that proved who it is by signing this very request."""
+    """A rack that proved who it is by signing this very request's head."""
 
     id: str
+    head: Head
 
 
 async def authenticate_rack(
-    region: TheRegion, request: Request, _signature: Annotated[str | None, Depends(signature)] = None
+    request: Request, _documented: Annotated[str | None, Depends(signature)] = None
 ) -> SignedRack:
-    """The rack that signed this request. Raises InvalidRequestSignature; Unavailable until racks are known."""
+    """The rack that signed this request. Raises InvalidRequestSignature when none did."""
+    return the_rack(request)
+
+
+def authenticate_head(region: Region, request: Request) -> SignedRack:
+    """The rack that signed this request's head; its body is not read, and not vouched for yet.
+
+    Raises InvalidRequestSignature; Unavailable until racks are known.
+    """
     region.require_ready()
     headers = dict(request.headers)
     rack_id = claimed_key_id(headers)
@@ -145,17 +185,8 @@ async def authenticate_rack(
     if key is None:
         raise InvalidRequestSignature(f"no rack with the id {rack_id} is enrolled here")
     query = f"?{request.url.query}" if request.url.query else ""
-    verify_request(
-        key,
-        rack_id,
-        request.method,
-        f"{request.scope['raw_path'].decode('ascii')}{query}",
-        headers,
-        await request.body(),
-        now=region.now(),
-    )
-    region.sightings.note(rack_id)
-    return SignedRack(rack_id)
+    target = f"{request.scope['raw_path'].decode('ascii')}{query}"
+    return SignedRack(rack_id, verify_head(key, rack_id, request.method, target, headers, now=region.now()))
 
 
 TheRack = Annotated[SignedRack, Depends(authenticate_rack)]

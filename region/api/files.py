@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Request, Response
 from fastapi.security import HTTPAuthorizationCredentials
 
-from region.api.deps import TheRegion, authenticate, authenticate_rack, bearer
+from region.api.deps import SignedRack, TheRegion, bearer, the_operator
 from region.api.problems import documented
 from region.catalogue import files
 from region.database.connection import transaction
@@ -19,18 +19,17 @@ router = APIRouter(tags=["files"])
 async def _allowed_size(
     region: TheRegion,
     request: Request,
-    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
+    _documented: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
     sha256: Annotated[str, Path(description="SHA-256, 64 hexadecimal digits.")],
 ) -> tuple[Sha256, int]:
     """Who may have the file and how large it is. A rack is answered from memory; files of its manifest only."""
     digest = Sha256(sha256)
-    if credentials is None and "signature-input" in request.headers:
-        await authenticate_rack(region, request)
+    if isinstance(request.state.caller, SignedRack):
         size = region.memory.published_sizes.get(digest)
         if size is not None:
             return digest, size
     else:
-        await authenticate(region, request, credentials)
+        the_operator(request)
     region.require_ready()
     async with transaction(region.request_engine) as connection:
         return digest, await files.size_of(connection, digest)

@@ -1,16 +1,21 @@
 """/livez, /readyz, /metrics: for those who watch over the process; and /region, who it is."""
 
 import asyncio
+from collections.abc import Iterator
+from typing import Annotated
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.security import HTTPAuthorizationCredentials
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-from region.api.deps import TheRegion
+from region.api.deps import TheRegion, address_of, bearer, the_operator
 from region.api.models import Shape
 from region.api.problems import documented
 from region.catalogue import files, images
 from region.database.connection import is_migrated, require_usable, transaction
+from region.edge.admission import Strangers
+from region.edge.house import Visitor, within
 from region.fleet import racks
 from region.importing import imports
 from region.process import Region
@@ -84,7 +89,23 @@ async def _require_usable(region: Region) -> None:
         raise Unavailable("The region's disk is full: free some room", retry_after=60)
 
 
-@probes.get("/metrics", summary="Figures for Prometheus", response_class=Response, responses=documented(503))
+async def _reader(
+    region: TheRegion,
+    request: Request,
+    _documented: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
+) -> None:
+    """Raises Unauthenticated unless an operator asks, or the address of somebody who may read the figures."""
+    if not within(address_of(request), region.configuration.metrics_addresses or ()):
+        the_operator(request)
+
+
+@probes.get(
+    "/metrics",
+    summary="Figures for Prometheus",
+    response_class=Response,
+    responses=documented(401, 403, 503),
+    dependencies=[Depends(_reader)],
+)
 async def metrics(region: TheRegion, request: Request) -> Response:
     region.require_ready()
     async with transaction(region.request_engine) as connection:
@@ -113,7 +134,7 @@ async def metrics(region: TheRegion, request: Request) -> Response:
     for state, count in runs.items():
         by_state.add_metric([state], count)
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collected([*figures, by_image, by_rack, by_state]))
+    registry.register(_Collected([*figures, by_image, by_rack, by_state, *_strangers(request)]))
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
 
@@ -121,11 +142,30 @@ def _gauge(name: str, documentation: str, value: float) -> GaugeMetricFamily:
     return GaugeMetricFamily(name, documentation, value=value)
 
 
+def _strangers(request: Request) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
+    """Of those who have shown neither token nor key: how many there are, and how often it was too many."""
+    requests: Strangers = request.app.state.strangers
+    yield _gauge("bootferry_strangers_requests", "Unauthenticated requests under way.", requests.under_way)
+    refused = CounterMetricFamily(
+        "bootferry_strangers_refused",
+        "Unauthenticated requests refused, and connections closed, by what was limited.",
+        labels=["what", "limit"],
+    )
+    for limit, count in sorted(requests.refused.items()):
+        refused.add_metric(["request", limit], count)
+    visitor: Visitor | None = getattr(request.state, "visitor", None)
+    if visitor is not None:
+        yield _gauge("bootferry_strangers", "Connections without an authenticated request.", visitor.house.strangers)
+        for limit, count in sorted(visitor.house.closed.items()):
+            refused.add_metric(["connection", limit], count)
+    yield refused
+
+
 class _Collected:
     """What was just read, in the shape prometheus-client collects."""
 
-    def __init__(self, families: list[GaugeMetricFamily]) -> None:
+    def __init__(self, families: list[GaugeMetricFamily | CounterMetricFamily]) -> None:
         self._families = families
 
-    def collect(self) -> list[GaugeMetricFamily]:
+    def collect(self) -> list[GaugeMetricFamily | CounterMetricFamily]:
         return self._families

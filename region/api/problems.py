@@ -20,7 +20,8 @@ from region.actions.settings import SourceNotRead
 from region.actions.sources import HeldUndecided, UnsignedNotConfirmed
 from region.api.deps import CrossOrigin
 from region.catalogue.trust import KeyringUnreadable, TrustChanged
-from region.edge.problem import BAD_HOST_NAME, BODY_TOO_LARGE, PROBLEM_JSON, problem
+from region.edge.admission import Crowded
+from region.edge.problem import BAD_HOST_NAME, BODY_TOO_LARGE, BODY_TOO_SLOW, PROBLEM_JSON, problem
 from region.importing.fetching import NoRoad
 from region.importing.importer import Cancelled, WithdrawalWaits
 from region.importing.imports import LeaseLost
@@ -125,6 +126,7 @@ ROWS: Mapping[type[BootferryError], Row] = {
     ),
     DiskFailed: Row(HTTPStatus.SERVICE_UNAVAILABLE, "The disk refused to read or write."),
     Unavailable: Row(HTTPStatus.SERVICE_UNAVAILABLE, "A part is away, mostly the database."),
+    Crowded: Row(HTTPStatus.SERVICE_UNAVAILABLE, "More is asked without a token than the region answers at once."),
     # The only configuration a request brings with it is a source's: its CA bundle.
     errors.InvalidConfiguration: Row(
         HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -147,6 +149,7 @@ _FRAMEWORK = {
     400: ("bad_host_name", BAD_HOST_NAME),
     404: ("not_found", "There is nothing at this address; /docs lists what there is."),
     405: ("method_not_allowed", "This address does not answer that method; see the Allow header."),
+    408: ("body_too_slow", BODY_TOO_SLOW),
     413: ("body_too_large", BODY_TOO_LARGE),
     415: ("unsupported_media_type", "The body is of a media type this address does not take; send application/json."),
     416: ("range_not_satisfiable", "The range lies outside the file."),

@@ -1,5 +1,6 @@
-"""The edge: how bytes leave this process, and what happens around every request before FastAPI sees it.
+"""The edge: what answers before FastAPI, and how bytes leave this process.
 
-`server` is the HTTP server and sends files by descriptor, `content` answers for one stored file, `problem` is the
-answer that says what went wrong, `surroundings` is what happens around every request.
+`house` counts the connections of strangers, `admission` finds out who asks and reads the body, `surroundings` is what
+happens around every request, `server` is the HTTP server and sends files by descriptor, `content` answers for one
+stored file, `problem` is the answer that says what went wrong.
 """

@@ -10,6 +10,7 @@ PROBLEM_JSON = "application/problem+json"
 
 BAD_HOST_NAME = "The request does not give its host name exactly once; mend the client, or the proxy before the region."
 BODY_TOO_LARGE = "The body is larger than anything this address takes; send less."
+BODY_TOO_SLOW = "The body did not arrive in time; send it without a pause."
 
 
 def problem(status: int, code: str, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:

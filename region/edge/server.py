@@ -14,7 +14,7 @@ when its bytes are in the page cache; otherwise a thread fetches them first.
 import asyncio
 import errno
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
@@ -22,6 +22,7 @@ import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from region.edge.house import House, Visitor
 from shared.logs import logger
 
 ZERO_COPY = "http.response.zerocopysend"
@@ -38,6 +39,13 @@ HEAD_S = 20
 """A request's line and headers arrive within so many seconds of the connection, or of their own first byte."""
 
 MAX_HEAD_BYTES = 64 * 1024
+MAX_HEADERS = 100
+MAX_PIPELINED = 16
+"""Requests that wait on one connection for the answer to an earlier one."""
+
+BACKLOG = 2_048
+"""Connections that the kernel holds until they are taken; it caps this at net.core.somaxconn."""
+
 STALL_S = 60.0
 """A client takes something of a file, or what else is waiting for it (1 MiB at most), within so many seconds."""
 
@@ -63,6 +71,8 @@ def build_server(
     port: int,
     shutdown_grace_s: int,
     tls: tuple[Path, Path] | None = None,
+    house: House | None = None,
+    proxies: Sequence[str] = ("127.0.0.1", "::1"),
     stall_s: float = STALL_S,
     loop: Literal["uvloop", "asyncio"] = "uvloop",
 ) -> uvicorn.Server:
@@ -70,14 +80,16 @@ def build_server(
 
     `tls` is (certificate chain, key), both PEM. After the signal, running answers have `shutdown_grace_s` seconds;
     event streams, which have no end to wait for, are closed at once. A client that takes nothing for `stall_s` seconds
-    loses its connection. Forwarded headers count only when they come from this machine. Logging is the caller's, and so
-    is the limit of a request's body: only the application can refuse one in its own words.
+    loses its connection, and so may strangers when their `house` is full. Forwarded headers count only when they come
+    from `proxies`, addresses or networks. Logging is the caller's, and so is the limit of a request's body: only the
+    application can refuse one in its own words.
     """
 
     class Protocol(FileProtocol):
         sending: ClassVar[set[HttpToolsProtocol]] = set()
 
     Protocol.stall_s = stall_s
+    Protocol.house = house or House()
     return uvicorn.Server(
         uvicorn.Config(
             cast(Any, app),
@@ -92,7 +104,8 @@ def build_server(
             access_log=False,
             server_header=False,
             proxy_headers=True,
-            forwarded_allow_ips=["127.0.0.1", "::1"],
+            forwarded_allow_ips=list(proxies),
+            backlog=BACKLOG,
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=shutdown_grace_s,
             ssl_certfile=tls[0] if tls else None,
@@ -102,9 +115,13 @@ def build_server(
 
 
 class FileProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 with files sent by the kernel, and with an end to every wait for a client."""
+    """uvicorn's HTTP/1.1 with files sent by the kernel, an end to every wait for a client, and a limit to strangers.
+
+    `request.state.visitor` is the connection that a request came by.
+    """
 
     stall_s: ClassVar[float]
+    house: ClassVar[House]
     sending: ClassVar[set[HttpToolsProtocol]]
     """The connections of this server that are sending a file."""
 
@@ -113,11 +130,13 @@ class FileProtocol(HttpToolsProtocol):
     _stall_timer: asyncio.TimerHandle | None = None
     _head_timer: asyncio.TimerHandle | None = None
     _head_bytes: int | None = None
+    _visitor: Visitor
 
     # How long a client may take to ask.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._visitor = self.house.enter(self.client[0] if self.client else "", transport.abort)
         self._expect_head()
 
     def data_received(self, data: bytes) -> None:
@@ -125,9 +144,14 @@ class FileProtocol(HttpToolsProtocol):
         super().data_received(data)
         if self._head_timer is None and (self.cycle is None or self.cycle.response_complete):
             self._expect_head()
-        if before is None or self._head_bytes != before:
+        if self._head_bytes is None:
+            return
+        if self._head_bytes != before:
+            # It began in these bytes, and somewhere in them ends what came before it.
+            self._visitor.holds(min(len(data), MAX_HEAD_BYTES))
             return
         self._head_bytes += len(data)
+        self._visitor.holds(self._visitor.held_bytes + len(data))
         if self._head_bytes > MAX_HEAD_BYTES:
             self.send_400_response(f"The head of a request is at most {MAX_HEAD_BYTES} bytes long.")
 
@@ -135,11 +159,36 @@ class FileProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._head_bytes = 0
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        # Each is an object of its own, many times as large as the two bytes it may have come in.
+        if len(self.headers) > MAX_HEADERS:
+            raise ValueError("A request has too many headers.")
+
     def on_headers_complete(self) -> None:
         self._head_bytes = None
+        self._visitor.holds(0)
         _cancel(self._head_timer)
         self._head_timer = None
+        if len(self.pipeline) >= MAX_PIPELINED:
+            raise ValueError("A client asks on without waiting for answers.")
         super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            super().send_400_response(msg)
+        else:
+            # The answer under way would become nonsense.
+            self.transport.abort()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """True keeps the connection for the answer to a client that has asked all it wants to ask."""
+        waits = self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body
+        # Over TLS nobody can say so; of an event stream it can only mean that nobody listens.
+        if not waits or self.scheme == "https" or self._event_stream is self._running is not None:
+            return False
+        self.cycle.keep_alive = False
+        return True
 
     def _expect_head(self) -> None:
         self._head_timer = self.loop.call_later(HEAD_S, self.timeout_keep_alive_handler)
@@ -148,10 +197,13 @@ class FileProtocol(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
+        self._visitor.is_silent()
         self._stall_timer = self.loop.call_later(self.stall_s, self._stalled)
 
     def resume_writing(self) -> None:
         super().resume_writing()
+        if self._running is not None and not self._running.response_complete:
+            self._visitor.is_busy()
         _cancel(self._stall_timer)
 
     def _stalled(self) -> None:
@@ -165,6 +217,7 @@ class FileProtocol(HttpToolsProtocol):
     # How a connection ends.
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.house.leave(self._visitor)
         _cancel(self._head_timer)
         _cancel(self._stall_timer)
         # uvicorn tells the request it read last, which is not the running one when a client pipelines.
@@ -182,7 +235,12 @@ class FileProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
+        self._visitor.is_busy()
         super()._start_asgi_task(cycle, cast(Any, self._serving(cycle, app)))
+
+    def on_response_complete(self) -> None:
+        self._visitor.is_silent()
+        super().on_response_complete()
 
     def _serving(self, cycle: RequestResponseCycle, app: ASGIApp) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
         zero_copy = self.scheme == "http"
@@ -196,6 +254,7 @@ class FileProtocol(HttpToolsProtocol):
                     self._event_stream = cycle
                 await send(message)
 
+            scope["state"]["visitor"] = self._visitor
             if zero_copy:
                 scope["extensions"] = {ZERO_COPY: {}}
             try:

@@ -8,7 +8,7 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from region.edge.problem import BAD_HOST_NAME, BODY_TOO_LARGE, problem
+from region.edge.problem import BAD_HOST_NAME, problem
 from shared.logs import logger
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -32,15 +32,7 @@ class Surroundings:
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        started, status, replaced = time.perf_counter(), 0, False
-
-        async def sending(message: Message) -> None:
-            nonlocal replaced
-            if message["type"] == "http.response.start" and _is_plain_413(message):
-                replaced = True
-                await problem(413, "body_too_large", BODY_TOO_LARGE)(scope, receive, answering)
-            elif not replaced:
-                await answering(message)
+        started, status = time.perf_counter(), 0
 
         async def answering(message: Message) -> None:
             nonlocal status
@@ -57,13 +49,13 @@ class Surroundings:
             one_host = _names_one_host(scope, headers)
             app = self._app if one_host else problem(400, "bad_host_name", BAD_HOST_NAME)
             try:
-                await app(scope, receive, sending)
+                await app(scope, receive, answering)
             except Exception:
                 log.exception("A request met a fault of ours.", action="answer", path=scope["path"])
                 if status:
                     # Half an answer is out: only a broken connection can say that the rest is missing.
                     raise
-                await problem(500, "internal_error", _FAULT)(scope, receive, sending)
+                await problem(500, "internal_error", _FAULT)(scope, receive, answering)
             if scope["method"] not in _QUIET_METHODS:
                 log.info(
                     f"{scope['method']} {scope['path']} was answered {status}.",
@@ -76,7 +68,3 @@ def _names_one_host(scope: Scope, headers: Headers) -> bool:
     """RFC 9112 §3.2: with several, whoever stands before the region may have believed another one."""
     given = len(headers.getlist("host"))
     return given == 1 or (given == 0 and scope["http_version"] == "1.0")
-
-
-def _is_plain_413(message: Message) -> bool:
-    return message["status"] == 413 and Headers(raw=message["headers"]).get("content-type", "").startswith("text/plain")

@@ -300,11 +300,12 @@ async def test_lists_page_by_cursor(running: Running) -> None:
     assert len(seen) == len(set(seen)) == 4
 
 
-async def test_health_metrics_and_docs_answer_everyone(running: Running) -> None:
+async def test_health_and_docs_answer_everyone_and_metrics_a_viewer(running: Running) -> None:
     nobody = running.as_nobody()
     assert (await nobody("GET", "/livez")).status == 200
     assert (await nobody("GET", "/readyz")).status == 200
-    metrics = (await nobody("GET", "/metrics")).body.decode()
+    assert (await nobody("GET", "/metrics")).status == 401
+    metrics = (await running.client("GET", "/metrics")).body.decode()
     assert 'bootferry_image_status{image="ubuntu:resolute:amd64",status="stored"} 1.0' in metrics
     docs = await nobody("GET", "/docs")
     assert b"//" not in docs.body.replace(b"http://www.w3.org", b""), "the page must not name another host"
