@@ -89,6 +89,20 @@ async def identify(request: Request) -> "Operator | SignedRack | None":
     return replace(operator, address=address_of(request))
 
 
+async def look_again(region: Region, request: Request) -> None:
+    """Raises Unauthenticated and its kinds unless the operator who began this request could begin it again.
+
+    That is no use of token or session: who only listens is idle.
+    """
+    _, token = get_authorization_scheme_param(request.headers.get("authorization"))
+    async with transaction(region.request_engine) as connection:
+        if token:
+            await operators.authenticate(connection, token, region.now(), using=False)
+        else:
+            secret = request.cookies.get(SESSION_COOKIE, "")
+            await sessions.resume_session(connection, secret, region.now(), using=False)
+
+
 def vouch(region: Region, caller: object, body: bytes) -> None:
     """Raises InvalidRequestSignature when a rack has signed another body than this."""
     if isinstance(caller, SignedRack):

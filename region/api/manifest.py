@@ -1,5 +1,6 @@
 """/manifest: what racks are to hold, and word that it changed. A poll costs no query."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 from fastapi import APIRouter, Request, Response
@@ -8,6 +9,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from region.api.deps import TheRack, TheRegion
 from region.api.problems import documented
 from region.database.topics import Topic
+from region.process import Region
 from shared.conditions import decide
 from shared.wire.envelope import MEDIA_TYPE
 
@@ -44,10 +46,24 @@ async def get_manifest(region: TheRegion, _rack: TheRack, request: Request) -> R
     response_class=EventSourceResponse,
     responses=documented(401, 503),
 )
-async def manifest_events(region: TheRegion, _rack: TheRack) -> AsyncIterator[ServerSentEvent]:
+async def manifest_events(region: TheRegion, rack: TheRack) -> AsyncIterator[ServerSentEvent]:
+    ended = asyncio.Event()
     with region.topics.subscribe(Topic.PUBLISHED) as subscription:
-        while True:
-            if region.memory.published is not None:
-                epoch, serial = region.memory.published.manifest.order
-                yield ServerSentEvent(event="manifest", data={"epoch": epoch, "serial": serial})
-            await subscription.next()
+
+        def end() -> None:
+            ended.set()
+            subscription.wake()
+
+        with region.rack_keys.watch(rack.id, end):
+            # It may have been removed between its signature and this line.
+            while not ended.is_set() and region.rack_keys.get(rack.id) is not None:
+                if event := _word(region):
+                    yield event
+                await subscription.next()
+
+
+def _word(region: Region) -> ServerSentEvent | None:
+    if region.memory.published is None:
+        return None
+    epoch, serial = region.memory.published.manifest.order
+    return ServerSentEvent(event="manifest", data={"epoch": epoch, "serial": serial})

@@ -161,8 +161,12 @@ class _Subscription:
                 self._pending[topic] = before | {subject} if subject and before is not None else None
             self._wake.set()
 
+    def wake(self) -> None:
+        """Let whoever waits look around, though nothing has changed."""
+        self._wake.set()
+
     async def next(self, timeout_s: float | None = None) -> list[Topic]:
-        """The topics that changed, waiting for the first; an empty list when `timeout_s` seconds passed without any."""
+        """The topics that changed, waiting for the first; none after `timeout_s` seconds without any, or a `wake`."""
         return list(await self.changes(timeout_s))
 
     async def changes(self, timeout_s: float | None = None) -> Changes:

@@ -6,7 +6,8 @@
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from sqlalchemy import select, text
@@ -30,6 +31,7 @@ class Keys:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
         self._known: dict[str, str | Ed25519PublicKey] = {}
+        self._watched: dict[str, set[Callable[[], None]]] = {}
 
     def get(self, rack_id: str) -> Ed25519PublicKey | None:
         """The key of an enrolled rack; None for any other."""
@@ -38,17 +40,35 @@ class Keys:
             key = self._known[rack_id] = parse_public_key(key)
         return key
 
+    @contextmanager
+    def watch(self, rack_id: str, ended: Callable[[], None]) -> Iterator[None]:
+        """Inside, `ended` is called when the rack is removed, or enrolled anew."""
+        self._watched.setdefault(rack_id, set()).add(ended)
+        try:
+            yield
+        finally:
+            self._watched[rack_id].discard(ended)
+            if not self._watched[rack_id]:
+                del self._watched[rack_id]
+
+    def _end(self, rack_ids: Iterable[str]) -> None:
+        for rack_id in rack_ids:
+            for ended in self._watched.get(rack_id, ()):
+                ended()
+
     async def read_all(self) -> None:
         """Read every key again. Raises Unavailable, and then remembers what it remembered before."""
         async with transaction(self._engine) as connection:
             found = await connection.execute(select(racks.c.id, racks.c.public_key))
             self._known = {row.id: row.public_key for row in found}
+        self._end([rack_id for rack_id in self._watched if rack_id not in self._known])
 
     async def read(self, rack_ids: Iterable[str]) -> None:
         """Forget these keys, and read again those that there are. Raises Unavailable; they stay forgotten then."""
         asked = list(rack_ids)
         for rack_id in asked:
             self._known.pop(rack_id, None)
+        self._end(asked)
         async with transaction(self._engine) as connection:
             found = await connection.execute(
                 text("SELECT id, public_key FROM racks WHERE id = ANY(:asked)"), {"asked": asked}

@@ -125,8 +125,8 @@ async def remove_token(connection: AsyncConnection, token_id: str, now: datetime
     await connection.execute(delete(operator_tokens).where(operator_tokens.c.id == token_id))
 
 
-async def authenticate(connection: AsyncConnection, token: str, now: datetime) -> Operator:
-    """Whose token this is. Raises InvalidToken, TokenExpired."""
+async def authenticate(connection: AsyncConnection, token: str, now: datetime, *, using: bool = True) -> Operator:
+    """Whose token this is, which counts as a use of it unless `using` is False. Raises InvalidToken, TokenExpired."""
     parts = _TOKEN.fullmatch(token.strip())
     unknown = InvalidToken("This token is not known to the region; ask an administrator for a new one.")
     if parts is None:
@@ -135,7 +135,7 @@ async def authenticate(connection: AsyncConnection, token: str, now: datetime) -
     if row is None or not hmac.compare_digest(row.secret_sha256, secret_hash(parts[2])):
         raise unknown
     require_unexpired(row.expires_at, now)
-    if row.last_used_at is None or now - row.last_used_at > LAST_USE_RESOLUTION:
+    if using and (row.last_used_at is None or now - row.last_used_at > LAST_USE_RESOLUTION):
         await connection.execute(update(operator_tokens).where(operator_tokens.c.id == row.id).values(last_used_at=now))
     return Operator(name=row.name, address="", id=row.id, role=Role(row.role))
 

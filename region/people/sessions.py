@@ -25,8 +25,13 @@ async def open_session(connection: AsyncConnection, operator: Operator, now: dat
     return secret
 
 
-async def resume_session(connection: AsyncConnection, secret: str, now: datetime) -> tuple[Operator, datetime]:
-    """Whose session this is, and when it ends unless it is used. Raises Unauthenticated, TokenExpired."""
+async def resume_session(
+    connection: AsyncConnection, secret: str, now: datetime, *, using: bool = True
+) -> tuple[Operator, datetime]:
+    """Whose session this is, and when it ends unless it is used; this is a use of it unless `using` is False.
+
+    Raises Unauthenticated, TokenExpired.
+    """
     row = (
         await connection.execute(
             select(sessions.c.last_used_at.label("session_used_at"), operator_tokens)
@@ -37,7 +42,7 @@ async def resume_session(connection: AsyncConnection, secret: str, now: datetime
     if row is None or row.session_used_at <= now - SESSION_IDLE:
         raise Unauthenticated("This session has ended; log in again.")
     require_unexpired(row.expires_at, now)
-    if now - row.session_used_at > LAST_USE_RESOLUTION:
+    if using and now - row.session_used_at > LAST_USE_RESOLUTION:
         await connection.execute(
             update(sessions).where(sessions.c.secret_sha256 == secret_hash(secret)).values(last_used_at=now)
         )
