@@ -1,5 +1,7 @@
 """The HTTP API: `create` makes the application, one router per noun."""
 
+import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -7,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
-from fastapi.responses import FileResponse, Response
+from fastapi.responses import FileResponse, Response, StreamingResponse
 from starlette.staticfiles import StaticFiles
 from starlette.types import Lifespan
 
@@ -43,6 +45,7 @@ DOCS_POLICY = f"{PAGE_POLICY}; img-src 'self' data:; style-src 'self' 'unsafe-in
 _OPERATED = (images, selections, sources, imports, racks, operators, settings, events)
 """The nouns that take an operator, or a rack where they say so."""
 
+_PIECE_BYTES = 64 * 1024
 _NOT_KEPT = {"Cache-Control": "no-cache"}
 _TAGS = [
     {"name": "images", "description": "What operators look at: images and where they are."},
@@ -97,6 +100,18 @@ def description() -> dict[str, Any]:
     return _application(None).openapi()
 
 
+def _described(app: FastAPI) -> bytes:
+    return json.dumps(app.openapi(), ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _pieces(body: bytes, media_type: str) -> Response:
+    async def pieces() -> AsyncIterator[bytes]:
+        for start in range(0, len(body), _PIECE_BYTES):
+            yield body[start : start + _PIECE_BYTES]
+
+    return StreamingResponse(pieces(), media_type=media_type, headers={"Content-Length": str(len(body))})
+
+
 def _application(lifespan: Lifespan[FastAPI] | None) -> FastAPI:
     app = FastAPI(
         title="Bootferry region",
@@ -109,7 +124,7 @@ def _application(lifespan: Lifespan[FastAPI] | None) -> FastAPI:
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         contact={"name": "The Bootferry developers"},
         openapi_tags=_TAGS,
-        openapi_url=f"{VERSION_PREFIX}/openapi.json",
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
@@ -131,6 +146,16 @@ def _application(lifespan: Lifespan[FastAPI] | None) -> FastAPI:
     @app.get("/docs", include_in_schema=False)
     async def docs() -> FileResponse:
         return FileResponse(WEB / "docs.html", headers={"Content-Security-Policy": DOCS_POLICY} | _NOT_KEPT)
+
+    described: asyncio.Future[bytes] | None = None
+
+    @app.get(f"{VERSION_PREFIX}/openapi.json", include_in_schema=False)
+    async def openapi() -> Response:
+        # Made once, off the loop, and sent in pieces: it is large, and for everybody.
+        nonlocal described
+        if described is None:
+            described = asyncio.ensure_future(asyncio.to_thread(_described, app))
+        return _pieces(await asyncio.shield(described), "application/json")
 
     problems.install(app)
     describe(app)

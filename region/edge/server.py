@@ -38,13 +38,19 @@ KEEP_ALIVE_S = 75
 HEAD_S = 20
 """A request's line and headers arrive within so many seconds of the connection, or of their own first byte."""
 
-MAX_HEAD_BYTES = 64 * 1024
+MAX_HEAD_BYTES = 32 * 1024
 MAX_HEADERS = 100
+MAX_CHUNKS = 4_096
+"""Of one body: each costs as much as a kilobyte does."""
+
 MAX_PIPELINED = 16
 """Requests that wait on one connection for the answer to an earlier one."""
 
-BACKLOG = 2_048
-"""Connections that the kernel holds until they are taken; it caps this at net.core.somaxconn."""
+BACKLOG = 1_024
+"""Connections that the kernel holds until they are taken: as many as are taken at once, at 45 microseconds each.
+
+Whoever comes while it is full is tried again by their own kernel, after a second. net.core.somaxconn caps it.
+"""
 
 STALL_S = 60.0
 """A client takes something of a file, or what else is waiting for it (1 MiB at most), within so many seconds."""
@@ -130,6 +136,8 @@ class FileProtocol(HttpToolsProtocol):
     _stall_timer: asyncio.TimerHandle | None = None
     _head_timer: asyncio.TimerHandle | None = None
     _head_bytes: int | None = None
+    _headers_bytes: int = 0
+    _chunks: int = 0
     _visitor: Visitor
 
     # How long a client may take to ask.
@@ -157,13 +165,25 @@ class FileProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._head_bytes = 0
+        self._head_bytes = self._headers_bytes = self._chunks = 0
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        if len(self.url) > MAX_HEAD_BYTES // 2:
+            raise ValueError("A request's address is too long.")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         super().on_header(name, value)
+        self._headers_bytes += len(name) + len(value)
         # Each is an object of its own, many times as large as the two bytes it may have come in.
-        if len(self.headers) > MAX_HEADERS:
-            raise ValueError("A request has too many headers.")
+        if len(self.headers) > MAX_HEADERS or self._headers_bytes > MAX_HEAD_BYTES:
+            raise ValueError("A request's head is too large.")
+
+    def on_chunk_header(self) -> None:
+        """httptools calls it where a chunk begins."""
+        self._chunks += 1
+        if self._chunks > MAX_CHUNKS:
+            raise ValueError("A request's body comes in too many chunks.")
 
     def on_headers_complete(self) -> None:
         self._head_bytes = None

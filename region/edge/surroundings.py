@@ -57,7 +57,9 @@ class Surroundings:
                     raise
                 await problem(500, "internal_error", _FAULT)(scope, receive, answering)
             if scope["method"] not in _QUIET_METHODS:
-                log.info(
+                # What strangers are refused is counted: they must not fill the disk with lines.
+                told = status < 400 or scope.get("state", {}).get("caller") is not None
+                (log.info if told else log.debug)(
                     f"{scope['method']} {scope['path']} was answered {status}.",
                     action="answer",
                     milliseconds=round((time.perf_counter() - started) * 1000, 1),

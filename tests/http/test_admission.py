@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import text
 from yarl import URL
@@ -114,6 +115,16 @@ async def test_a_body_of_somebody_unknown_is_refused_unread(running: Running) ->
             status, _, _ = await answered(line, head(method, path, "Content-Length: 50000", *sent), 2)
             assert status == 401, (case, who)
             line[1].close()
+
+
+async def test_what_strangers_are_refused_fills_no_log(running: Running) -> None:
+    with structlog.testing.capture_logs() as logged:
+        await running.as_nobody()("POST", "/selections", data=b"{")
+        await running.as_nobody()("POST", "/racks/enrol", data=b"{")
+        await running.client("POST", "/selections", data=b"{")
+        await running.client("POST", "/imports")
+    told = [line["event"] for line in logged if line["log_level"] != "debug" and "was answered" in line["event"]]
+    assert told == ["POST /api/v1/selections was answered 422.", "POST /api/v1/imports was answered 202."]
 
 
 CAPS = {

@@ -16,6 +16,7 @@ import asyncpg
 import pytest
 from sqlalchemy import text
 
+import region.api.health
 from deploy.local import postgres
 from deploy.local.scratch import scratch_directory
 from region import api, app
@@ -202,6 +203,25 @@ async def test_many_who_ask_a_frozen_database_are_all_told_within_two_seconds(si
             assert {answer.status for answer, _ in found} == {503}
             assert max(took_s for _, took_s in found) < 2.0
     await site.fine()
+
+
+async def test_however_many_ask_whether_it_is_ready_one_look_is_made(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+
+    async def look(_region: Region) -> None:
+        nonlocal looks
+        looks += 1
+        await asyncio.sleep(0.2)
+        raise Unavailable("Something is away")
+
+    monkeypatch.setattr(region.api.health, "_require_usable", look)
+    found = await asyncio.gather(*(site.client("GET", "/readyz") for _ in range(20)))
+    assert {answer.status for answer in found} == {503}
+    assert looks == 1
+    await site.client("GET", "/readyz")
+    assert looks == 2, "what was seen before is no answer"
 
 
 @pytest.mark.parametrize(

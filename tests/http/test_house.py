@@ -348,6 +348,11 @@ async def test_a_client_that_asks_no_more_gets_its_answer() -> None:
     "sent",
     [
         pytest.param(b"GET / HTTP/1.1\r\nHost: x\r\n" + b"a:\r\n" * 2_000 + b"\r\n", id="headers"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: x\r\na: " + b"b" * 33_000 + b"\r\n\r\n", id="bytes of one header"),
+        pytest.param(b"GET /?" + b"a&" * 9_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", id="parts of a query"),
+        pytest.param(
+            b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\n.\r\n" * 5_000, id="chunks"
+        ),
         pytest.param(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n" * 2_000, id="requests before an answer"),
     ],
 )
@@ -364,7 +369,9 @@ async def test_many_small_things_in_a_few_bytes_are_refused(sent: bytes) -> None
 async def test_a_hundred_headers_and_sixteen_requests_are_fine() -> None:
     async with small() as site:
         line = await site.connect()
-        assert await site.ask(line, "/", *(f"a{number}: b" for number in range(99))) == 200
+        assert await site.ask(line, "/", *(f"a{number}: b" for number in range(98)), "b: " + "b" * 30_000) == 200
+        chunks = b"1\r\n.\r\n" * 4_000 + b"0\r\n\r\n"
+        assert await site.ask(line, "/", "Transfer-Encoding: chunked", method="POST", body=chunks) == 200
         line[1].write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 17)
         assert [(await read_answer(line))[0] for _ in range(17)] == [200] * 17
 
