@@ -46,6 +46,7 @@ VIEWERS = {
     "list_sources",
     "list_unvouched",
     "list_versions",
+    "metrics",
 }
 OPERATORS = {
     "add_selection",
@@ -133,12 +134,8 @@ def operations() -> list[Operation]:
 
 
 def test_this_file_says_of_every_operation_whom_it_lets_in() -> None:
-    said = [ANYBODY, VIEWERS, OPERATORS, ADMINS, RACKS, VIEWERS_AND_RACKS, SESSIONS, METRICS]
+    said = [ANYBODY, VIEWERS, OPERATORS, ADMINS, RACKS, VIEWERS_AND_RACKS, SESSIONS]
     assert sorted(name for group in said for name in group) == sorted(operation.id for operation in operations())
-
-
-METRICS = {"metrics"}
-"""For a viewer, or for an address that the configuration names."""
 
 
 async def status_of(
@@ -216,7 +213,7 @@ async def test_a_token_opens_what_its_role_opens_and_nothing_else(running: Runni
     for who in ("anonymous", "expired", *HUMANS):
         headers = JSON | ({"Authorization": f"Bearer {tokens[who]}"} if who in tokens else {})
         for operation in operations():
-            if operation.id not in METRICS | SESSIONS | {"log_in"}:
+            if operation.id not in SESSIONS | {"log_in"}:
                 told[who, operation.id] = await status_of(running, operation, headers, b"[]")
     assert surprises(told) == []
 
@@ -228,7 +225,7 @@ async def test_a_session_opens_what_its_token_opens(running: Running, tokens: di
         for operation in operations():
             if operation.id in SESSIONS:
                 ends.append(operation)
-            elif operation.id not in METRICS | {"log_in"}:
+            elif operation.id != "log_in":
                 told[who, operation.id] = await status_of(running, operation, headers, b"[]")
         [end] = {one.id: one for one in ends}.values()
         whoami = Operation("get_session", "GET", "/api/v1/session")
@@ -253,7 +250,7 @@ async def test_a_racks_signature_opens_what_is_its_own(running: Running, eventua
     told = {}
     for who, signer in (("rack", rack), ("removed rack", removed), ("nobody's rack", strange)):
         for operation in operations():
-            if operation.id in METRICS | SESSIONS | {"log_in"}:
+            if operation.id in SESSIONS | {"log_in"}:
                 continue
             own = Operation(operation.id, operation.method, operation.path.replace(NOT_THERE["rack_id"], signer.id))
             body = None if own.method == "GET" else b"[]"
