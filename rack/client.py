@@ -18,11 +18,8 @@ from shared.digest import Sha256
 from shared.errors import InvalidRequestSignature, TooLarge
 from shared.http import read_capped, request, require_ok, shown
 from shared.signing import REQUEST_LIFETIME_S, sign_request
-from shared.wire.manifest import MAX_MANIFEST_BYTES
+from shared.wire.envelope import MAX_ENVELOPE_BYTES
 from shared.wire.report import Report
-
-MAX_ENVELOPE_BYTES = MAX_MANIFEST_BYTES * 4 // 3 + 64 * 1024
-"""A manifest grows by a third in its envelope."""
 
 MAX_EVENT_LINE_BYTES = 4096
 

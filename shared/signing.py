@@ -59,15 +59,18 @@ def encode_bytes(raw: bytes) -> str:
 
 
 def decode_bytes(text: object) -> bytes:
-    """The bytes in `text`, unpadded base64url. Raises InvalidValue."""
+    """The bytes in `text`: unpadded base64url whose unused bits are zero, their one spelling. Raises InvalidValue."""
     if not isinstance(text, str):
         raise InvalidValue("base64url text", text, "it must be text")
     try:
         if not re.fullmatch("[A-Za-z0-9_-]*", text):
             raise ValueError(text)
-        return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+        raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
     except (ValueError, binascii.Error) as error:
         raise InvalidValue("base64url text", text, "it has other characters") from error
+    if encode_bytes(raw) != text:
+        raise InvalidValue("base64url text", text, "its last character has bits that mean nothing")
+    return raw
 
 
 def fingerprint(key: Ed25519PrivateKey | Ed25519PublicKey) -> str:

@@ -5,6 +5,8 @@
 - The type is signed together with the bytes (protocol.md, "PAE"), so that one kind of message never passes for another.
 - An envelope has exactly this spelling, with one to four signatures: it is read by its fixed beginning and end, and
   nothing of it is built before a signature was found good.
+- Base64 (RFC 4648 section 4) is padded, and its unused bits are zero: one payload and one signature have one spelling.
+- More than 16 MiB is no envelope, whoever signed it.
 - `open_envelope` gives the payload to nobody who has not verified it.
 """
 
@@ -24,10 +26,12 @@ MEDIA_TYPE = "application/vnd.dsse.envelope.v1+json"
 MAX_ENVELOPE_BYTES = 16 * 1024 * 1024
 
 _HEAD = re.compile(rb'\{"payloadType":"([A-Za-z0-9./+-]{1,128})","payload":"')
-_SIGNATURE = rb'\{"keyid":"([0-9a-f]{64})","sig":"([A-Za-z0-9+/]{86}==)"\}'
+_SIGNATURE = rb'\{"keyid":"([0-9a-f]{64})","sig":"([A-Za-z0-9+/]{85}[AQgw]==)"\}'
 _SIGNATURES = re.compile(_SIGNATURE)
 _TAIL = re.compile(rb'","signatures":\[' + _SIGNATURE + rb"(?:," + _SIGNATURE + rb"){0,3}\]\}\Z")
 _MAX_TAIL_BYTES = 1024
+_BASE64_END = re.compile(rb"(?:[A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=|[A-Za-z0-9+/][AQgw]==)\Z")
+"""The last four characters of base64 whose unused bits are zero; Python's decoder takes any."""
 
 
 def seal(key: Ed25519PrivateKey, payload_type: str, payload: bytes) -> bytes:
@@ -50,6 +54,8 @@ def open_envelope(envelope: bytes, payload_type: str, keys: Iterable[Ed25519Publ
     if found_type != payload_type:
         raise InvalidDocument(origin, f"it holds {found_type!r} where {payload_type!r} is expected")
     try:
+        if start != end and not _BASE64_END.match(envelope, end - 4, end):
+            raise binascii.Error
         payload = base64.b64decode(memoryview(envelope)[start:end], validate=True)
     except binascii.Error as error:
         raise InvalidDocument(origin, "it is not a signed envelope") from error

@@ -88,6 +88,8 @@ class FakeRegion:
         self.streams: set[asyncio.Queue[tuple[int, int]]] = set()
 
         self.manifest_status = 200
+        self.manifest_body: bytes | None = None
+        """What to answer instead of a manifest."""
         self.manifest_key: Ed25519PrivateKey | None = None
         self.file_status: dict[Sha256, int] = {}
         self.wrong_bytes: set[Sha256] = set()
@@ -195,6 +197,8 @@ class FakeRegion:
     async def _manifest(self, request: web.Request) -> web.StreamResponse:
         if self.manifest_status != 200:
             return problem(self.manifest_status, "unavailable", "The region is not ready.", retry_after=1)
+        if self.manifest_body is not None:
+            return web.Response(body=self.manifest_body)
         if not self.published:
             return web.Response(status=204)
         payload = self.manifest().encode()

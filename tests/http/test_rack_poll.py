@@ -23,6 +23,7 @@ from shared.errors import (
     InvalidRequestSignature,
     NoRoom,
     RedirectRefused,
+    TooLarge,
     TooOld,
     WrongDigest,
 )
@@ -176,6 +177,26 @@ async def test_no_fault_of_the_region_changes_what_is_served(
     await rack.poller.poll()
     assert rack.error() is None
     assert tree_bytes(rack.root) == newer
+
+
+@pytest.mark.parametrize(
+    ("size", "error"),
+    [
+        pytest.param(16 * 1024 * 1024, InvalidDocument, id="16-mib"),
+        pytest.param(16 * 1024 * 1024 + 1, TooLarge, id="more"),
+        pytest.param(85 * 1024 * 1024, TooLarge, id="85-mib"),
+    ],
+)
+async def test_what_is_larger_than_any_manifest_is_not_read(
+    region: FakeRegion, rack: Rack, size: int, error: type[BootferryError]
+) -> None:
+    region.publish(ubuntu("1"))
+    await rack.poller.poll()
+    before = tree_bytes(rack.root)
+    region.manifest_body = b"[" * size
+    await rack.poller.poll()
+    assert isinstance(rack.error(), error)
+    assert tree_bytes(rack.root) == before
 
 
 async def test_the_floor_outlives_the_process_and_its_manifest(region: FakeRegion, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -100,7 +101,7 @@ def test_base64url_has_no_padding_and_travels_in_urls(raw: bytes) -> None:
     assert decode_bytes(text) == raw
 
 
-@pytest.mark.parametrize("text", ["+/+/", "AA==", "A", "AA AA", "AAAA\n"])
+@pytest.mark.parametrize("text", ["+/+/", "AA==", "A", "AA AA", "AAAA\n", "AB", "AAB", "__", "_" * 43])
 def test_other_alphabets_and_padding_are_refused(text: str) -> None:
     with pytest.raises(InvalidValue):
         decode_bytes(text)
@@ -253,6 +254,70 @@ def test_a_bad_signature_gives_nothing_away(envelope: dict[str, Any]) -> None:
 def test_no_envelope(envelope: bytes | dict[str, Any], why: str) -> None:
     with pytest.raises(InvalidDocument, match=f"^The manifest cannot be read: .*{why}"):
         opened(envelope)
+
+
+SPELLINGS = [
+    # "YQ==" is "a"; what follows decodes to the same, or to nothing that anybody signed.
+    pytest.param(b"a", "YR==", id="unused-bits-of-one-byte"),
+    pytest.param(b"ab", "YWJ=", id="unused-bits-of-two-bytes"),
+    pytest.param(b"a", "YQ", id="without-padding"),
+    pytest.param(b"a", "YQ=", id="half-a-padding"),
+    pytest.param(b"abc", "YWJj====", id="padding-of-nothing"),
+    pytest.param(b"a", "YQ==YQ==", id="two-ends"),
+    pytest.param(b"abc", "YW\\nJj", id="with-an-escape"),
+    pytest.param(b"abc", "YW Jj", id="with-a-space"),
+    pytest.param(b"\xfb\xff", "-_8=", id="of-another-alphabet"),
+]
+
+
+@pytest.mark.parametrize(("payload", "spelling"), SPELLINGS)
+def test_a_payload_has_one_spelling(payload: bytes, spelling: str) -> None:
+    envelope = seal(KEY, TYPE, payload)
+    proper = base64.b64encode(payload)
+    with pytest.raises(InvalidDocument, match="not a signed envelope"):
+        opened(envelope.replace(b'"payload":"%s"' % proper, b'"payload":"%s"' % spelling.encode()))
+    assert opened(envelope) == payload
+
+
+def test_a_signature_has_one_spelling() -> None:
+    signature = OURS["sig"]
+    assert signature[85] in "AQgw"
+    for other in {"A": "BCP", "Q": "RSf", "g": "hiv", "w": "xy/"}[signature[85]]:
+        spelled = signature[:85] + other + "=="
+        assert base64.b64decode(spelled) == base64.b64decode(signature)
+        with pytest.raises(InvalidDocument, match="not a signed envelope"):
+            opened(with_signatures(OURS | {"sig": spelled}))
+
+
+def test_an_envelope_is_at_most_16_mib() -> None:
+    # An empty payload's envelope, so that what is left of 16 MiB is the payload's.
+    room = (16 * 1024 * 1024 - len(seal(KEY, TYPE, b""))) // 4 * 3
+    largest = seal(KEY, TYPE, bytes(room))
+    assert 16 * 1024 * 1024 - 4 <= len(largest) <= 16 * 1024 * 1024
+    assert opened(largest) == bytes(room)
+    with pytest.raises(InvalidDocument, match="larger than 16"):
+        opened(seal(KEY, TYPE, bytes(room + 3)))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"[" * (8 * 1024 * 1024), id="brackets"),
+        pytest.param(b'{"a":{' * 1_000_000, id="objects"),
+        pytest.param(b"[" + b"[]," * 2_000_000 + b"[]]", id="many-lists"),
+    ],
+)
+def test_what_nobody_signed_is_never_built(content: bytes) -> None:
+    # Parsed as JSON, each of these is hundreds of megabytes of objects; here it is text, copied a few times.
+    envelope = seal(STRANGER, TYPE, content)
+    for raw in (envelope, content, envelope[:-2] + b"," + content + b"]}"):
+        tracemalloc.start()
+        try:
+            with pytest.raises((BadSignature, InvalidDocument)):
+                opened(raw)
+            assert tracemalloc.get_traced_memory()[1] < 32 * 1024 * 1024
+        finally:
+            tracemalloc.stop()
 
 
 def test_without_a_key_nothing_opens() -> None:

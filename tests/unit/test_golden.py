@@ -1,0 +1,139 @@
+"""One document of each wire format, spelled out in `tests/golden/`: what was sent yesterday is still read tomorrow.
+
+What these files hold was written by the release whose format they are of; a test that fails here says that racks or
+regions in the field are no longer understood. A new format gets a new file; none is ever changed.
+"""
+
+import base64
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from shared.digest import Sha256
+from shared.names import Name, RelativePath
+from shared.signing import fingerprint
+from shared.wire.enrolment import Enrolment, EnrolmentRequest, EnrolmentToken
+from shared.wire.envelope import open_envelope, seal
+from shared.wire.manifest import Entry, Kind, Manifest
+from shared.wire.report import Fault, Knows, OldReport, Pending, Report, parse_report
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+REGION = Ed25519PrivateKey.from_private_bytes(b"r" * 32)
+RACK = Ed25519PrivateKey.from_private_bytes(b"k" * 32)
+RACK_ID = "0123456789abcdef0123456789abcdef"
+RACK_KEY = "gyClGXfYw4yopJJ8Zw31gh5El2GUXhXp77JqFQnSMOo"
+KERNEL = Sha256("ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb")
+GRUB = Sha256("3e23e8160039594a33894f6564e1b1348bbd7a0088d42c4acb73eeaed59c009d")
+AT = datetime(2026, 7, 1, 12, 0, tzinfo=UTC)
+
+MANIFEST_TYPE = "application/vnd.bootferry.manifest+json"
+REQUEST_TYPE = "application/vnd.bootferry.enrolment-request+json"
+ANSWER_TYPE = "application/vnd.bootferry.enrolment+json"
+
+
+def read(name: str) -> bytes:
+    return (GOLDEN / name).read_bytes()
+
+
+def manifest(*, versions: tuple[str, str], confirmed: tuple[int, int]) -> Manifest:
+    return Manifest(
+        1789000000,
+        7,
+        AT,
+        (
+            Entry(
+                RelativePath("ubuntu/amd64/ga-24.04/noble/stable/boot-kernel"),
+                Kind.FILE,
+                KERNEL,
+                1,
+                "ubuntu:noble:amd64",
+                versions[0],
+            ),
+            Entry(RelativePath("bootloader/uefi/amd64"), Kind.ARCHIVE, GRUB, 1, "bootloader:uefi:amd64", versions[1]),
+        ),
+        confirmed,
+    )
+
+
+MANIFEST = manifest(versions=("20260701", "20260623.0"), confirmed=(1789000000, 6))
+TOKEN = EnrolmentToken(fingerprint(REGION), b"t" * 32)
+
+
+def test_a_manifest_is_written_and_read() -> None:
+    assert MANIFEST.encode() == read("manifest.json")
+    assert seal(REGION, MANIFEST_TYPE, read("manifest.json")) == read("manifest.envelope")
+    payload = open_envelope(read("manifest.envelope"), MANIFEST_TYPE, [REGION.public_key()], origin="The manifest")
+    assert Manifest.parse(payload) == MANIFEST
+
+
+def test_a_manifest_of_before_images_had_names_is_read() -> None:
+    payload = open_envelope(
+        read("manifest-before-images.envelope"), MANIFEST_TYPE, [REGION.public_key()], origin="The manifest"
+    )
+    assert payload == read("manifest-before-images.json")
+    assert Manifest.parse(payload) == manifest(versions=("", ""), confirmed=(0, 0))
+
+
+def test_a_report_is_written_and_read() -> None:
+    report = Report(
+        sequence=1789000000000,
+        version="0.1.0",
+        address="10.0.0.2:5248",
+        knows=Knows(1789000000, 7, KERNEL),
+        pending=(Pending("ubuntu:noble:amd64", "20260701", "connection_lost"),),
+        bytes_left=1,
+        bytes_free=2,
+        error=Fault("connection_lost", "It was lost."),
+    )
+    assert report.encode() == read("report-2.json")
+    assert parse_report(read("report-2.json")) == report
+
+
+def test_a_report_of_version_1_is_read() -> None:
+    assert parse_report(read("report-1.json")) == OldReport(
+        1789000000000,
+        "0.1.0",
+        1789000000,
+        7,
+        frozenset([KERNEL]),
+        1,
+        2,
+        "connection_lost",
+        "It was lost.",
+        "10.0.0.2:5248",
+    )
+
+
+def test_an_enrolment_token_is_written_and_read() -> None:
+    assert f"{TOKEN}\n".encode() == read("enrolment-token.txt")
+    assert EnrolmentToken.parse(read("enrolment-token.txt").decode()) == TOKEN
+
+
+def test_an_enrolment_of_version_1_is_read() -> None:
+    asked = EnrolmentRequest.open(read("enrolment-request-1.envelope"), TOKEN.key().public_key())
+    assert asked == EnrolmentRequest(Name("rack-1"), RACK_KEY, fingerprint(REGION))
+    answered = Enrolment.open(read("enrolment-1.envelope"), REGION.public_key(), asked)
+    assert answered == Enrolment(RACK_ID, Name("rack-1"), RACK_KEY)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "key"),
+    [
+        ("manifest.envelope", MANIFEST_TYPE, REGION),
+        ("manifest-before-images.envelope", MANIFEST_TYPE, REGION),
+        ("enrolment-request-1.envelope", REQUEST_TYPE, TOKEN.key()),
+        ("enrolment-1.envelope", ANSWER_TYPE, REGION),
+    ],
+)
+def test_an_envelope_is_what_any_reader_of_dsse_reads(name: str, kind: str, key: Ed25519PrivateKey) -> None:
+    document = json.loads(read(name))
+    assert list(document) == ["payloadType", "payload", "signatures"]
+    payload = base64.b64decode(document["payload"], validate=True)
+    (signature,) = document["signatures"]
+    assert document["payloadType"] == kind
+    assert signature["keyid"] == fingerprint(key)
+    signed = b"DSSEv1 %d %s %d %s" % (len(kind), kind.encode(), len(payload), payload)
+    key.public_key().verify(base64.b64decode(signature["sig"], validate=True), signed)
