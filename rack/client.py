@@ -1,12 +1,17 @@
-"""The region's API as a rack sees it. Every request but the first two of an enrolment is signed by the rack's key."""
+"""The region's API as a rack sees it. Every request but the first two of an enrolment is signed by the rack's key.
+
+A rack whose clock is wrong learns so from the region's first refusal, and the time with it (`shared.wire.correction`):
+it signs with the region's time from then on, in this process, and believes its own clock for everything else.
+"""
 
 import asyncio
 import json
+import secrets
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
 
 import aiohttp
@@ -15,13 +20,17 @@ from yarl import URL
 
 from rack.identity import Identity
 from shared.digest import Sha256
-from shared.errors import InvalidRequestSignature, TooLarge
+from shared.errors import BootferryError, InvalidRequestSignature, Replayed, TooLarge
 from shared.http import read_capped, request, require_ok, shown
-from shared.signing import REQUEST_LIFETIME_S, sign_request
+from shared.logs import logger
+from shared.signing import MAX_SEQUENCE, REQUEST_LIFETIME_S, fingerprint, sign_request
+from shared.wire.correction import CORRECTION_HEADER, Correction
 from shared.wire.envelope import MAX_ENVELOPE_BYTES
 from shared.wire.report import Report
 
 MAX_EVENT_LINE_BYTES = 4096
+
+_log = logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +51,38 @@ class Region:
         *,
         now: Callable[[], datetime],
         proxy: URL | None = None,
+        nonce: Callable[[], str] = lambda: secrets.token_hex(16),
     ) -> None:
         self._session = session
         self._identity = identity
         self._now = now
         self._proxy = proxy
+        self._nonce = nonce
+        self._region_fingerprint = fingerprint(identity.region_key)
+        self._behind = timedelta()
+
+    def now(self) -> datetime:
+        """The region's time, as far as it has told; this machine's until then."""
+        return self._now() + self._behind
 
     def sign(self, method: str, path_and_query: str, body: bytes | None) -> Mapping[str, str]:
-        """The headers that sign a request of this rack."""
-        return sign_request(self._identity.key, self._identity.rack_id, method, path_and_query, body, now=self._now())
+        """The headers that sign a GET or HEAD of this rack."""
+        return self._signed(method, path_and_query, body, self._nonce(), None)
+
+    def _signed(
+        self, method: str, path_and_query: str, body: bytes | None, nonce: str, sequence: int | None
+    ) -> Mapping[str, str]:
+        return sign_request(
+            self._identity.key,
+            self._identity.rack_id,
+            self._region_fingerprint,
+            method,
+            path_and_query,
+            body,
+            now=self.now(),
+            nonce=nonce,
+            sequence=sequence,
+        )
 
     def file_url(self, sha256: Sha256) -> URL:
         """Where the region serves the file; requests for it are signed."""
@@ -70,10 +102,15 @@ class Region:
             return Published(await read_capped(response, MAX_ENVELOPE_BYTES), response.headers.get("ETag", ""))
 
     async def report(self, report: Report) -> None:
-        """When this returns the region knows. Raises FetchError, InvalidRequestSignature."""
+        """When this returns the region knows. The request's sequence is the report's.
+
+        Raises FetchError, InvalidRequestSignature; Replayed, with the sequence to go on from, when the region has heard
+        that one or a later one.
+        """
         path = f"racks/{self._identity.rack_id}/report"
         headers = {"Content-Type": "application/json"}
-        async with self._ask("PUT", path, 204, headers=headers, body=report.encode()):
+        body = report.encode()
+        async with self._ask("PUT", path, 204, headers=headers, body=body, sequence=report.sequence):
             pass
 
     async def own_address(self) -> str:
@@ -111,24 +148,61 @@ class Region:
         *accepted: int,
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
+        sequence: int | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        async with request(
-            self._session, method, self._url(path), headers=headers, body=body, proxy=self._proxy, sign=self.sign
-        ) as response:
-            if response.status == 401:
-                raise InvalidRequestSignature(self._why_refused(response))
-            await require_ok(response, *accepted)
-            yield response
+        url = self._url(path)
+        for last in (False, True):
+            nonce = self._nonce()
+
+            def sign(method: str, target: str, body: bytes | None, nonce: str = nonce) -> Mapping[str, str]:
+                return self._signed(method, target, body, nonce, sequence)
+
+            async with request(
+                self._session, method, url, headers=headers, body=body, proxy=self._proxy, sign=sign
+            ) as response:
+                if response.status != 401:
+                    await require_ok(response, *accepted)
+                    yield response
+                    return
+                correction = self._correction(response, nonce)
+                if correction is not None and correction.sequence >= (sequence or MAX_SEQUENCE):
+                    raise Replayed(correction.sequence)
+                if last or correction is None or not self._correct(correction):
+                    raise InvalidRequestSignature(self._why_refused(response))
+
+    def _correction(self, response: aiohttp.ClientResponse, nonce: str) -> Correction | None:
+        """What the region says of the request it has refused; None when it says nothing that is its own."""
+        try:
+            return Correction.open(response.headers.get(CORRECTION_HEADER, ""), self._identity.region_key, nonce)
+        except BootferryError:
+            return None
+
+    def _correct(self, correction: Correction) -> bool:
+        """Sign with the region's time; True if that is another one than before."""
+        wrong_by = correction.at - self.now()
+        if abs(wrong_by.total_seconds()) < REQUEST_LIFETIME_S / 2:
+            return False
+        self._behind += wrong_by
+        _log.warning(
+            f"This machine's clock is {_spoken(self._behind)} the region's, by which requests are signed meanwhile.",
+            action="clock",
+            seconds=round(self._behind.total_seconds()),
+        )
+        return True
 
     def _why_refused(self, response: aiohttp.ClientResponse) -> str:
         try:
-            away_s = (self._now() - parsedate_to_datetime(response.headers.get("Date", ""))).total_seconds()
+            away_s = (self.now() - parsedate_to_datetime(response.headers.get("Date", ""))).total_seconds()
         except (ValueError, TypeError):
             away_s = 0.0
         if abs(away_s) > REQUEST_LIFETIME_S / 2:
-            where = "ahead of" if away_s > 0 else "behind"
-            return f"this machine's clock is {abs(away_s):.0f} seconds {where} the region's"
+            return f"this machine's clock is {_spoken(timedelta(seconds=-away_s))} the region's"
         return f"the region does not accept the rack {self._identity.rack_id}"
+
+
+def _spoken(behind: timedelta) -> str:
+    seconds = behind.total_seconds()
+    return f"{abs(seconds):.0f} seconds {'behind' if seconds > 0 else 'ahead of'}"
 
 
 def _own_address(host: str, port: int) -> str:

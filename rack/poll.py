@@ -24,7 +24,7 @@ from shared.audit import due_since
 from shared.digest import Sha256
 from shared.disk import disk_error, write_whole
 from shared.download import Transfer
-from shared.errors import BootferryError, FetchError, ForkedManifest, TooOld
+from shared.errors import BootferryError, FetchError, ForkedManifest, Replayed, TooOld
 from shared.logs import logger
 from shared.patience import Patience, is_regions, patiently
 from shared.signing import fingerprint
@@ -34,6 +34,8 @@ from shared.wire.manifest import MANIFEST_TYPE, Manifest
 from shared.wire.report import Fault, Knows, Pending, Report
 
 REPORT_EVERY_S = 5.0
+SEQUENCE_AHEAD_MS = 24 * 3600 * 1000
+"""A region takes no sequence that lies further ahead of its clock."""
 
 _log = logger(__name__)
 
@@ -287,10 +289,17 @@ class Poller:
         await patiently(lambda: self._report(went), self._habits.patience, self._rng)
 
     async def _report(self, went: Round) -> None:
-        belief, state = self.belief, self._state
-        state.sequence = max(state.sequence + 1, int(self._now().timestamp() * 1000))
+        try:
+            await self._report_once(went)
+        except Replayed as error:
+            # aiohttp sends a request again when a connection breaks, and a rack's directory may be a restored one.
+            self._state.sequence = error.sequence
+            await self._report_once(went)
+
+    async def _report_once(self, went: Round) -> None:
+        belief = self.belief
         report = Report(
-            sequence=state.sequence,
+            sequence=self._next_sequence(),
             version=__version__,
             address=await self._address(),
             knows=belief.knows,
@@ -301,6 +310,12 @@ class Poller:
         )
         await self._region.report(report)
         self._reported = report.knows, report.pending, report.error
+
+    def _next_sequence(self) -> int:
+        """A greater one than before, milliseconds since 1970 by the region's clock; a wrong clock's is forgotten."""
+        state, now_ms = self._state, int(self._region.now().timestamp() * 1000)
+        state.sequence = max(state.sequence + 1, now_ms) if state.sequence < now_ms + SEQUENCE_AHEAD_MS else now_ms
+        return state.sequence
 
     async def _address(self) -> str:
         """Where machines reach this rack, as far as it can know: as `host:port`."""

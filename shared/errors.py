@@ -8,6 +8,7 @@ the API answers it, the journal shows it, operators search for it.
     │   ├── InvalidValue            a name, path, digest, token or message that does not parse
     │   ├── InvalidDocument         bytes that are not the simplestreams document they should be
     │   ├── Unauthenticated         no credentials; InvalidToken · TokenSpent · TokenExpired · InvalidRequestSignature
+    │   │   └── InvalidRequestSignature: WrongClock · Replayed
     │   ├── Forbidden               good credentials, not enough rights
     │   ├── NotFound                a thing named from outside does not exist
     │   ├── Conflict                the change does not fit what is there
@@ -126,6 +127,40 @@ class InvalidRequestSignature(Unauthenticated):
     def __init__(self, why: str) -> None:
         self.why = why
         super().__init__(f"The request's signature is not good: {why}; check the rack's clock, or enrol it again.")
+
+
+class WrongClock(InvalidRequestSignature):
+    """A rack's message is as it must be, but for its time: `behind_s` seconds (ahead: negative) from the region's.
+
+    `correction` is what the region tells the rack about it, signed, for the message with this `nonce`.
+    """
+
+    code = "wrong_clock"
+
+    def __init__(self, now: str, behind_s: float, nonce: str = "") -> None:
+        self.behind_s, self.nonce, self.correction = behind_s, nonce, ""
+        where = "behind" if behind_s > 0 else "ahead"
+        self.why = f"it was made at another time than now, {now}"
+        super(InvalidRequestSignature, self).__init__(
+            f"The request was made at another time than now, {now}: the rack's clock is {abs(behind_s):.0f} seconds"
+            f" {where} of the region's; set whichever of the two is wrong."
+        )
+
+
+class Replayed(InvalidRequestSignature):
+    """A rack's request says no greater sequence than one before; `sequence` is the greatest that was said.
+
+    `correction` is what the region tells the rack about it, signed, for the request with this `nonce`.
+    """
+
+    code = "replayed"
+
+    def __init__(self, sequence: int, nonce: str = "") -> None:
+        self.sequence, self.nonce, self.correction = sequence, nonce, ""
+        self.why = "it was sent before"
+        super(InvalidRequestSignature, self).__init__(
+            "The request was sent before, or after one that the rack made later; it is not carried out."
+        )
 
 
 class Forbidden(Refused):

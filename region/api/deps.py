@@ -1,6 +1,7 @@
 """What a route may ask for: the region, a transaction, and who is asking."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Annotated
 
@@ -13,8 +14,9 @@ from region.database.connection import transaction
 from region.people import operators, sessions
 from region.people.operators import Operator, Role
 from region.process import Region
-from shared.errors import Forbidden, InvalidRequestSignature, Unauthenticated
+from shared.errors import Forbidden, InvalidRequestSignature, Replayed, Unauthenticated, WrongClock
 from shared.signing import Head, claimed_key_id, verify_body, verify_head
+from shared.wire.correction import Correction
 
 SESSION_COOKIE = "bf_session"
 
@@ -174,7 +176,7 @@ Admin = Annotated[Operator, Depends(require_role(Role.ADMIN))]
 
 @dataclass(frozen=True, slots=True)
 class SignedRack:
-    """A rack that proved who it is by signing this very request's head."""
+    """A rack that signed this very request's head. Whoever changes something compares `head.sequence` with the last."""
 
     id: str
     head: Head
@@ -200,7 +202,22 @@ def authenticate_head(region: Region, request: Request) -> SignedRack:
         raise InvalidRequestSignature(f"no rack with the id {rack_id} is enrolled here")
     query = f"?{request.url.query}" if request.url.query else ""
     target = f"{request.scope['raw_path'].decode('ascii')}{query}"
-    return SignedRack(rack_id, verify_head(key, rack_id, request.method, target, headers, now=region.now()))
+    with correcting(region):
+        head = verify_head(key, rack_id, request.method, target, headers, region=region.fingerprint, now=region.now())
+    return SignedRack(rack_id, head)
+
+
+@contextmanager
+def correcting(region: Region) -> Iterator[None]:
+    """A rack that is refused in here for its time or its sequence is told what they should be, signed."""
+    try:
+        yield
+    except (WrongClock, Replayed) as error:
+        # A rack of 0.1 sends no nonce, and would not look.
+        if error.nonce:
+            sequence = error.sequence if isinstance(error, Replayed) else 0
+            error.correction = Correction(region.now().timestamp(), sequence, error.nonce).sealed(region.key)
+        raise
 
 
 TheRack = Annotated[SignedRack, Depends(authenticate_rack)]

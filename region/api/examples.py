@@ -288,6 +288,13 @@ _ENVELOPE = {
     "signatures": [{"keyid": _SHA256, "sig": "c2lnbmF0dXJl"}],
 }
 
+CORRECTION = (
+    '{"payloadType":"application/vnd.bootferry.correction+json","payload":"eyJub3ciOjE3ODI5MDcyMDAuNSwic2'
+    'VxdWVuY2UiOjE3ODkwMDAwMDAwMDAsIm5vbmNlIjoiYWJhYmFiYWJhYmFiYWJhYmFiYWJhYmFiYWJhYmFiYWIifQ==","signatu'
+    'res":[{"keyid":"c0742a797bd5374378f26a371f35e61b32c0d0cc8fc9b76f5c3ee1949a61555a","sig":"nlA4jbaNT+g'
+    '4OSrtSd8Ra28LBWk32DIs3RbOdqpdplSxA8ZOoHmVgVueWn/U+S49Ri3h7dWlA5KpF33SejWiDw=="}]}'
+)
+
 BODIES: Mapping[str, Any] = {
     "application/octet-stream": "the bytes of the file",
     "application/vnd.dsse.envelope.v1+json": _ENVELOPE,

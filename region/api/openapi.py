@@ -18,6 +18,7 @@ from region.api.deps import SESSION_COOKIE
 from region.api.problems import ROWS, Problem, documented
 from region.edge.problem import PROBLEM_JSON
 from shared import errors
+from shared.wire.correction import CORRECTION_HEADER
 from shared.wire.envelope import MEDIA_TYPE
 
 _SCHEMES = {
@@ -36,7 +37,10 @@ _SCHEMES = {
         "type": "apiKey",
         "in": "header",
         "name": "Signature",
-        "description": "RFC 9421, beside `Signature-Input`: Ed25519 by the key the rack enrolled with.",
+        "description": (
+            "RFC 9421, beside `Signature-Input`: Ed25519 by the key the rack enrolled with, over method, path, query,"
+            " `Content-Digest`, `Bootferry-Region` and, in a change, `Bootferry-Sequence`."
+        ),
     },
 }
 _Security = list[dict[str, list[str]]]
@@ -86,6 +90,11 @@ _HEADERS: dict[str, dict[str, Any]] = {
         "description": "What was made: mostly the import that carries the change out. None in a dry run.",
         "schema": {"type": "string", "format": "uri-reference"},
         "example": "/api/v1/imports/42",
+    },
+    CORRECTION_HEADER: {
+        "description": "DSSE: the region's time, or the greatest sequence that it knows, for the refused request.",
+        "schema": {"type": "string"},
+        "example": examples.CORRECTION,
     },
     "Link": {
         "description": 'The page that follows, with `rel="next"` (RFC 8288); none on the last one.',
@@ -205,6 +214,8 @@ def _headers(operation: dict[str, Any], status: int) -> set[str]:
     name, found = operation["operationId"], {"X-Request-Id"}
     if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
         found.add("Retry-After")
+    if status == HTTPStatus.UNAUTHORIZED and any("rack_signature" in choice for choice in operation["security"]):
+        found.add(CORRECTION_HEADER)
     if status < HTTPStatus.BAD_REQUEST:
         found |= {"ETag"} if name in _TAGGED else set()
         found |= {"Location"} if name in _LOCATED else set()

@@ -29,6 +29,7 @@ from shared import errors
 from shared.errors import BootferryError, DiskFailed, TooManyAttempts, Unavailable
 from shared.logs import logger
 from shared.shapes import accepted
+from shared.wire.correction import CORRECTION_HEADER
 
 log = logger(__name__)
 
@@ -56,6 +57,10 @@ ROWS: Mapping[type[BootferryError], Row] = {
     errors.TokenSpent: Row(HTTPStatus.UNAUTHORIZED, "A one-time enrolment token was used before."),
     errors.TokenExpired: Row(HTTPStatus.UNAUTHORIZED, "The token's time is over."),
     errors.InvalidRequestSignature: Row(HTTPStatus.UNAUTHORIZED, "A rack's request is not signed as it must be."),
+    errors.WrongClock: Row(
+        HTTPStatus.UNAUTHORIZED, "A rack's clock and the region's differ by more than five minutes."
+    ),
+    errors.Replayed: Row(HTTPStatus.UNAUTHORIZED, "A rack's request was sent before."),
     errors.Forbidden: Row(HTTPStatus.FORBIDDEN, "Your role does not allow it."),
     CrossOrigin: Row(HTTPStatus.FORBIDDEN, "A browser sent a change from another site's page."),
     errors.NotFound: Row(HTTPStatus.NOT_FOUND, "There is no such thing."),
@@ -224,6 +229,8 @@ def answer(error: BootferryError, jitter: Callable[[], float] = random.random) -
         headers["Retry-After"] = str(least + round(least * jitter()))
     if status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, errors.WrongClock | errors.Replayed) and error.correction:
+        headers[CORRECTION_HEADER] = error.correction
     # What is away was logged when it went; each request that meets it is no news.
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(error, Unavailable):
         log.warning(f"A request failed. {error}", action="answer", code=error.code, status=int(status))

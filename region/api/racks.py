@@ -7,7 +7,7 @@ from fastapi import APIRouter, Path, Request, Response
 from pydantic import Field
 
 from region.actions import racks as acts
-from region.api.deps import Admin, IfMatch, TheRack, TheRegion, Transaction, Viewer, address_of
+from region.api.deps import Admin, IfMatch, TheRack, TheRegion, Transaction, Viewer, address_of, correcting
 from region.api.models import NOT_STORED, Limit, NameCursor, Page, Shape, paged
 from region.api.problems import documented
 from region.database.connection import transaction
@@ -193,5 +193,6 @@ async def report(region: TheRegion, rack: TheRack, request: Request, rack_id: Ra
         if isinstance(found, OldReport):
             published = region.memory.published
             found = await reports.modern(connection, found, None if published is None else published.manifest)
-        changed = await reports.record(connection, rack.id, found, region.now())
+        with correcting(region):
+            changed = await reports.record(connection, rack.id, found, region.now(), rack.head)
     region.gathered.say(changed)

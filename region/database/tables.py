@@ -333,6 +333,7 @@ published_images = Table(
 # `epoch`, `serial` and `knows_sha256` are the manifest that the rack knows; `ahead`: it is none of ours.
 # `report_digest` is of what the last report said, so that one that says nothing new costs one UPDATE. That stays within
 # a page (HOT) only while no index covers a column it writes: give none to `last_seen_at` or what else reports change.
+# `request_sequence` is the greatest of the rack's requests that changed something: none counts twice.
 racks = Table(
     "racks",
     metadata,
@@ -349,6 +350,7 @@ racks = Table(
     _flag("ahead", default=False),
     _bytes("report_sequence"),
     _text("report_digest", default=""),
+    _bytes("request_sequence"),
     _bytes("bytes_left"),
     _bytes("bytes_free"),
     _text("error_code", default=""),

@@ -16,11 +16,22 @@ from region.database.tables import enrolment_tokens, racks
 from region.database.topics import Topic, notify
 from region.fleet.showing import AHEAD, LIVE_FOR, STATE
 from shared.digest import Sha256
-from shared.errors import Conflict, InvalidToken, NotFound, TokenExpired, TokenSpent, WrongRegion
-from shared.signing import decode_bytes, encode_bytes, fingerprint, parse_public_key, public_bytes
+from shared.errors import (
+    Conflict,
+    InvalidToken,
+    InvalidValue,
+    NotFound,
+    Replayed,
+    TokenExpired,
+    TokenSpent,
+    WrongRegion,
+)
+from shared.signing import Head, decode_bytes, encode_bytes, fingerprint, parse_public_key, public_bytes
 from shared.wire.enrolment import Enrolment, EnrolmentRequest, EnrolmentToken
 
 TOKEN_LIFETIME = timedelta(hours=24)
+SEQUENCE_AHEAD = timedelta(days=1)
+"""Sequences are milliseconds since 1970 by a rack's clock, which may be so far ahead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +114,35 @@ async def enrol(connection: AsyncConnection, envelope: bytes, region_fingerprint
     await notify(connection, Topic.RACK_KEY, subject=rack_id)
     await notify(connection, Topic.RACKS, Topic.IMAGES)
     return Enrolment(rack_id, request.name, request.public_key)
+
+
+def furthest_sequence(now: datetime) -> int:
+    """The greatest sequence, in milliseconds since 1970, that a rack may have said by `now`."""
+    return int((now + SEQUENCE_AHEAD).timestamp() * 1000)
+
+
+async def advance(connection: AsyncConnection, rack_id: str, head: Head, now: datetime) -> None:
+    """The request with this head counts, once, whichever process it came to: its sequence is the rack's last one now.
+
+    To be called in the transaction that does what the request asks for. A rack of 0.1 says no sequence; its reports are
+    told apart by their own. Raises NotFound; Replayed; InvalidValue for a sequence from far ahead.
+    """
+    if head.sequence is None:
+        return
+    if head.sequence > furthest_sequence(now):
+        raise InvalidValue("request's sequence", head.sequence, "it lies in the future; check the rack's clock")
+    raised = await connection.execute(
+        text("""
+            UPDATE racks SET request_sequence = :sequence
+            WHERE id = :id AND (request_sequence < :sequence OR request_sequence > :furthest)
+        """),
+        {"sequence": head.sequence, "id": rack_id, "furthest": furthest_sequence(now)},
+    )
+    if raised.rowcount == 0:
+        known = await connection.scalar(select(racks.c.request_sequence).where(racks.c.id == rack_id))
+        if known is None:
+            raise NotFound("rack", rack_id)
+        raise Replayed(known, head.nonce)
 
 
 async def seen(connection: AsyncConnection, moments: Mapping[str, datetime]) -> None:

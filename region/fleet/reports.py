@@ -1,13 +1,14 @@
 """Reports: what racks say they lack, taken in by exception.
 
-- A report older than the last one changes nothing.
+- A report older than the last one changes nothing. One whose request was sent before is refused.
+- A sequence more than a day ahead is of a clock that was wrong, the region's own or a rack's: it holds back nothing.
 - A report that says what the last one said is one UPDATE of columns that no index covers, and nobody is told.
 - What else it says replaces what the rack said before; the images it lacks by difference.
 - Free bytes are no news: they change with every line a rack logs. They are written down and nobody is told.
 """
 
 import hashlib
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import msgspec
 from sqlalchemy import Row, select, text, update
@@ -15,31 +16,40 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from region.database.tables import manifests, racks, region
 from region.database.topics import Topic
+from region.fleet import racks as racks_known
+from region.fleet.racks import furthest_sequence
 from region.fleet.showing import LIVE_FOR
 from shared.errors import InvalidValue, NotFound
+from shared.signing import Head
 from shared.wire.manifest import Manifest
 from shared.wire.report import Fault, Knows, OldReport, Pending, Report
 
-REPORT_AHEAD = timedelta(days=1)
 MAX_PENDING = 10_000
 """So many images that a rack lacks are kept; more than any region publishes."""
 
 NOTHING_NEW: frozenset[Topic] = frozenset()
 
 _SAME = text("""
-    UPDATE racks SET last_seen_at = :now, report_sequence = :sequence, bytes_free = :bytes_free
+    UPDATE racks
+    SET last_seen_at = :now, report_sequence = :sequence, bytes_free = :bytes_free,
+        request_sequence = coalesce(CAST(:request_sequence AS bigint), request_sequence)
     WHERE id = :id AND report_digest = :digest AND report_sequence < :sequence AND last_seen_at > :live_after
+      AND coalesce(request_sequence < CAST(:request_sequence AS bigint), true)
 """)
 
 _BEFORE = text("SELECT report_sequence, last_seen_at, epoch, serial, ahead FROM racks WHERE id = :id FOR UPDATE")
 
 
-async def record(connection: AsyncConnection, rack_id: str, report: Report, now: datetime) -> frozenset[Topic]:
+async def record(
+    connection: AsyncConnection, rack_id: str, report: Report, now: datetime, head: Head | None = None
+) -> frozenset[Topic]:
     """Take in what a rack says of itself; answers the topics that changed by it, to be told after the commit.
 
-    Raises NotFound; InvalidValue for a report from far ahead, after which none could be newer.
+    `head` is of the signed request it came in, which counts once. Raises NotFound; Replayed; InvalidValue for a report
+    from far ahead, after which none could be newer.
     """
-    if report.sequence > (now + REPORT_AHEAD).timestamp() * 1000:
+    furthest, request_sequence = furthest_sequence(now), None if head is None else head.sequence
+    if max(report.sequence, request_sequence or 0) > furthest:
         raise InvalidValue("report's sequence", report.sequence, "it lies in the future; check the rack's clock")
     digest = _digest(report)
     given = {
@@ -49,13 +59,16 @@ async def record(connection: AsyncConnection, rack_id: str, report: Report, now:
         "id": rack_id,
         "digest": digest,
         "live_after": now - LIVE_FOR,
+        "request_sequence": request_sequence,
     }
     if (await connection.execute(_SAME, given)).rowcount:
         return NOTHING_NEW
+    if head is not None:
+        await racks_known.advance(connection, rack_id, head, now)
     known = (await connection.execute(_BEFORE, {"id": rack_id})).one_or_none()
     if known is None:
         raise NotFound("rack", rack_id)
-    if report.sequence <= known.report_sequence:
+    if report.sequence <= known.report_sequence <= furthest:
         return NOTHING_NEW
     ahead = await _is_ahead(connection, report.knows)
     await connection.execute(

@@ -17,7 +17,9 @@ fsync is off; on a shared machine only the ratios within one run mean anything.
 
 import argparse
 import asyncio
+import itertools
 import os
+import secrets
 import socket
 import statistics
 import sys
@@ -44,7 +46,7 @@ from region.people.operators import Role, create_token
 from region.publishing.manifest import Published
 from region.stream.documents import Product, ProductKind, Version
 from shared.names import ImageKey, Name
-from shared.signing import encode_bytes, load_or_create_key, public_bytes, sign_request
+from shared.signing import encode_bytes, fingerprint, load_or_create_key, public_bytes, sign_request
 from shared.store.disk import DiskStore
 from shared.wire.report import Knows, Report
 from tests.db.rows import hold, item, make_region, make_source, publish, reading, record, select_images
@@ -53,6 +55,7 @@ from tests.stores import put
 TIMES, WARM_UP = 20, 12
 REPORTS = 400
 PACE = 67
+SEQUENCES = itertools.count(time.time_ns() // 1_000_000)
 LACKING_RACKS, LACKING_IMAGES = 1000, 3
 RACK_NAME = "rack-%05d"
 SUBARCHES = ("ga-24.04", "hwe-24.04")
@@ -81,7 +84,17 @@ class Site:
 
     async def as_rack(self, number: int, method: str, path: str, body: bytes | None, **headers: str) -> int:
         """The status of the answer to a rack's signed request."""
-        signed = sign_request(self.rack_keys[number], rack_id(number), method, path, body, now=datetime.now(UTC))
+        signed = sign_request(
+            self.rack_keys[number],
+            rack_id(number),
+            fingerprint(self.key),
+            method,
+            path,
+            body,
+            now=datetime.now(UTC),
+            nonce=secrets.token_hex(16),
+            sequence=None if method == "GET" else next(SEQUENCES),
+        )
         async with self.session.request(method, f"{self.base}{path}", data=body, headers=signed | headers) as response:
             await response.read()
             return response.status

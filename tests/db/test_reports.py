@@ -19,8 +19,9 @@ from region.fleet.racks import Lacking, OnRack
 from region.fleet.showing import LIVE_FOR, POLL_PERIOD
 from region.publishing.manifest import Published
 from shared.digest import Sha256
-from shared.errors import InvalidValue, NotFound, Refused
+from shared.errors import InvalidValue, NotFound, Refused, Replayed
 from shared.names import ImageKey
+from shared.signing import Head
 from shared.wire.report import Fault, Knows, OldReport, Pending, Report, parse_report
 from tests.db.rows import (
     EPOCH,
@@ -464,3 +465,82 @@ async def test_a_report_of_a_rack_that_was_removed_or_lives_in_the_future(region
         await racks.remove(connection, rack_id)
         with pytest.raises(NotFound):
             await reports.record(connection, rack_id, report(1, Knows()), NOW)
+
+
+@pytest.mark.parametrize("news", [pytest.param(False, id="nothing-new"), pytest.param(True, id="news")])
+async def test_of_one_request_sent_to_many_processes_at_once_one_counts(region: AsyncEngine, news: bool) -> None:
+    async with transaction(region) as connection:
+        rack_id = await make_rack(connection, "one")
+        first = Report(sequence=1, version="1")
+        await reports.record(connection, rack_id, first, NOW, Head(None, 7, ""))
+
+    async def arrives(number: int) -> None:
+        # Each says a later sequence of its own, so that the request's alone tells that it was sent before.
+        report = Report(sequence=2 + number, version=str(number) if news else "1")
+        async with transaction(region) as connection:
+            await reports.record(connection, rack_id, report, NOW, Head(None, 8, "ab" * 16))
+
+    done = await asyncio.gather(*(arrives(number) for number in range(5)), return_exceptions=True)
+    refused = [error for error in done if error is not None]
+    assert len(refused) == 4
+    for error in refused:
+        assert isinstance(error, Replayed)
+        assert (error.sequence, error.nonce) == (8, "ab" * 16)
+
+
+async def test_a_request_that_fails_may_be_sent_again(region: AsyncEngine) -> None:
+    async with transaction(region) as connection:
+        rack_id = await make_rack(connection, "one")
+    report, head = Report(sequence=1, version="1"), Head(None, 7, "")
+    with pytest.raises(ZeroDivisionError):
+        async with transaction(region) as connection:
+            await reports.record(connection, rack_id, report, NOW, head)
+            raise ZeroDivisionError
+    async with transaction(region) as connection:
+        await reports.record(connection, rack_id, report, NOW, head)
+    with pytest.raises(Replayed):
+        async with transaction(region) as connection:
+            await reports.record(connection, rack_id, report, NOW, head)
+
+
+async def test_a_removed_racks_request_is_not_one_that_was_sent_before(region: AsyncEngine) -> None:
+    with pytest.raises(NotFound):
+        async with transaction(region) as connection:
+            await reports.record(connection, "gone", Report(sequence=1, version="1"), NOW, Head(None, 7, ""))
+
+
+async def test_a_rack_of_0_1_says_no_sequence_and_moves_none(region: AsyncEngine) -> None:
+    async with transaction(region) as connection:
+        rack_id = await make_rack(connection, "one")
+        for sequence in (1, 2, 3):
+            report = Report(sequence=sequence, version="1" if sequence < 3 else "2")
+            await reports.record(connection, rack_id, report, NOW, Head(None, None, ""))
+        assert await connection.scalar(text("SELECT request_sequence FROM racks")) == 0
+        assert await connection.scalar(text("SELECT report_sequence FROM racks")) == 3
+
+
+async def test_a_sequence_from_a_future_that_was_none_holds_back_nothing(region: AsyncEngine) -> None:
+    day_ms = 24 * 3600 * 1000
+    now_ms = int(NOW.timestamp() * 1000)
+    async with transaction(region) as connection:
+        rack_id = await make_rack(connection, "one")
+        # What follows says nothing new.
+        await reports.record(connection, rack_id, Report(sequence=1, version="1"), NOW, Head(None, 1, ""))
+    for sequence in (now_ms + day_ms + 1000, 2**63 - 1):
+        for report_sequence, request_sequence in ((sequence, 2), (2, sequence)):
+            with pytest.raises(InvalidValue, match="clock"):
+                async with transaction(region) as connection:
+                    report = Report(sequence=report_sequence, version="1")
+                    await reports.record(connection, rack_id, report, NOW, Head(None, request_sequence, ""))
+    # What the region took while its own clock was ten years ahead.
+    async with transaction(region) as connection:
+        await connection.execute(
+            text("UPDATE racks SET report_sequence = :ahead, request_sequence = :ahead"), {"ahead": 2 * now_ms}
+        )
+    async with transaction(region) as connection:
+        await reports.record(connection, rack_id, Report(sequence=now_ms, version="1"), NOW, Head(None, now_ms, ""))
+        row = (await connection.execute(text("SELECT version, report_sequence, request_sequence FROM racks"))).one()
+    assert tuple(row) == ("1", now_ms, now_ms)
+    with pytest.raises(Replayed):
+        async with transaction(region) as connection:
+            await reports.record(connection, rack_id, Report(sequence=now_ms, version="1"), NOW, Head(None, now_ms, ""))

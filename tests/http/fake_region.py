@@ -8,7 +8,7 @@ import lzma
 import random
 import tarfile
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,9 +19,18 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from yarl import URL
 
 from shared.digest import Sha256
-from shared.errors import InvalidRequestSignature
+from shared.errors import InvalidRequestSignature, Replayed, WrongClock
 from shared.names import RelativePath
-from shared.signing import claimed_key_id, encode_bytes, fingerprint, parse_public_key, public_bytes, verify_request
+from shared.signing import (
+    Head,
+    claimed_key_id,
+    encode_bytes,
+    fingerprint,
+    parse_public_key,
+    public_bytes,
+    verify_request,
+)
+from shared.wire.correction import Correction
 from shared.wire.enrolment import Enrolment, EnrolmentRequest, EnrolmentToken
 from shared.wire.envelope import seal
 from shared.wire.manifest import MANIFEST_TYPE, Entry, Kind, Manifest
@@ -74,6 +83,11 @@ class FakeRegion:
         self.token_fault = ""
         self.racks: dict[str, Ed25519PublicKey] = {}
         self.url = URL()
+        self.clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self.sequences: dict[str, int] = {}
+        """The greatest sequence that each rack has said."""
+        self.correction_key: Ed25519PrivateKey | None = None
+        self.answered_nonce = ""
 
         self.order = (EPOCH, 0)
         self.published = False
@@ -160,21 +174,36 @@ class FakeRegion:
                 rack_id = claimed_key_id(headers)
                 if rack_id not in self.racks:
                     raise InvalidRequestSignature("no such rack")
-                verify_request(
+                head = verify_request(
                     self.racks[rack_id],
                     rack_id,
                     request.method,
                     request.path_qs,
                     headers,
                     body or None,
-                    now=datetime.now(UTC),
+                    region=fingerprint(self.key),
+                    now=self.clock(),
                 )
+                if not self.report_faults:
+                    self._advance(rack_id, head)
             except InvalidRequestSignature as error:
                 self.refused.append(str(error))
-                return problem(401, error.code, str(error))
+                refusal = problem(401, error.code, str(error))
+                if isinstance(error, WrongClock | Replayed):
+                    sequence = error.sequence if isinstance(error, Replayed) else 0
+                    correction = Correction(self.clock().timestamp(), sequence, self.answered_nonce or error.nonce)
+                    refusal.headers["Bootferry-Correction"] = correction.sealed(self.correction_key or self.key)
+                return refusal
         assert callable(handler)
         response: web.StreamResponse = await handler(request)
         return response
+
+    def _advance(self, rack_id: str, head: Head) -> None:
+        """Refuse what was sent before, as a region does."""
+        if head.sequence is not None:
+            if head.sequence <= self.sequences.get(rack_id, 0):
+                raise Replayed(self.sequences[rack_id], head.nonce)
+            self.sequences[rack_id] = head.sequence
 
     async def _region(self, _request: web.Request) -> web.StreamResponse:
         return web.json_response(

@@ -47,6 +47,7 @@ class Rack:
     beat: Beat
     store: DiskStore
     clock: Clock
+    link_clock: Clock
     machine: aiohttp.ClientSession
 
     async def boot(self, path: str, **headers: str) -> tuple[int, bytes]:
@@ -67,9 +68,9 @@ async def running_rack(
         if again or not (root / "identity").exists():
             await identities.enrol(session, root, region.url, region.token, Name("rack-a"), again=again)
         identity = identities.load(root)
-        clock = Clock()
-        # The region checks that requests are signed now; only the rack's own reckoning follows the test's clock.
-        link = Region(session, identity, now=lambda: datetime.now(UTC))
+        # The region checks that requests are signed now: what signs them has a clock of its own.
+        clock, link_clock = Clock(), Clock()
+        link = Region(session, identity, now=link_clock)
         with ThreadPoolExecutor(4) as executor:
             store = DiskStore(root)
             poller = Poller(
@@ -97,7 +98,7 @@ async def running_rack(
                 await web.TCPSite(server, "127.0.0.1", 0).start()
                 base = f"http://127.0.0.1:{server.addresses[0][1]}"
                 async with aiohttp.ClientSession(base, auto_decompress=False) as machine:
-                    yield Rack(root, poller, beat, store, clock, machine)
+                    yield Rack(root, poller, beat, store, clock, link_clock, machine)
             finally:
                 await server.cleanup()
 

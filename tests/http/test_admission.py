@@ -6,17 +6,15 @@ import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 import structlog
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import text
 from yarl import URL
 
 from region.database.connection import transaction
-from shared.signing import encode_bytes, public_bytes, sign_request
+from shared.signing import encode_bytes, public_bytes
 from shared.wire.report import Knows, Report
 from tests.http.conftest import Running
 from tests.http.test_racks_api import Rack
@@ -167,7 +165,7 @@ async def test_a_report_may_be_larger_and_only_its_own_rack_is_asked_for_it(
     body += b" " * (1024 * 1024 - len(body))
     path = f"/racks/{rack.id}/report"
     assert (await rack.ask("PUT", path, body)).status == 204
-    signed = sign_request(rack.key, rack.id, "PUT", f"/api/v1{path}", body, now=datetime.now(UTC))
+    signed = rack.signed("PUT", path, body)
     other = await running.as_nobody()("PUT", path, headers=signed, data=body[:-1] + b"\n")
     assert (other.status, other.json["code"]) == (401, "request_signature_invalid"), "the body was changed on its way"
     # With a signature that is not good, not one byte of eight megabytes is waited for.
@@ -177,7 +175,7 @@ async def test_a_report_may_be_larger_and_only_its_own_rack_is_asked_for_it(
     status, _, _ = await answered(line, head("PUT", path, f"Content-Length: {8 * 1024 * 1024}", *sent), 2)
     assert status == 401
     line[1].close()
-    too_large = sign_request(rack.key, rack.id, "PUT", f"/api/v1{path}", b"x", now=datetime.now(UTC))
+    too_large = rack.signed("PUT", path, b"x")
     line = await connect(running)
     sent = [f"{name}: {value}" for name, value in too_large.items()]
     status, _, _ = await answered(line, head("PUT", path, f"Content-Length: {8 * 1024 * 1024 + 1}", *sent), 2)
@@ -186,23 +184,23 @@ async def test_a_report_may_be_larger_and_only_its_own_rack_is_asked_for_it(
 
 
 async def test_a_thousand_racks_behind_one_address_are_no_strangers(running: Running, eventually: Eventually) -> None:
-    keys = {f"{number:032x}": Ed25519PrivateKey.generate() for number in range(1000)}
+    racks = [Rack(running, number) for number in range(1000)]
     async with transaction(running.region.engine) as connection:
         await connection.execute(
             text("INSERT INTO racks (id, name, public_key, enrolled_at) VALUES (:id, :id, :key, now())"),
-            [{"id": rack_id, "key": encode_bytes(public_bytes(key))} for rack_id, key in keys.items()],
+            [{"id": rack.id, "key": encode_bytes(public_bytes(rack.key))} for rack in racks],
         )
     await running.region.rack_keys.read_all()
 
-    async def poll(rack_id: str) -> Line:
+    async def poll(rack: Rack) -> Line:
         line = await connect(running)
-        signed = sign_request(keys[rack_id], rack_id, "GET", "/api/v1/manifest", None, now=datetime.now(UTC))
+        signed = rack.signed("GET", "/manifest", None)
         sent = head("GET", "/manifest", *(f"{name}: {value}" for name, value in signed.items()))
         status, _, _ = await answered(line, sent, 60)
         assert status == 200
         return line
 
-    begun = await asyncio.gather(*map(poll, keys))
+    begun = await asyncio.gather(*map(poll, racks))
     assert begun[0][1].get_extra_info("socket")
     figures = (await running.client("GET", "/metrics")).body.decode()
     assert "bootferry_strangers 0.0" in figures

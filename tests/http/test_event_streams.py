@@ -11,7 +11,6 @@ from sqlalchemy import text
 import region.api.events
 from region.database.connection import transaction
 from region.database.topics import Topic
-from shared.signing import sign_request
 from tests.http.conftest import Running
 from tests.http.test_racks_api import Rack
 
@@ -107,7 +106,7 @@ async def test_a_racks_stream_ends_when_it_is_removed(running: Running, eventual
     for rack in racks:
         await rack.enrol()
         await eventually(lambda rack=rack: running.region.rack_keys.get(rack.id))
-        signed = sign_request(rack.key, rack.id, "GET", "/api/v1/manifest/events", None, now=datetime.now(UTC))
+        signed = rack.signed("GET", "/manifest/events", None)
         streams.append(await _open(running, "/manifest/events", signed))
     assert (await running.client("DELETE", f"/racks/{racks[0].id}")).status == 204
     await _ends(streams[0], 2)

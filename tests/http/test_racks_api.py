@@ -1,8 +1,12 @@
 """Racks over HTTP: signed reports of either version come in, pages of racks and what each lacks go out."""
 
+import base64
+import hashlib
+import itertools
+import secrets
 import time
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -12,10 +16,12 @@ from sqlalchemy import text
 from region.database.connection import transaction
 from region.fleet.showing import LIVE_FOR
 from shared.signing import encode_bytes, public_bytes, sign_request
+from shared.wire.correction import Correction
 from shared.wire.report import Knows, OldReport, Pending, Report
 from tests.http.conftest import Answer, Running
 
 RESOLUTE = "ubuntu:resolute:amd64"
+SEQUENCES = itertools.count(time.time_ns() // 1_000_000)
 Eventually = Callable[..., Awaitable[object]]
 
 
@@ -41,8 +47,20 @@ class Rack:
             await connection.execute(text("SELECT pg_notify('bootferry', 'rack_key:' || :id)"), {"id": self.id})
 
     async def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Answer:
-        signed = sign_request(self.key, self.id, method, f"/api/v1{path}", body, now=datetime.now(UTC))
+        signed = self.signed(method, path, body)
         return await self.running.as_nobody()(method, path, headers=signed | headers, data=body)
+
+    def signed(self, method: str, path: str, body: bytes | None, **given: Any) -> dict[str, str]:
+        """The headers of a request of this rack, which may differ from what is right by what is given."""
+        asked: dict[str, Any] = {
+            "region": self.running.region.fingerprint,
+            "now": datetime.now(UTC),
+            "nonce": secrets.token_hex(16),
+            "sequence": None if method == "GET" else next(SEQUENCES),
+        }
+        return sign_request(
+            self.key, self.id, method=method, path_and_query=f"/api/v1{path}", body=body, **(asked | given)
+        )
 
     async def report(self, knows: Knows, *pending: Pending) -> None:
         sequence = time.time_ns() // 1_000_000
@@ -186,3 +204,100 @@ async def test_a_rack_out_of_reach_that_polls_again_is_told(running: Running, ra
         while not {"racks", "images"} <= heard:
             heard |= set(await told.next(10))
     assert (await rack.shown())["status"] == "synced"
+
+
+def a_report() -> bytes:
+    return Report(sequence=time.time_ns() // 1_000_000, version="9", bytes_free=10).encode()
+
+
+async def test_a_change_counts_once_and_whoever_sends_it_again_is_told_where_the_rack_is(
+    running: Running, rack: Rack
+) -> None:
+    path, nobody = f"/racks/{rack.id}/report", running.as_nobody()
+    for sequence, nonce in ((7, "7" * 32), (9, "9" * 32)):
+        body = a_report()
+        headers = rack.signed("PUT", path, body, sequence=sequence, nonce=nonce)
+        assert (await nobody("PUT", path, headers=headers, data=body)).status == 204
+        seen = await rack.shown()
+        # A body that says something new, so that nothing but the request's sequence tells them apart.
+        newer = Report(sequence=time.time_ns() // 1_000_000 + 60_000, version="replayed", bytes_free=1).encode()
+        for again, sent in (
+            (headers, body),
+            (rack.signed("PUT", path, newer, sequence=sequence, nonce=nonce), newer),
+            (rack.signed("PUT", path, newer, sequence=sequence - 1, nonce=nonce), newer),
+        ):
+            refused = await nobody("PUT", path, headers=again, data=sent)
+            assert (refused.status, refused.json["code"]) == (401, "replayed")
+            correction = Correction.open(
+                refused.headers["Bootferry-Correction"], running.region.key.public_key(), nonce
+            )
+            assert correction.sequence == sequence
+        assert await rack.shown() == seen
+    reading = rack.signed("GET", "/manifest", None)
+    for _ in range(2):
+        assert (await nobody("GET", "/manifest", headers=reading)).status == 200
+
+
+async def test_a_rack_whose_clock_is_wrong_is_told_the_regions_time_and_a_stranger_is_not(
+    running: Running, rack: Rack
+) -> None:
+    nobody, nonce = running.as_nobody(), "ab" * 16
+    for wrong in (timedelta(days=-3650), timedelta(seconds=-310), timedelta(seconds=310), timedelta(days=3650)):
+        headers = rack.signed("GET", "/manifest", None, now=datetime.now(UTC) + wrong, nonce=nonce)
+        refused = await nobody("GET", "/manifest", headers=headers)
+        assert (refused.status, refused.json["code"]) == (401, "wrong_clock")
+        correction = Correction.open(refused.headers["Bootferry-Correction"], running.region.key.public_key(), nonce)
+        assert abs((correction.at - datetime.now(UTC)).total_seconds()) < 10
+        assert correction.sequence == 0
+
+        stranger = Rack(running, 1)
+        headers = stranger.signed("GET", "/manifest", None, now=datetime.now(UTC) + wrong, nonce=nonce)
+        refused = await nobody("GET", "/manifest", headers=headers)
+        assert (refused.status, refused.json["code"]) == (401, "request_signature_invalid")
+        assert "Bootferry-Correction" not in refused.headers
+
+
+async def test_a_request_meant_for_another_region_opens_nothing(running: Running, rack: Rack) -> None:
+    headers = rack.signed("GET", "/manifest", None, region="cd" * 32)
+    refused = await running.as_nobody()("GET", "/manifest", headers=headers)
+    assert (refused.status, refused.json["code"]) == (401, "request_signature_invalid")
+
+
+async def test_a_rack_of_0_1_is_still_heard(running: Running, rack: Rack) -> None:
+    # It signs with http-message-signatures, over neither region nor sequence; a report's own sequence orders it.
+    path = f"/racks/{rack.id}/report"
+    for method, target, body, status in (("GET", "/manifest", None, 200), ("PUT", path, a_report(), 204)):
+        message = requests_signed_by_0_1(rack.key, rack.id, method, f"/api/v1{target}", body, datetime.now(UTC))
+        assert (await running.as_nobody()(method, target, headers=message, data=body)).status == status
+    assert (await rack.shown())["version"] == "9"
+    older = Report(sequence=1, version="replayed", bytes_free=1).encode()
+    message = requests_signed_by_0_1(rack.key, rack.id, "PUT", f"/api/v1{path}", older, datetime.now(UTC))
+    assert (await running.as_nobody()("PUT", path, headers=message, data=older)).status == 204
+    assert (await rack.shown())["version"] == "9"
+
+
+def requests_signed_by_0_1(
+    key: Ed25519PrivateKey, key_id: str, method: str, target: str, body: bytes | None, now: datetime
+) -> dict[str, str]:
+    """The headers that a rack of 0.1 sends."""
+    digest = f"sha-256=:{base64.b64encode(hashlib.sha256(body or b'').digest()).decode()}:"
+    covered = '"@method" "@path" "@query"' + ("" if body is None else ' "content-digest"')
+    parameters = f'({covered});created={int(now.timestamp())};keyid="{key_id}";alg="ed25519";tag="bootferry-rack"'
+    lines = [f'"@method": {method}', f'"@path": {target}', '"@query": ?']
+    lines += [] if body is None else [f'"content-digest": {digest}']
+    signature = key.sign("\n".join([*lines, f'"@signature-params": {parameters}']).encode())
+    headers = {
+        "Signature-Input": f"rack={parameters}",
+        "Signature": f"rack=:{base64.b64encode(signature).decode()}:",
+    }
+    return headers if body is None else headers | {"Content-Digest": digest}
+
+
+async def test_a_rack_reports_for_itself_only(running: Running, rack: Rack, eventually: Eventually) -> None:
+    other = Rack(running, 2)
+    await other.enrol()
+    await eventually(lambda: running.region.rack_keys.get(other.id))
+    answer = await rack.ask("PUT", f"/racks/{other.id}/report", a_report())
+    assert (answer.status, answer.json["code"]) == (403, "forbidden")
+    assert (await other.shown())["status"] == "never_seen"
+    assert (await rack.ask("PUT", f"/racks/{rack.id}/report", a_report())).status == 204

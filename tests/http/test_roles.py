@@ -4,7 +4,10 @@ The description says which operations there are; this file says whom each lets i
 in the other fails here. Whoever is not let in gets 401 or 403, whatever else he sends; whoever is let in never does.
 """
 
+import itertools
 import json
+import secrets
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -106,11 +109,23 @@ class Rack:
 
     id: str
     key: Ed25519PrivateKey
+    region: str
 
     def signed(self, method: str, path: str, body: bytes | None) -> dict[str, str]:
-        return dict(sign_request(self.key, self.id, method, path, body, now=datetime.now(UTC)))
+        return sign_request(
+            self.key,
+            self.id,
+            self.region,
+            method,
+            path,
+            body,
+            now=datetime.now(UTC),
+            nonce=secrets.token_hex(16),
+            sequence=None if method == "GET" else next(SEQUENCES),
+        )
 
 
+SEQUENCES = itertools.count(time.time_ns() // 1_000_000)
 NOT_THERE = {
     "image_id": "ubuntu:nowhere:amd64",
     "import_id": "999",
@@ -158,7 +173,8 @@ async def a_rack(running: Running, name: str) -> Rack:
     asked = EnrolmentRequest(Name(name), encode_bytes(public_bytes(key)), token.region_fingerprint)
     answer = await running.as_nobody()("POST", "/racks/enrol", data=asked.sealed(token))
     assert answer.status == 201, answer.body
-    return Rack(Enrolment.open(answer.body, running.region.key.public_key(), asked).rack_id, key)
+    enrolled = Enrolment.open(answer.body, running.region.key.public_key(), asked)
+    return Rack(enrolled.rack_id, key, running.region.fingerprint)
 
 
 async def a_token(client: Client, role: str) -> str:
@@ -245,7 +261,7 @@ async def test_a_racks_signature_opens_what_is_its_own(running: Running, eventua
     rack = await a_rack(running, "rack")
     gone = await running.client("DELETE", f"/racks/{removed.id}")
     assert gone.status == 204
-    strange = Rack("0" * 32, Ed25519PrivateKey.generate())
+    strange = Rack("0" * 32, Ed25519PrivateKey.generate(), running.region.fingerprint)
     await eventually(lambda: running.region.rack_keys.get(removed.id) is None)
     told = {}
     for who, signer in (("rack", rack), ("removed rack", removed), ("nobody's rack", strange)):

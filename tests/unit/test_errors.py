@@ -39,6 +39,8 @@ EXAMPLES = [
     errors.TokenSpent(),
     errors.TokenExpired(),
     errors.InvalidRequestSignature("there is none"),
+    errors.WrongClock("2026-07-01 12:00:00 UTC", 3600),
+    errors.Replayed(7),
     errors.NotFound("rack", "rack-1"),
     errors.TooManyAttempts(30),
     errors.NameNotFound(URL, "mirror.example"),
@@ -119,6 +121,9 @@ def test_the_tree_is_drawn_as_it_is() -> None:
     drawn = {"BootferryError": ""}
     above = ""
     for line in (errors.__doc__ or "").splitlines():
+        if deeper := re.match(r" {4}│ {3}│ {3}└── (.*)", line):
+            first, *others = [word for word in re.findall(r"\w+", deeper[1]) if word in CLASSES]
+            drawn |= dict.fromkeys(others, first)
         if not (found := re.match(r" {4}(│? {3})?[├└]── (.*)", line)):
             continue
         first, *others = [word for word in re.findall(r"\w+", found[2]) if word in CLASSES]

@@ -8,13 +8,15 @@ import base64
 import json
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from shared.digest import Sha256
 from shared.names import Name, RelativePath
-from shared.signing import fingerprint
+from shared.signing import fingerprint, sign_request, verify_request
+from shared.wire.correction import Correction
 from shared.wire.enrolment import Enrolment, EnrolmentRequest, EnrolmentToken
 from shared.wire.envelope import open_envelope, seal
 from shared.wire.manifest import Entry, Kind, Manifest
@@ -119,6 +121,42 @@ def test_an_enrolment_of_version_1_is_read() -> None:
     assert answered == Enrolment(RACK_ID, Name("rack-1"), RACK_KEY)
 
 
+def requests(name: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(read(name))
+    assert [request["method"] for request in found] == ["GET", "GET", "PUT"]
+    return found
+
+
+@pytest.mark.parametrize(("name", "nonce"), [("requests-1.json", ""), ("requests-2.json", "ab" * 16)])
+def test_signed_requests_are_read(name: str, nonce: str) -> None:
+    for request in requests(name):
+        head = verify_request(
+            RACK.public_key(),
+            RACK_ID,
+            request["method"],
+            request["target"],
+            {header.lower(): value for header, value in request["headers"].items()},
+            None if request["body"] is None else request["body"].encode(),
+            region=fingerprint(REGION),
+            now=AT,
+        )
+        assert (head.sequence, head.nonce) == (request.get("sequence"), nonce)
+
+
+def test_a_signed_request_is_written() -> None:
+    for request in requests("requests-2.json"):
+        body = None if request["body"] is None else request["body"].encode()
+        asked = (RACK, RACK_ID, fingerprint(REGION), request["method"], request["target"], body)
+        signed = sign_request(*asked, now=AT, nonce="ab" * 16, sequence=request["sequence"])
+        assert signed == request["headers"]
+
+
+def test_a_correction_is_written_and_read() -> None:
+    said = Correction(1782907200.5, 1789000000000, "ab" * 16)
+    assert said.sealed(REGION).encode() == read("correction.envelope")
+    assert Correction.open(read("correction.envelope").decode(), REGION.public_key(), "ab" * 16) == said
+
+
 @pytest.mark.parametrize(
     ("name", "kind", "key"),
     [
@@ -126,6 +164,7 @@ def test_an_enrolment_of_version_1_is_read() -> None:
         ("manifest-before-images.envelope", MANIFEST_TYPE, REGION),
         ("enrolment-request-1.envelope", REQUEST_TYPE, TOKEN.key()),
         ("enrolment-1.envelope", ANSWER_TYPE, REGION),
+        ("correction.envelope", "application/vnd.bootferry.correction+json", REGION),
     ],
 )
 def test_an_envelope_is_what_any_reader_of_dsse_reads(name: str, kind: str, key: Ed25519PrivateKey) -> None:

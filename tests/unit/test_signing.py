@@ -1,6 +1,7 @@
 """Whose word it is: envelopes, requests and the file a key lives in."""
 
 import base64
+import hashlib
 import json
 import os
 import stat
@@ -19,12 +20,15 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
+from http_message_signatures import HTTPMessageSigner, HTTPMessageVerifier, algorithms
+from http_message_signatures.resolvers import MappingKeyResolver
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from shared.errors import BadSignature, InvalidDocument, InvalidRequestSignature, InvalidValue
+from shared.errors import BadSignature, InvalidDocument, InvalidRequestSignature, InvalidValue, WrongClock
 from shared.signing import (
     REQUEST_LIFETIME_S,
+    Head,
     claimed_key_id,
     decode_bytes,
     encode_bytes,
@@ -33,8 +37,11 @@ from shared.signing import (
     parse_public_key,
     public_bytes,
     sign_request,
+    verify_body,
+    verify_head,
     verify_request,
 )
+from shared.wire.correction import Correction
 from shared.wire.envelope import open_envelope, seal
 
 # RFC 8032, section 7.1, test 1.
@@ -342,6 +349,23 @@ def test_an_enormous_type_is_not_repeated_in_full() -> None:
 # --- requests -----------------------------------------------------------------------------------------------------
 
 
+REGION = "ab" * 32
+NONCE = "0123456789abcdef" * 2
+
+
+@dataclass
+class _Message:
+    """A request as http-message-signatures reads it."""
+
+    method: str
+    target: str
+    headers: dict[str, str]
+
+    @property
+    def url(self) -> str:
+        return f"http://region{self.target}"
+
+
 @dataclass(frozen=True)
 class Sent:
     """A signed request as the region meets it."""
@@ -352,12 +376,52 @@ class Sent:
     headers: dict[str, str] = field(default_factory=dict)
     key_id: str = "rack-7"
 
-    def signed(self, at: datetime = NOW, key: Ed25519PrivateKey = KEY) -> "Sent":
-        made = sign_request(key, self.key_id, self.method, self.target, self.body, now=at)
+    def signed(
+        self, at: datetime = NOW, key: Ed25519PrivateKey = KEY, region: str = REGION, sequence: int | None = 9
+    ) -> "Sent":
+        made = sign_request(
+            key,
+            self.key_id,
+            region,
+            self.method,
+            self.target,
+            self.body,
+            now=at,
+            nonce=NONCE,
+            sequence=None if self.method == "GET" else sequence,
+        )
         return replace(self, headers={name.lower(): value for name, value in made.items()})
 
-    def verify(self, now: datetime = NOW, key: Ed25519PrivateKey = KEY) -> None:
-        verify_request(key.public_key(), self.key_id, self.method, self.target, self.headers, self.body, now=now)
+    def signed_by_the_library(self, *extra: str, at: datetime = NOW, nonce: str | None = None) -> "Sent":
+        """Signed by http-message-signatures, which is how racks of 0.1 sign."""
+        message = _Message(self.method, self.target, dict(self.headers))
+        HTTPMessageSigner(
+            signature_algorithm=algorithms.ED25519,
+            key_resolver=MappingKeyResolver(private_keys={self.key_id: KEY}, public_keys={}),
+        ).sign(
+            message,
+            key_id=self.key_id,
+            created=at,
+            nonce=nonce,
+            label="rack",
+            tag="bootferry-rack",
+            covered_component_ids=("@method", "@path", "@query", *extra),
+            body=self.body,
+            use_existing_digest="content-digest" in self.headers,
+        )
+        return replace(self, headers={name.lower(): value for name, value in message.headers.items()})
+
+    def verify(self, now: datetime = NOW, key: Ed25519PrivateKey = KEY, region: str = REGION) -> Head:
+        return verify_request(
+            key.public_key(),
+            self.key_id,
+            self.method,
+            self.target,
+            self.headers,
+            self.body,
+            region=region,
+            now=now,
+        )
 
     def but(self, **headers: str | None) -> "Sent":
         changed = self.headers | {name.replace("_", "-"): value for name, value in headers.items()}
@@ -437,8 +501,172 @@ def test_any_other_request_is_refused(request_: Sent) -> None:
         request_.verify()
 
 
+SHAPES = [
+    pytest.param('"@query" "content-digest"', '"content-digest" "@query"', id="another-order"),
+    pytest.param('"@method"', '"@method";sf', id="a-parameter"),
+    pytest.param(";created=", ";expires=1;created=", id="a-time-of-expiry"),
+    pytest.param(";created=1", ";created=01", id="a-zero-before-the-time"),
+    pytest.param(";created=", ";created=-", id="before-1970"),
+    pytest.param(f'nonce="{NONCE}"', 'nonce="1"', id="a-short-nonce"),
+    pytest.param("rack=(", "other=(", id="another-label"),
+    pytest.param("rack=(", "a=1, rack=(", id="a-second-member"),
+    pytest.param("rack=(", "rack= (", id="a-space"),
+    pytest.param('rack"', 'rack";x', id="a-parameter-more"),
+]
+
+
+@pytest.mark.parametrize("request_", [pytest.param(GET, id="get"), pytest.param(POST, id="post")])
+def test_the_library_takes_what_we_sign(request_: Sent) -> None:
+    # So do regions of 0.1: whoever upgrades the racks first loses nothing.
+    (result,) = _library_verifies(request_)
+    names = ["@method", "@path", "@query", "content-digest", "bootferry-region", "bootferry-sequence"]
+    expected = names if request_ is POST else [name for name in names if name not in ("content-digest", names[-1])]
+    assert [name.strip('"') for name in result.covered_components if "signature-params" not in name] == expected
+    assert result.nonce == NONCE
+
+
+def _library_verifies(request_: Sent) -> list[Any]:
+    class Verifier(HTTPMessageVerifier):
+        def validate_created_and_expires(self, sig_input: Any, max_age: timedelta | None = None) -> None:
+            """The library asks the machine's clock."""
+
+    found: list[Any] = Verifier(
+        signature_algorithm=algorithms.ED25519,
+        key_resolver=MappingKeyResolver(public_keys={request_.key_id: KEY.public_key()}, private_keys={}),
+    ).verify(
+        _Message(request_.method, request_.target, dict(request_.headers)),
+        max_age=None,
+        expect_tag="bootferry-rack",
+        body=request_.body or b"",
+    )
+    return found
+
+
+targets = st.from_regex(r"/([A-Za-z0-9._~/-]|%20|%2F){0,20}(\?([A-Za-z0-9=&._~-]|%3d){0,20})?", fullmatch=True)
+
+
+@given(st.sampled_from(["GET", "PUT", "POST", "DELETE"]), targets, st.none() | st.binary(max_size=40), st.booleans())
+def test_we_and_the_library_agree(method: str, target: str, body: bytes | None, ours: bool) -> None:
+    sent = Sent(method, target, body)
+    if ours:
+        signed = sent.signed()
+        _library_verifies(signed)
+    else:
+        named = {"bootferry-region": REGION} | ({} if method == "GET" else {"bootferry-sequence": "9"})
+        # The library puts content-digest last; ours stands where it was told to.
+        digest = ("content-digest",) if body is not None else ()
+        digested = {"content-digest": Sent("POST", "/", body).signed().headers["content-digest"]} if digest else {}
+        signed = replace(sent, headers=named | digested).signed_by_the_library(*digest, *named, nonce=NONCE)
+    head = signed.verify()
+    assert (head.sequence, head.nonce) == (None if method == "GET" else 9, NONCE)
+
+
+@pytest.mark.parametrize(("before", "after"), SHAPES)
+def test_a_good_signature_of_another_shape_is_refused(before: str, after: str) -> None:
+    # Whatever RFC 9421 allows besides, this key has really signed it.
+    parameters = POST.headers["signature-input"].replace(before, after)
+    names = ["content-digest", "bootferry-region", "bootferry-sequence"]
+    lines = ['"@method": POST', '"@path": /api/v1/racks/7/report', '"@query": ?full=1']
+    lines += [f'"{name}": {POST.headers[name]}' for name in names]
+    base = "\n".join([*lines, f'"@signature-params": {parameters.partition("=")[2]}'])
+    signature = base64.b64encode(KEY.sign(base.encode())).decode()
+    with pytest.raises(InvalidRequestSignature):
+        POST.but(signature_input=parameters, signature=f"rack=:{signature}:").verify()
+
+
+def test_a_request_by_another_name_than_the_keys_is_refused() -> None:
+    signed = Sent(key_id="rack-8").signed()
+    signed.verify()
+    with pytest.raises(InvalidRequestSignature):
+        replace(signed, key_id="rack-7").verify()
+
+
+def test_a_request_for_another_region_is_refused() -> None:
+    with pytest.raises(InvalidRequestSignature, match="another region"):
+        POST.verify(region="cd" * 32)
+    with pytest.raises(InvalidRequestSignature):
+        POST.but(bootferry_region="cd" * 32).verify(region="cd" * 32)
+
+
+def test_a_sequence_is_signed_with_every_change_and_with_nothing_else() -> None:
+    assert POST.verify().sequence == 9
+    assert Sent().signed(sequence=2**63 - 1).verify().sequence == 2**63 - 1
+    assert GET.verify().sequence is None
+    with pytest.raises(InvalidRequestSignature):
+        POST.but(bootferry_sequence="10").verify()
+    without = replace(POST, headers={"bootferry-region": REGION, "content-digest": POST.headers["content-digest"]})
+    with pytest.raises(InvalidRequestSignature, match="bootferry-sequence"):
+        without.signed_by_the_library("content-digest", "bootferry-region", nonce=NONCE).verify()
+    reading = replace(GET, headers={"bootferry-region": REGION, "bootferry-sequence": "9"})
+    with pytest.raises(InvalidRequestSignature, match="bootferry-sequence"):
+        reading.signed_by_the_library("bootferry-region", "bootferry-sequence", nonce=NONCE).verify()
+
+
+@pytest.mark.parametrize(
+    "said", ["0", "-1", "1.5", "+1", "\u0661", "9223372036854775808", "99999999999999999999", "", "None"]
+)
+def test_a_sequence_is_a_whole_number_that_postgresql_holds(said: str) -> None:
+    headers = POST.headers | {"bootferry-sequence": said}
+    named = ("content-digest", "bootferry-region", "bootferry-sequence")
+    with pytest.raises(InvalidRequestSignature):
+        if said.isascii() and said:
+            replace(POST, headers=headers).signed_by_the_library(*named, nonce=NONCE).verify()
+        else:
+            replace(POST, headers=headers).verify()
+
+
+def test_the_head_is_verified_before_the_body_is_there() -> None:
+    head = verify_head(KEY.public_key(), "rack-7", "POST", POST.target, POST.headers, region=REGION, now=NOW)
+    assert head.digest == hashlib.sha256(b'{"held": []}').digest()
+    verify_body(head, b'{"held": []}')
+    for other in (b'{"held": [] }', b"", b"{}"):
+        with pytest.raises(InvalidRequestSignature, match="the body is not"):
+            verify_body(head, other)
+    unsigned = GET.verify()
+    assert unsigned.digest is None
+    verify_body(unsigned, b"")
+    with pytest.raises(InvalidRequestSignature, match="the body is not"):
+        verify_body(unsigned, b"{}")
+
+
+@pytest.mark.parametrize("request_", ACCEPTED)
+def test_a_rack_of_0_1_signs_neither_region_nor_sequence(request_: Sent) -> None:
+    head = request_.signed_by_the_library().verify()
+    assert (head.sequence, head.nonce) == (None, "")
+    with pytest.raises(InvalidRequestSignature):
+        replace(request_.signed_by_the_library(), method="DELETE").verify()
+
+
+def test_who_is_refused_for_the_time_alone_is_told_it() -> None:
+    for request_ in (POST, GET):
+        for ahead_s in (301, -301):
+            with pytest.raises(WrongClock) as caught:
+                request_.verify(NOW + timedelta(seconds=ahead_s))
+            assert (caught.value.behind_s, caught.value.nonce) == (ahead_s, NONCE)
+            assert f"301 seconds {'behind' if ahead_s > 0 else 'ahead'} of the region's" in str(caught.value)
+    # Nothing is told to who does not hold the key.
+    with pytest.raises(InvalidRequestSignature) as refused:
+        Sent().signed(key=STRANGER).verify(NOW + timedelta(days=1))
+    assert not isinstance(refused.value, WrongClock)
+
+
+def test_a_correction_answers_one_request_of_one_region() -> None:
+    said = Correction(NOW.timestamp(), 7, NONCE)
+    header = said.sealed(STRANGER)
+    assert header.isascii()
+    assert header.isprintable()
+    assert Correction.open(header, STRANGER.public_key(), NONCE) == said
+    assert said.at == NOW
+    with pytest.raises(BadSignature, match="another request"):
+        Correction.open(header, STRANGER.public_key(), "f" * 32)
+    with pytest.raises(BadSignature):
+        Correction.open(header, KEY.public_key(), NONCE)
+    with pytest.raises(InvalidDocument):
+        Correction.open(seal(STRANGER, TYPE, b"{}").decode(), STRANGER.public_key(), NONCE)
+
+
 def test_a_signature_that_covers_less_is_refused_though_it_is_good() -> None:
-    lax = Sent("GET", "/api/v1/manifest", None).signed()
+    lax = Sent("GET", "/api/v1/manifest", None).signed_by_the_library()
     # The query is what a rack's own library would leave out: a good signature over method and path only.
     base = '"@method": GET\n"@path": /api/v1/manifest\n"@signature-params": '
     parameters = lax.headers["signature-input"].removeprefix("rack=").replace(' "@query"', "")
