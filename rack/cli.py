@@ -1,6 +1,7 @@
 """The commands of `bootferry-rack`, as people type them."""
 
 import asyncio
+import getpass
 import json
 import os
 import re
@@ -23,7 +24,7 @@ from rack.lock import holder
 from rack.state import State
 from rack.tree import Tree, behind, load_current, shown_by
 from shared import __version__
-from shared.errors import BootferryError, Conflict
+from shared.errors import BootferryError, Conflict, InvalidValue
 from shared.http import client_session
 from shared.names import Name
 from shared.signing import fingerprint
@@ -34,6 +35,7 @@ from shared.wire.envelope import open_envelope
 from shared.wire.manifest import MANIFEST_TYPE, Manifest
 
 STDIN = "-"
+MAX_TOKEN_CHARACTERS = 1024
 _SECRET = re.compile(r"bfe_[A-Za-z0-9_-]+")
 
 cli = typer.Typer(
@@ -97,13 +99,15 @@ def run() -> None:
 @cli.command()
 def enrol(
     region: Annotated[str, typer.Option(help="The region's address, for instance https://region.example:5240.")],
-    token: Annotated[
+    token_file: Annotated[
         str,
         typer.Option(
-            help="The token an operator made on the region, or '-' to read it from standard input, where no other"
-            " user of this machine sees it."
+            metavar="FILE",
+            help="Read the token that an operator made on the region from a file; - is standard input. Without it, the"
+            " token is asked for.",
         ),
-    ],
+    ] = "",
+    token: Annotated[str, typer.Option(hidden=True)] = "",
     name: Annotated[str, typer.Option(help="What operators call this rack. [default: this machine's host name]")] = "",
     again: Annotated[
         bool, typer.Option("--again", help="Replace the enrolment this rack has, with a new key.")
@@ -111,15 +115,23 @@ def enrol(
 ) -> None:
     """Make this rack known to a region, once.
 
-    The region's key is checked against the token before anything is sent, and the token's secret never is.
+    The region's key is checked against the token before anything is sent, and the token's secret never is. Neither is
+    it an argument: every user of a machine sees those.
     """
-    _told(lambda: asyncio.run(_enrol(region, token, name, again=again)))
+    _told(lambda: asyncio.run(_enrol(region, token_file, token, name, again=again)))
 
 
-async def _enrol(region: str, token: str, name: str, *, again: bool) -> None:
+async def _enrol(region: str, token_file: str, token: str, name: str, *, again: bool) -> None:
     configuration = RackConfiguration.load()
     url, called = identities.parse_region_url(region), Name(name or socket.gethostname())
-    parsed = EnrolmentToken.parse(await asyncio.to_thread(sys.stdin.readline, 1024) if token == STDIN else token)
+    if token and token != STDIN:
+        typer.echo(
+            "Every user of this machine sees a token that is an argument. Leave --token away: the token is asked for.",
+            err=True,
+        )
+        parsed = EnrolmentToken.parse(token)
+    else:
+        parsed = EnrolmentToken.parse(await asyncio.to_thread(_read_token, token or token_file))
     async with client_session(ca_bundle=configuration.ca_bundle) as session:
         proxy = URL(configuration.proxy) if configuration.proxy else None
         identity = await identities.enrol(
@@ -128,6 +140,20 @@ async def _enrol(region: str, token: str, name: str, *, again: bool) -> None:
     typer.echo(f"This rack is enrolled as {identity.name} ({identity.rack_id}) at {identity.region_url}.")
     if (process := holder(configuration.data_dir / "lock")) is not None:
         typer.echo(f"Restart bootferry-rack (process {process}), which still runs with the earlier enrolment.")
+
+
+def _read_token(file: str) -> str:
+    """A line of `file`, of standard input, or what somebody types. Raises InvalidValue."""
+    if file and file != STDIN:
+        try:
+            with Path(file).open(encoding="utf-8", errors="replace") as opened:
+                return opened.readline(MAX_TOKEN_CHARACTERS)
+        except OSError as error:
+            raise InvalidValue("token file", file, error.strerror or "it is not readable") from error
+    if not file and sys.stdin.isatty():
+        # It hides what is typed before it asks: nothing pasted early is shown.
+        return getpass.getpass("Enrolment token: ")
+    return sys.stdin.readline(MAX_TOKEN_CHARACTERS)
 
 
 @cli.command()

@@ -4,18 +4,24 @@
     <data_dir>/identity/region.json   the region's address and key, this rack's id and name (0600)
 
 `region.json` names the key it was written for. An enrolment makes its key as `rack.key.new` and renames it after
-`region.json` is in place: between the two, the fingerprint says which of the keys counts.
+`region.json` is in place: between the two, the fingerprint says which of the keys counts. Whatever root writes here
+belongs to whom the directory belongs to: an enrolment as root leaves a rack that its own user can start.
 """
 
+import asyncio
+import dataclasses
 import json
+import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import aiohttp
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from yarl import URL
 
-from shared.disk import read_document, write_whole
+from shared.disk import make_directory, owner_of, read_document, sync_directory, write_whole
 from shared.errors import (
     Conflict,
     HttpStatus,
@@ -28,12 +34,16 @@ from shared.errors import (
     WrongRegion,
 )
 from shared.http import parse_url, read_capped, request, require_ok
+from shared.logs import logger
 from shared.names import Name
-from shared.signing import encode_bytes, fingerprint, load_or_create_key, parse_public_key, public_bytes
+from shared.signing import encode_bytes, fingerprint, load_key, parse_public_key, private_pem, public_bytes
+from shared.wire.correction import CORRECTION_HEADER, Correction
 from shared.wire.enrolment import MAX_ENROLMENT_BYTES, Enrolment, EnrolmentRequest, EnrolmentToken
 from shared.wire.envelope import MEDIA_TYPE
 
 MAX_REGION_BYTES = 64 * 1024
+
+_log = logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +74,7 @@ def load(data_dir: Path) -> Identity:
     except FileNotFoundError as error:
         raise InvalidConfiguration(
             "This rack is not enrolled; make a token on the region, then run"
-            " 'bootferry-rack enrol --region URL --token -' and paste it."
+            " 'bootferry-rack enrol --region URL' and paste it."
         ) from error
     try:
         return Identity(
@@ -82,7 +92,7 @@ def load(data_dir: Path) -> Identity:
 
 def _key(directory: Path, wanted: str) -> Ed25519PrivateKey:
     for path in (directory / "rack.key", directory / "rack.key.new"):
-        if path.exists() and fingerprint(key := load_or_create_key(path)) == wanted:
+        if path.exists() and fingerprint(key := load_key(path)) == wanted:
             return key
     raise InvalidDocument(
         str(directory / "rack.key"), "it is missing or not the key this rack was enrolled with; enrol it with --again"
@@ -98,8 +108,11 @@ async def enrol(
     *,
     again: bool = False,
     proxy: URL | None = None,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    nonce: Callable[[], str] = lambda: secrets.token_hex(16),
 ) -> Identity:
-    """When this returns, the region knows this rack, and `load(data_dir)` gives the same identity.
+    """When this returns, the region knows this rack, and `load(data_dir)` gives the same identity, also after a loss of
+    power. When it raises, an identity of before is still the one.
 
     The region's key is compared with the token before anything is sent, and the token's secret never is: it only makes
     a signature. Raises Conflict when there is an identity and `again` is not set; WrongRegion; TokenSpent, TokenExpired
@@ -112,11 +125,19 @@ async def enrol(
     if fingerprint(region_key) != token.region_fingerprint:
         raise WrongRegion(token.region_fingerprint, fingerprint(region_key))
 
-    fresh = directory / "rack.key.new"
-    fresh.unlink(missing_ok=True)
-    key = load_or_create_key(fresh)
-    asked = EnrolmentRequest(name, encode_bytes(public_bytes(key)), token.region_fingerprint)
-    answer = Enrolment.open(await _post(session, region_url, asked.sealed(token), proxy), region_key, asked)
+    key = await asyncio.to_thread(_new_key, directory)
+    asked = EnrolmentRequest(name, encode_bytes(public_bytes(key)), token.region_fingerprint, nonce(), now())
+    try:
+        sealed = await _post(session, region_url, asked.sealed(token), region_key, asked.nonce, proxy)
+    except _ClockIsWrong as error:
+        _log.warning(
+            f"This machine's clock differs from the region's, whose time is {error.now:%Y-%m-%d %H:%M:%S} UTC; it"
+            " enrols by that.",
+            action="clock",
+        )
+        asked = dataclasses.replace(asked, nonce=nonce(), created_at=error.now)
+        sealed = await _post(session, region_url, asked.sealed(token), region_key, "", proxy)
+    answer = Enrolment.open(sealed, region_key, asked)
 
     document = {
         "region_url": str(region_url),
@@ -125,9 +146,36 @@ async def enrol(
         "name": answer.name,
         "rack_key_fingerprint": fingerprint(key),
     }
-    write_whole(directory / "region.json", json.dumps(document, indent=2).encode() + b"\n", mode=0o600)
-    fresh.replace(directory / "rack.key")
+    await asyncio.to_thread(_keep, directory, json.dumps(document, indent=2).encode() + b"\n")
     return Identity(region_url, region_key, answer.rack_id, answer.name, key)
+
+
+def _new_key(directory: Path) -> Ed25519PrivateKey:
+    """A new key, kept beside the one that counts."""
+    make_directory(directory)
+    fresh = directory / "rack.key.new"
+    if fresh.exists():
+        _settle(directory)
+    key = Ed25519PrivateKey.generate()
+    write_whole(fresh, private_pem(key), mode=0o600, owner=owner_of(directory))
+    return key
+
+
+def _settle(directory: Path) -> None:
+    """Finish an enrolment that ended between its two files: there, the new key is the one that counts."""
+    try:
+        counts = str(read_document(directory / "region.json")["rack_key_fingerprint"])
+        if fingerprint(load_key(directory / "rack.key.new")) == counts:
+            (directory / "rack.key.new").replace(directory / "rack.key")
+            sync_directory(directory)
+    except (FileNotFoundError, InvalidDocument, KeyError):
+        return
+
+
+def _keep(directory: Path, document: bytes) -> None:
+    write_whole(directory / "region.json", document, mode=0o600, owner=owner_of(directory))
+    (directory / "rack.key.new").replace(directory / "rack.key")
+    sync_directory(directory)
 
 
 async def _region_key(session: aiohttp.ClientSession, region_url: URL, proxy: URL | None) -> Ed25519PublicKey:
@@ -141,11 +189,28 @@ async def _region_key(session: aiohttp.ClientSession, region_url: URL, proxy: UR
         raise InvalidDocument(str(url), "it does not say the public key of a Bootferry region") from error
 
 
-async def _post(session: aiohttp.ClientSession, region_url: URL, body: bytes, proxy: URL | None) -> bytes:
+class _ClockIsWrong(Exception):
+    """The region has refused the enrolment for its time, and has said its own."""
+
+    def __init__(self, now: datetime) -> None:
+        self.now = now
+
+
+async def _post(
+    session: aiohttp.ClientSession,
+    region_url: URL,
+    body: bytes,
+    region_key: Ed25519PublicKey,
+    nonce: str,
+    proxy: URL | None,
+) -> bytes:
+    """The region's answer. Raises _ClockIsWrong where it is a correction for this `nonce`; "" looks for none."""
     url = region_url.joinpath("api/v1/racks/enrol")
     headers = {"Content-Type": MEDIA_TYPE}
     try:
         async with request(session, "POST", url, headers=headers, body=body, proxy=proxy) as response:
+            if nonce and (header := response.headers.get(CORRECTION_HEADER)) is not None:
+                raise _ClockIsWrong(Correction.open(header, region_key, nonce).at)
             await require_ok(response, 201)
             return await read_capped(response, 2 * MAX_ENROLMENT_BYTES)
     except HttpStatus as error:

@@ -107,7 +107,7 @@ def rack_token(
     hours: Annotated[float, typer.Option(min=0.02, max=720, help="How long the token may be used.")] = 24,
     uses: Annotated[int, typer.Option(min=1, max=1000, help="How many racks may use it.")] = 1,
 ) -> None:
-    """Print a token that lets a rack enrol: bootferry-rack enrol --region URL --token TOKEN."""
+    """Print a token that lets a rack enrol: bootferry-rack enrol --region URL, which asks for it."""
     from region.actions import racks
     from region.people.activity import CONSOLE
 

@@ -18,7 +18,34 @@ from shared.errors import DiskFailed, InvalidDocument, NoRoom
 READ_SIZE = 1024 * 1024
 
 
-def write_whole(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+Owner = tuple[int, int]
+"""Whose a file is: the number of a user and of a group."""
+
+
+def owner_of(directory: Path) -> Owner | None:
+    """Whose new files in `directory` must be so that its owner can use them; None where they are so by themselves.
+
+    That is: where root makes them in somebody else's directory. Raises OSError.
+    """
+    found = directory.stat()
+    return (found.st_uid, found.st_gid) if os.geteuid() == 0 else None
+
+
+def make_directory(path: Path, *, mode: int = 0o700) -> None:
+    """After this returns `path` is a directory, also after a loss of power; what was missing above it too.
+
+    A new directory belongs to the owner of the one it is in. Raises OSError.
+    """
+    missing = [path, *path.parents]
+    missing = missing[: next(index for index, directory in enumerate(missing) if directory.exists())]
+    for directory in reversed(missing):
+        directory.mkdir(mode=mode, exist_ok=True)
+        if (owner := owner_of(directory.parent)) is not None:
+            os.chown(directory, *owner)
+        sync_directory(directory.parent)
+
+
+def write_whole(path: Path, content: bytes, *, mode: int = 0o644, owner: Owner | None = None) -> None:
     """After this returns `path` holds exactly `content`, also after a loss of power; before, what it held.
 
     One writer of a path at a time. Raises OSError.
@@ -26,6 +53,8 @@ def write_whole(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     staged = path.with_name(f".{path.name}.new")
     staged.unlink(missing_ok=True)
     descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    if owner is not None:
+        os.fchown(descriptor, *owner)
     _fill(descriptor, content)
     staged.replace(path)
     sync_directory(path.parent)

@@ -9,11 +9,11 @@ the API answers it, the journal shows it, operators search for it.
     │   ├── InvalidDocument         bytes that are not the simplestreams document they should be
     │   ├── Unauthenticated         no credentials; InvalidToken · TokenSpent · TokenExpired · InvalidRequestSignature
     │   │   └── InvalidRequestSignature: WrongClock · Replayed
-    │   ├── Forbidden               good credentials, not enough rights
+    │   ├── Forbidden               good credentials, not enough rights; BarredKey
     │   ├── NotFound                a thing named from outside does not exist
     │   ├── Conflict                the change does not fit what is there
     │   ├── PreconditionFailed      somebody else changed the thing meanwhile
-    │   └── TooManyAttempts         a log-in was tried too often
+    │   └── TooManyAttempts         a log-in or an enrolment was tried too often
     ├── FetchError                  bytes could not be fetched; `url` says from where
     │   ├── NameNotFound · ConnectionRefused · ConnectionLost · TlsFailed · TimedOut · AddressForbidden
     │   ├── HttpStatus              the other side answered, but not with the bytes
@@ -169,6 +169,18 @@ class Forbidden(Refused):
     code = "forbidden"
 
 
+class BarredKey(Forbidden):
+    """A rack asks to be known by the key of a rack that was removed."""
+
+    code = "key_barred"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This key belonged to a rack that was removed, and opens nothing any more; make another one on the rack:"
+            " bootferry-rack enrol --again."
+        )
+
+
 class NotFound(Refused):
     """There is no `noun` called `name`."""
 
@@ -192,13 +204,13 @@ class PreconditionFailed(Refused):
 
 
 class TooManyAttempts(Refused):
-    """Too many log-ins failed from one address; `retry_after` seconds from now another may be tried."""
+    """Too many attempts failed, `what` says which; `retry_after` seconds from now another may be made."""
 
     code = "too_many_attempts"
 
-    def __init__(self, retry_after: int) -> None:
+    def __init__(self, retry_after: int, what: str = "log-ins failed from this address") -> None:
         self.retry_after = retry_after
-        super().__init__(f"Too many log-ins failed from this address; try again in {retry_after} seconds.")
+        super().__init__(f"Too many {what}; try again in {retry_after} seconds.")
 
 
 class FetchError(BootferryError):

@@ -51,9 +51,10 @@ _INPUT = re.compile(
 _SIGNATURE = re.compile(r"rack=:([A-Za-z0-9+/]{85}[AQgw]==):")
 _DIGEST = re.compile(r"sha-256=:([A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=):")
 _SEQUENCE = re.compile(r"[1-9][0-9]{0,18}")
+_UNFIT = "it does not fit this request and the key this rack enrolled with"
 _SHAPE = (
-    "it must cover @method, @path, @query, content-digest where there is a body, bootferry-region, and in a change"
-    " bootferry-sequence; and say created, keyid, alg, nonce and tag, in this order"
+    "it does not cover @method, @path, @query, content-digest where there is a body, bootferry-region, and in a change"
+    " bootferry-sequence, or does not say created, keyid, alg, nonce and tag, all in this order"
 )
 
 
@@ -102,9 +103,18 @@ def load_or_create_key(path: Path) -> Ed25519PrivateKey:
     """
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        fresh = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         with suppress(FileExistsError):
-            create_whole(path, fresh)
+            create_whole(path, private_pem(Ed25519PrivateKey.generate()))
+    return load_key(path)
+
+
+def private_pem(key: Ed25519PrivateKey) -> bytes:
+    """What a file holds that keeps `key`: PKCS 8 in PEM, not encrypted."""
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def load_key(path: Path) -> Ed25519PrivateKey:
+    """The private key kept at `path`. Raises FileNotFoundError; InvalidDocument when the file is not such a key."""
     try:
         key = load_pem_private_key(path.read_bytes(), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -189,7 +199,9 @@ def verify_head(
     """
     said = _INPUT.fullmatch(headers.get("signature-input", ""))
     signature = _SIGNATURE.fullmatch(headers.get("signature", ""))
-    if said is None or signature is None or said["key_id"] != key_id:
+    if signature is None:
+        raise InvalidRequestSignature(_UNFIT)
+    if said is None or said["key_id"] != key_id:
         raise InvalidRequestSignature(_SHAPE)
     if said["region"]:
         if not said["nonce"] or bool(said["sequence"]) == (method in _READS):
@@ -200,7 +212,7 @@ def verify_head(
     try:
         key.verify(base64.b64decode(signature[1]), _signature_base(method, path_and_query, covered, said[1]))
     except (InvalidSignature, UnicodeEncodeError) as error:
-        raise InvalidRequestSignature("it does not fit this request and the key this rack enrolled with") from error
+        raise InvalidRequestSignature(_UNFIT) from error
     if said["region"] and covered["bootferry-region"] != region:
         raise InvalidRequestSignature("it is meant for another region; enrol the rack here")
     behind_s = now.timestamp() - int(said["created"])

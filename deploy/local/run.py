@@ -237,7 +237,7 @@ def follow_region(enrolment: Path, region_url: str) -> None:
 async def enrol(options: Options, rack_env: Mapping[str, str]) -> None:
     """Make the rack known to the region, with a token used once. Raises Failure."""
     token = await asyncio.to_thread(enrolment_token, options)
-    argv = [program("bootferry-rack"), "enrol", "--region", options.region_url, "--token", "-", "--name", RACK_NAME]
+    argv = [program("bootferry-rack"), "enrol", "--region", options.region_url, "--name", RACK_NAME]
     # On standard input, because everyone on this machine sees the arguments of a command.
     await output(argv, rack_env, standard_input=token)
 

@@ -5,11 +5,18 @@ from datetime import datetime, timedelta
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from region.actions import guard
-from region.fleet import racks
+from region.fleet import enrolment_tokens, racks
+from region.fleet.enrolment_tokens import Token
 from region.fleet.racks import Rack
 from region.people import activity
 from region.people.activity import Actor
 from shared.wire.enrolment import Enrolment, EnrolmentToken
+
+ENROLMENT_ATTEMPTS = 20
+"""So many enrolments from one address may fail within a minute."""
+
+ENROLMENT_ATTEMPTS_IN_TOTAL = 300
+"""And so many from all addresses."""
 
 
 def subject(rack_id: str) -> str:
@@ -22,6 +29,16 @@ def etag(rack: Rack) -> str:
     return guard.tag("rack", id=rack.id, name=rack.name, fingerprint=rack.fingerprint, enrolled_at=rack.enrolled_at)
 
 
+def token_subject(token_id: str) -> str:
+    """How the activity names an enrolment token."""
+    return f"enrolment_token:{token_id}"
+
+
+def token_etag(token: Token) -> str:
+    """An enrolment token's ETag. How often it was used is no part of it."""
+    return guard.tag("enrolment_token", id=token.id, created_at=token.created_at, expires_at=token.expires_at)
+
+
 async def make_enrolment_token(
     connection: AsyncConnection,
     actor: Actor,
@@ -30,12 +47,51 @@ async def make_enrolment_token(
     *,
     lifetime: timedelta,
     uses: int = 1,
-) -> tuple[EnrolmentToken, datetime]:
-    """A token that lets `uses` racks enrol, to be shown once, and when it expires."""
-    token, expires_at = await racks.create_token(connection, region_fingerprint, now, lifetime=lifetime, uses=uses)
-    sentence = f"Made an enrolment token for {uses} rack{'s' if uses > 1 else ''}."
-    await activity.record(connection, actor, now, "enrolment_token.created", sentence, subject="enrolment_tokens")
-    return token, expires_at
+) -> tuple[EnrolmentToken, Token]:
+    """A token that lets `uses` racks enrol, to be shown once, and what is known of it."""
+    secret, token = await enrolment_tokens.create_token(
+        connection, region_fingerprint, now, lifetime=lifetime, uses=uses, made_by=actor.name
+    )
+    await activity.record(
+        connection,
+        actor,
+        now,
+        "enrolment_token.created",
+        f"Made an enrolment token for {uses} rack{'s' if uses > 1 else ''}.",
+        subject=token_subject(token.id),
+        after=_recorded(token),
+    )
+    return secret, token
+
+
+async def revoke_enrolment_token(
+    connection: AsyncConnection, actor: Actor, token_id: str, now: datetime, *, if_match: str | None = None
+) -> None:
+    """The token lets nobody in any longer; racks that enrolled with it stay. Raises NotFound, PreconditionFailed."""
+    token = await enrolment_tokens.get(connection, token_id, for_update=True)
+    subject = token_subject(token_id)
+    await guard.require_unchanged(connection, if_match, token_etag(token), subject, "the enrolment token")
+    await enrolment_tokens.remove(connection, token_id)
+    sentence = f"Revoked the enrolment token {token_id[:12]}."
+    await activity.record(
+        connection, actor, now, "enrolment_token.removed", sentence, subject=subject, before=_recorded(token)
+    )
+
+
+def _recorded(token: Token) -> dict[str, str | int]:
+    return {"made_by": token.made_by, "expires_at": token.expires_at.isoformat(), "uses_left": token.uses_left}
+
+
+async def note_refused_enrolments(connection: AsyncConnection, address: str, now: datetime) -> None:
+    """Write down that so many enrolments from one address failed that no more are taken for a while."""
+    await activity.record(
+        connection,
+        Actor("somebody unknown", address),
+        now,
+        "enrolment.refused",
+        f"Failed to enrol {ENROLMENT_ATTEMPTS} times within a minute; more are refused from there for a while.",
+        subject=f"address:{address}",
+    )
 
 
 async def enrol(
@@ -43,8 +99,8 @@ async def enrol(
 ) -> Enrolment:
     """The rack that asked from `address` is known now, and its token has one use less: both or neither.
 
-    Raises InvalidDocument, BadSignature, InvalidToken, TokenSpent, TokenExpired, WrongRegion; Conflict when another
-    rack has the name.
+    Raises InvalidDocument, BadSignature, InvalidToken, TokenSpent, TokenExpired, WrongRegion, WrongClock, BarredKey;
+    Conflict when another rack has the name.
     """
     enrolment = await racks.enrol(connection, envelope, region_fingerprint, now)
     await activity.record(
@@ -62,7 +118,7 @@ async def enrol(
 async def remove(
     connection: AsyncConnection, actor: Actor, rack_id: str, now: datetime, *, if_match: str | None = None
 ) -> None:
-    """Forget a rack: its key opens nothing afterwards. What lies on its disk stays there.
+    """Forget a rack: its key opens nothing afterwards, and never enrols again. What lies on its disk stays there.
 
     Raises NotFound, PreconditionFailed.
     """
@@ -70,7 +126,7 @@ async def remove(
     # the second finds that it is gone.
     rack = await racks.get(connection, rack_id, now)
     await guard.require_unchanged(connection, if_match, etag(rack), subject(rack_id), f"the rack {rack.name}")
-    await racks.remove(connection, rack_id)
+    await racks.remove(connection, rack_id, now)
     before = {"id": rack.id, "name": rack.name, "fingerprint": rack.fingerprint}
     sentence = f"Removed the rack {rack.name}."
     await activity.record(connection, actor, now, "rack.removed", sentence, subject=subject(rack_id), before=before)

@@ -13,6 +13,7 @@ from fastapi.responses import FileResponse, Response, StreamingResponse
 from starlette.staticfiles import StaticFiles
 from starlette.types import Lifespan
 
+from region.actions.racks import ENROLMENT_ATTEMPTS, ENROLMENT_ATTEMPTS_IN_TOTAL
 from region.api import (
     events,
     files,
@@ -81,6 +82,7 @@ def create(region: Region, strangers: Strangers | None = None) -> FastAPI:
     app = _application(lifespan)
     app.state.region = region
     app.state.attempts = Attempts()
+    app.state.enrolment_attempts = Attempts(ENROLMENT_ATTEMPTS, ENROLMENT_ATTEMPTS_IN_TOTAL, "enrolments")
     app.state.readiness = health.Readiness(region)
     app.state.strangers = strangers or Strangers()
     app.add_middleware(

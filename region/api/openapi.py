@@ -105,12 +105,13 @@ _HEADERS: dict[str, dict[str, Any]] = {
 _SELECTING = {"remove_image", "replace_selection", "add_selection", "remove_selection"}
 _LOCATED = _SELECTING | {
     *("pin_image", "unpin_image", "add_source", "change_source", "remove_source"),
-    *("start_import", "create_operator_token"),
+    *("start_import", "create_operator_token", "create_enrolment_token"),
 }
 """Operations whose answer has a Location."""
 _TAGGED = _LOCATED | {
     *("get_image", "list_selections", "get_source", "list_unvouched", "withdraw_unvouched"),
     *("get_import", "cancel_import", "get_sync", "change_sync", "get_rack", "get_operator_token"),
+    "get_enrolment_token",
     *("get_settings", "change_settings", "get_manifest", "get_file"),
 }
 """Operations whose answer has an ETag."""

@@ -62,6 +62,7 @@ ROWS: Mapping[type[BootferryError], Row] = {
     ),
     errors.Replayed: Row(HTTPStatus.UNAUTHORIZED, "A rack's request was sent before."),
     errors.Forbidden: Row(HTTPStatus.FORBIDDEN, "Your role does not allow it."),
+    errors.BarredKey: Row(HTTPStatus.FORBIDDEN, "A rack asks to enrol with the key of one that was removed."),
     CrossOrigin: Row(HTTPStatus.FORBIDDEN, "A browser sent a change from another site's page."),
     errors.NotFound: Row(HTTPStatus.NOT_FOUND, "There is no such thing."),
     errors.Conflict: Row(HTTPStatus.CONFLICT, "The change does not fit what is there."),
@@ -69,7 +70,7 @@ ROWS: Mapping[type[BootferryError], Row] = {
     SourceNotRead: Row(HTTPStatus.CONFLICT, "Bootloaders cannot come from a source that was not read yet."),
     UnsignedNotConfirmed: Row(HTTPStatus.CONFLICT, "A signed source would be believed without a signature."),
     errors.PreconditionFailed: Row(HTTPStatus.PRECONDITION_FAILED, "Somebody changed it meanwhile."),
-    errors.TooManyAttempts: Row(HTTPStatus.TOO_MANY_REQUESTS, "Too many log-ins failed from your address."),
+    errors.TooManyAttempts: Row(HTTPStatus.TOO_MANY_REQUESTS, "Too many log-ins or enrolments failed."),
     # Bytes that a request made the region fetch, as a probe does.
     errors.FetchError: Row(HTTPStatus.BAD_GATEWAY, "Bytes could not be fetched."),
     errors.NameNotFound: Row(HTTPStatus.BAD_GATEWAY, "A host name does not resolve."),

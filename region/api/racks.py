@@ -1,9 +1,10 @@
 """/racks: operators see and remove them; racks enrol here and report."""
 
+import time
 from datetime import datetime, timedelta
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import Field
 
 from region.actions import racks as acts
@@ -11,13 +12,15 @@ from region.api.deps import Admin, IfMatch, TheRack, TheRegion, Transaction, Vie
 from region.api.models import NOT_STORED, Limit, NameCursor, Page, Shape, paged
 from region.api.problems import documented
 from region.database.connection import transaction
-from region.fleet import racks, reports
+from region.fleet import enrolment_tokens, racks, reports
 from region.fleet.racks import Rack
-from shared.errors import Forbidden
+from region.people.attempts import Attempts
+from shared.errors import Conflict, Forbidden, Refused, SignatureError, WrongClock
 from shared.wire.envelope import MEDIA_TYPE
 from shared.wire.report import OldReport, parse_report
 
 router = APIRouter(tags=["racks"])
+EnrolmentTokenId = Annotated[str, Path(pattern="^[0-9a-f]{64}$")]
 RackId = Annotated[str, Path(pattern="^[0-9a-f]{32}$")]
 
 
@@ -71,16 +74,27 @@ class RackDetail(RackShown):
 class TokenFields(Shape):
     """How long and how often an enrolment token may be used."""
 
-    lifetime_seconds: int = Field(int(racks.TOKEN_LIFETIME.total_seconds()), ge=60, le=30 * 86_400)
+    lifetime_seconds: int = Field(int(enrolment_tokens.TOKEN_LIFETIME.total_seconds()), ge=60, le=30 * 86_400)
     uses: int = Field(1, ge=1, le=1000)
 
 
 class TokenShown(Shape):
-    """The token. It is shown this once; `command` is what to type on the rack."""
+    """The token. It is shown this once; `command` is what to type on the rack, which asks for the token then."""
 
+    id: str
     token: str
     expires_at: datetime
     command: str
+
+
+class EnrolmentTokenShown(Shape):
+    """An enrolment token, without its secret. One that was spent or has expired lets nobody in."""
+
+    id: str = Field(description="SHA-256 of its public half.")
+    made_by: str = Field(description="Empty for one that a release before 0.2 made.")
+    created_at: datetime
+    expires_at: datetime
+    uses_left: int
 
 
 def _shown(rack: Rack) -> RackShown:
@@ -150,7 +164,7 @@ async def create_enrolment_token(
     fields: TokenFields | None = None,
 ) -> TokenShown:
     wished = fields or TokenFields()
-    token, expires_at = await acts.make_enrolment_token(
+    secret, token = await acts.make_enrolment_token(
         connection,
         operator,
         region.fingerprint,
@@ -159,10 +173,46 @@ async def create_enrolment_token(
         uses=wished.uses,
     )
     response.headers.update(NOT_STORED)
+    response.headers["Location"] = f"/api/v1/enrolment-tokens/{token.id}"
+    response.headers["ETag"] = acts.token_etag(token)
     base = str(request.base_url).rstrip("/")
-    return TokenShown(
-        token=str(token), expires_at=expires_at, command=f"bootferry-rack enrol --region {base} --token {token}"
-    )
+    # Arguments are seen by every user of a machine: the token is not among them.
+    command = f"bootferry-rack enrol --region {base}"
+    return TokenShown(id=token.id, token=str(secret), expires_at=token.expires_at, command=command)
+
+
+@router.get("/enrolment-tokens", summary="List enrolment tokens, by id")
+async def list_enrolment_tokens(
+    _operator: Admin,
+    connection: Transaction,
+    request: Request,
+    response: Response,
+    limit: Limit = 200,
+    cursor: Annotated[str | None, Query(pattern="^[0-9a-f]{64}$", description="`next` of the page before.")] = None,
+) -> Page[EnrolmentTokenShown]:
+    found = await enrolment_tokens.list_page(connection, limit=limit + 1, after=cursor)
+    return paged(request, response, found, limit, EnrolmentTokenShown, lambda token: str(token.id))
+
+
+@router.get("/enrolment-tokens/{enrolment_token_id}", summary="Show an enrolment token", responses=documented(404))
+async def get_enrolment_token(
+    _operator: Admin, connection: Transaction, response: Response, enrolment_token_id: EnrolmentTokenId
+) -> EnrolmentTokenShown:
+    token = await enrolment_tokens.get(connection, enrolment_token_id)
+    response.headers["ETag"] = acts.token_etag(token)
+    return EnrolmentTokenShown.model_validate(token)
+
+
+@router.delete(
+    "/enrolment-tokens/{enrolment_token_id}",
+    status_code=204,
+    summary="Revoke an enrolment token",
+    responses=documented(404, 412),
+)
+async def remove_enrolment_token(
+    operator: Admin, region: TheRegion, connection: Transaction, if_match: IfMatch, enrolment_token_id: EnrolmentTokenId
+) -> None:
+    await acts.revoke_enrolment_token(connection, operator, enrolment_token_id, region.now(), if_match=if_match)
 
 
 @router.post(
@@ -170,12 +220,27 @@ async def create_enrolment_token(
     status_code=201,
     summary="Enrol a rack: for bootferry-rack",
     response_class=Response,
-    responses={201: {"content": {MEDIA_TYPE: {}}}, **documented(401, 403, 409, 422)},
+    responses={201: {"content": {MEDIA_TYPE: {}}}, **documented(401, 403, 409, 422, 429)},
 )
-async def enrol_rack(region: TheRegion, connection: Transaction, request: Request) -> Response:
-    enrolment = await acts.enrol(
-        connection, await request.body(), region.fingerprint, address_of(request), region.now()
-    )
+async def enrol_rack(region: TheRegion, request: Request) -> Response:
+    attempts: Attempts = request.app.state.enrolment_attempts
+    address = address_of(request)
+    # Before anything that costs: the body, the database, a signature.
+    attempts.require_another(address, time.monotonic())
+    region.require_ready()
+    envelope = await request.body()
+    try:
+        async with transaction(region.request_engine) as connection:
+            with correcting(region):
+                enrolment = await acts.enrol(connection, envelope, region.fingerprint, address, region.now())
+    except (Conflict, WrongClock):
+        # Whoever is told so holds a good token.
+        raise
+    except (Refused, SignatureError):
+        if attempts.note_failed(address, time.monotonic()):
+            async with transaction(region.request_engine) as connection:
+                await acts.note_refused_enrolments(connection, address, region.now())
+        raise
     return Response(enrolment.sealed(region.key), 201, media_type=MEDIA_TYPE)
 
 

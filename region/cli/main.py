@@ -86,8 +86,14 @@ TREE: Mapping[str, Mapping[str, Command | Group]] = {
         ),
         "racks": racks.list_all,
         "rack": Group(
-            "One rack: show or remove it, or make a token to enrol one.",
-            {"show": racks.show, "token": racks.token, "remove": racks.remove},
+            "One rack: show or remove it; and the tokens that let racks enrol.",
+            {
+                "show": racks.show,
+                "remove": racks.remove,
+                "token": racks.token,
+                "tokens": racks.tokens,
+                "revoke": racks.revoke,
+            },
         ),
     },
     "The region": {

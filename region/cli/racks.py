@@ -133,8 +133,52 @@ def token(
         return
     racks = "the rack" if uses == 1 else f"each rack, {uses} at most,"
     left = words.span(hours * 3600) if hours < 1 else f"{hours:g} {'hour' if hours == 1 else 'hours'}"
-    output.note(f"Run this on {racks} within {left}; the token is not shown again:")
-    output.say(str(found.get("command")))
+    output.note(f"Run this on {racks} within {left}; it asks for the token below, which is not shown again:")
+    output.note(str(found.get("command")))
+    output.say(str(found.get("token")))
+
+
+def tokens(chosen: Output = Format.TABLE) -> None:
+    """List enrolment tokens, without their secrets."""
+
+    async def read(api: "Api") -> list[dict[str, Any]]:
+        return await api.list("enrolment-tokens", limit=WHOLE_PAGE)
+
+    now = datetime.now(UTC)
+    found = sorted(call(read), key=lambda item: str(item.get("created_at")), reverse=True)
+    output.show_list(
+        chosen,
+        found,
+        [
+            Column("TOKEN", lambda item: str(item.get("id", ""))[:12]),
+            Column("MADE BY", lambda item: str(item.get("made_by") or "-")),
+            Column("MADE", lambda item: words.ago(item.get("created_at"), now)),
+            Column("EXPIRES", lambda item: words.ago(item.get("expires_at"), now)),
+            Column("USES LEFT", lambda item: str(item.get("uses_left")), right=True),
+        ],
+        empty="There is no enrolment token; make one with: bootferry rack token",
+    )
+
+
+def revoke(
+    token: Annotated[str, typer.Argument(metavar="TOKEN", help="Its id as `rack tokens` shows it, or all of it.")],
+    yes: Yes = False,
+    chosen: Output = Format.TABLE,
+) -> None:
+    """Revoke an enrolment token: it lets no rack in any longer. Racks that used it stay."""
+
+    async def find(api: "Api") -> Item:
+        found = await api.list("enrolment-tokens", limit=WHOLE_PAGE)
+        return pick([{**item, "name": str(item.get("id", ""))[:12]} for item in found], "enrolment token", token)
+
+    async def forget(api: "Api") -> None:
+        await api.ask("DELETE", "enrolment-tokens", str(found["id"]))
+
+    found = call(find)
+    confirm(f"The enrolment token {str(found['id'])[:12]} will let no rack in any longer. Revoke it?", yes=yes)
+    call(forget)
+    if not output.show_data(chosen, found):
+        output.say(f"The enrolment token {str(found['id'])[:12]} was revoked.")
 
 
 def remove(rack: RackArgument, yes: Yes = False, chosen: Output = Format.TABLE) -> None:

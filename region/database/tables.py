@@ -371,6 +371,15 @@ rack_images = Table(
     Index(None, "image"),
 )
 
+# Keys of racks that were removed. Such a key never enrols again; `bootferry-rack enrol --again` makes another one.
+barred_keys = Table(
+    "barred_keys",
+    metadata,
+    Column("public_key", Text, primary_key=True),
+    _text("rack_name"),
+    _moment("barred_at"),
+)
+
 # Keyed by the fingerprint of the token's public key; the secret is nowhere. `uses_left` is spent in one UPDATE.
 enrolment_tokens = Table(
     "enrolment_tokens",
@@ -380,6 +389,7 @@ enrolment_tokens = Table(
     _moment("created_at"),
     _moment("expires_at"),
     Column("uses_left", Integer, nullable=False),
+    _text("made_by", default=""),
     CheckConstraint("uses_left >= 0", name="uses_left"),
 )
 

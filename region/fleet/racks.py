@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy import delete, insert, select, text, update
+from sqlalchemy import delete, insert, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from region.database.tables import enrolment_tokens, racks
+from region.database.tables import barred_keys, racks
 from region.database.topics import Topic, notify
+from region.fleet import enrolment_tokens
 from region.fleet.showing import AHEAD, LIVE_FOR, STATE
 from shared.digest import Sha256
 from shared.errors import (
+    BarredKey,
     Conflict,
     InvalidToken,
     InvalidValue,
@@ -26,10 +27,9 @@ from shared.errors import (
     TokenSpent,
     WrongRegion,
 )
-from shared.signing import Head, decode_bytes, encode_bytes, fingerprint, parse_public_key, public_bytes
-from shared.wire.enrolment import Enrolment, EnrolmentRequest, EnrolmentToken
+from shared.signing import Head, decode_bytes, parse_public_key
+from shared.wire.enrolment import Enrolment, EnrolmentRequest
 
-TOKEN_LIFETIME = timedelta(hours=24)
 SEQUENCE_AHEAD = timedelta(days=1)
 """Sequences are milliseconds since 1970 by a rack's clock, which may be so far ahead."""
 
@@ -62,34 +62,14 @@ class Rack:
     live: bool
 
 
-async def create_token(
-    connection: AsyncConnection, region_fingerprint: str, now: datetime, *, lifetime: timedelta, uses: int = 1
-) -> tuple[EnrolmentToken, datetime]:
-    """A new enrolment token, to be shown once, and when it expires."""
-    key = Ed25519PrivateKey.generate()
-    expires_at = now + lifetime
-    await connection.execute(
-        insert(enrolment_tokens).values(
-            id=fingerprint(key),
-            public_key=encode_bytes(public_bytes(key)),
-            created_at=now,
-            expires_at=expires_at,
-            uses_left=uses,
-        )
-    )
-    return EnrolmentToken(region_fingerprint, key.private_bytes_raw()), expires_at
-
-
 async def enrol(connection: AsyncConnection, envelope: bytes, region_fingerprint: str, now: datetime) -> Enrolment:
     """The rack that asked is known, and its token has one use less: both or neither.
 
-    Raises InvalidDocument, BadSignature, InvalidToken, TokenSpent, TokenExpired, WrongRegion; Conflict when another
-    rack has the name.
+    What was asked five minutes ago or more is refused, and so is a key that belonged to a rack which was removed: an
+    enrolment that somebody has kept brings nobody back. Raises InvalidDocument, BadSignature, InvalidToken, TokenSpent,
+    TokenExpired, WrongRegion, WrongClock, BarredKey; Conflict when another rack has the name.
     """
-    token_id = EnrolmentRequest.claimed_token(envelope)
-    token = (
-        await connection.execute(select(enrolment_tokens).where(enrolment_tokens.c.id == token_id).with_for_update())
-    ).one_or_none()
+    token = await enrolment_tokens.find(connection, EnrolmentRequest.claimed_token(envelope), for_update=True)
     if token is None:
         raise InvalidToken("This enrolment token is not known to the region; make a new one.")
     request = EnrolmentRequest.open(envelope, parse_public_key(token.public_key))
@@ -99,9 +79,8 @@ async def enrol(connection: AsyncConnection, envelope: bytes, region_fingerprint
         raise TokenSpent("This enrolment token was used already; make a new one.")
     if token.expires_at <= now:
         raise TokenExpired("This enrolment token has expired; make a new one.")
-    await connection.execute(
-        update(enrolment_tokens).where(enrolment_tokens.c.id == token_id).values(uses_left=token.uses_left - 1)
-    )
+    request.require_made_at(now)
+    await enrolment_tokens.spend(connection, token)
     rack_id = uuid.uuid4().hex
     try:
         await connection.execute(
@@ -111,9 +90,12 @@ async def enrol(connection: AsyncConnection, envelope: bytes, region_fingerprint
         raise Conflict(
             f"There is a rack named {request.name} already (or its key is known); remove it, or choose another name."
         ) from error
+    # Asked after the row is there: a removal that was under way has been waited for by then.
+    if await connection.scalar(select(barred_keys.c.barred_at).where(barred_keys.c.public_key == request.public_key)):
+        raise BarredKey
     await notify(connection, Topic.RACK_KEY, subject=rack_id)
     await notify(connection, Topic.RACKS, Topic.IMAGES)
-    return Enrolment(rack_id, request.name, request.public_key)
+    return Enrolment(rack_id, request.name, request.public_key, request.nonce)
 
 
 def furthest_sequence(now: datetime) -> int:
@@ -325,8 +307,19 @@ async def counted(connection: AsyncConnection, now: datetime) -> list[Counted]:
     return [Counted(*row) for row in rows]
 
 
-async def remove(connection: AsyncConnection, rack_id: str) -> None:
-    """Forget a rack: its key opens nothing any longer. What lies on its disk stays there. Raises NotFound."""
+async def remove(connection: AsyncConnection, rack_id: str, now: datetime) -> None:
+    """Forget a rack and bar its key, for ever: whoever has it enrols with another. What lies on its disk stays there.
+
+    Raises NotFound.
+    """
+    await connection.execute(
+        text("""
+            INSERT INTO barred_keys (public_key, rack_name, barred_at)
+            SELECT public_key, name, :now FROM racks WHERE id = :id
+            ON CONFLICT DO NOTHING
+        """),
+        {"id": rack_id, "now": now},
+    )
     if (await connection.execute(delete(racks).where(racks.c.id == rack_id))).rowcount == 0:
         raise NotFound("rack", rack_id)
     await notify(connection, Topic.RACK_KEY, subject=rack_id)

@@ -1,5 +1,6 @@
-"""Failed log-ins, counted by address in this process, so that nobody can try secrets without end. Pure."""
+"""Failed log-ins and enrolments, counted in this process, so that nobody can try secrets without end. Pure."""
 
+import ipaddress
 from collections import deque
 
 from shared.errors import TooManyAttempts
@@ -10,25 +11,52 @@ MAX_ADDRESSES = 10_000
 
 
 class Attempts:
-    """ATTEMPTS failures within ATTEMPTS_WINDOW_S, then no more for a while. `now` counts seconds, monotonically."""
+    """So many failures within ATTEMPTS_WINDOW_S, then no more for a while. `now` counts seconds, monotonically.
 
-    def __init__(self) -> None:
+    - `per_address` of one address. A network of 64 bits is one address of IPv6: that is what one customer gets.
+    - `in_total` of all addresses; None: as many as there are.
+    - `what` was tried, in the plural.
+    """
+
+    def __init__(self, per_address: int = ATTEMPTS, in_total: int | None = None, what: str = "log-ins") -> None:
+        self._per_address, self._in_total, self._what = per_address, in_total, what
         self._failed: dict[str, deque[float]] = {}
+        self._all: deque[float] = deque(maxlen=in_total or 1)
 
     def require_another(self, address: str, now: float) -> None:
         """Raises TooManyAttempts unless this address may try once more."""
-        failed = self._failed.get(address)
+        if self._in_total is not None and len(self._all) == self._in_total and self._all[0] > now - ATTEMPTS_WINDOW_S:
+            raise TooManyAttempts(_until(self._all[0], now), f"{self._what} failed")
+        failed = self._failed.get(_place(address))
         if failed is None:
             return
         while failed and failed[0] <= now - ATTEMPTS_WINDOW_S:
             failed.popleft()
-        if len(failed) >= ATTEMPTS:
-            raise TooManyAttempts(int(failed[0] + ATTEMPTS_WINDOW_S - now) + 1)
+        if len(failed) >= self._per_address:
+            raise TooManyAttempts(_until(failed[0], now), f"{self._what} failed from this address")
 
     def note_failed(self, address: str, now: float) -> bool:
-        """One more log-in from this address has failed. True if that was the last one it had."""
+        """One more attempt from this address has failed. True if that was the last one it had."""
+        place = _place(address)
+        # Whoever failed last is remembered longest.
+        failed = self._failed.pop(place, deque())
         if len(self._failed) >= MAX_ADDRESSES:
-            self._failed.clear()
-        failed = self._failed.setdefault(address, deque())
+            del self._failed[next(iter(self._failed))]
+        self._failed[place] = failed
         failed.append(now)
-        return len(failed) == ATTEMPTS
+        self._all.append(now)
+        return len(failed) == self._per_address
+
+
+def _until(first: float, now: float) -> int:
+    return int(first + ATTEMPTS_WINDOW_S - now) + 1
+
+
+def _place(address: str) -> str:
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if found.version == 4 or found.ipv4_mapped is not None:
+        return str(getattr(found, "ipv4_mapped", None) or found)
+    return str(ipaddress.ip_network((found.packed[:8] + bytes(8), 64)))

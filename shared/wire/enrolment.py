@@ -5,20 +5,27 @@ of which the region keeps the public half only: what proves the secret is a sign
 nobody.
 
     rack    GET  /api/v1/region        its public key; the rack compares it with the fingerprint in the token
-    rack    POST /api/v1/racks/enrol   envelope by the token's key: the rack's name and key, the region's fingerprint
-    region  201                        envelope by the region's key: the rack's id, name and public key
+    rack    POST /api/v1/racks/enrol   envelope by the token's key: the rack's name and key, the region's fingerprint, a
+                                       nonce, and when it was made
+    region  201                        envelope by the region's key: the rack's id, name and public key, and the nonce
+
+- A region takes what was made within five minutes of its own time; a rack whose clock is further off is told the time,
+  for its nonce (`shared.wire.correction`).
+- Racks of 0.1 send neither nonce nor time, and are taken until 0.3; regions of 0.1 answer no nonce. The key in a
+  request was made for it, so an answer that names the key is never one of before.
 """
 
 import json
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from shared.errors import BadSignature, InvalidDocument, InvalidValue
+from shared.errors import BadSignature, InvalidDocument, InvalidValue, WrongClock
 from shared.names import Name
-from shared.signing import decode_bytes, encode_bytes, parse_public_key, public_bytes
+from shared.signing import REQUEST_LIFETIME_S, decode_bytes, encode_bytes, parse_public_key, public_bytes
 from shared.wire.envelope import claimed_signer, open_envelope, seal
 
 REQUEST_TYPE = "application/vnd.bootferry.enrolment-request+json"
@@ -61,10 +68,25 @@ class EnrolmentRequest:
     name: Name
     public_key: str
     region_fingerprint: str
+    nonce: str = ""
+    created_at: datetime | None = None
 
     def sealed(self, token: EnrolmentToken) -> bytes:
         """The envelope to send."""
-        return seal(token.key(), REQUEST_TYPE, json.dumps(asdict(self)).encode())
+        said = asdict(self)
+        if self.created_at is None:
+            del said["nonce"], said["created_at"]
+        else:
+            said["created_at"] = self.created_at.astimezone(UTC).isoformat()
+        return seal(token.key(), REQUEST_TYPE, json.dumps(said).encode())
+
+    def require_made_at(self, now: datetime) -> None:
+        """Raises WrongClock unless this was made within five minutes of `now`. A rack of 0.1 says no time."""
+        if self.created_at is None:
+            return
+        behind_s = (now - self.created_at).total_seconds()
+        if abs(behind_s) > REQUEST_LIFETIME_S:
+            raise WrongClock(f"{now.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC", behind_s, self.nonce)
 
     @classmethod
     def open(cls, envelope: bytes, token_key: Ed25519PublicKey) -> Self:
@@ -74,7 +96,10 @@ class EnrolmentRequest:
         try:
             document = json.loads(payload)
             key = parse_public_key(document["public_key"])
-            return cls(Name(document["name"]), encode_bytes(public_bytes(key)), str(document["region_fingerprint"]))
+            asked = cls(Name(document["name"]), encode_bytes(public_bytes(key)), str(document["region_fingerprint"]))
+            if "nonce" not in document and "created_at" not in document:
+                return asked
+            return replace(asked, nonce=_nonce(document["nonce"]), created_at=_moment(document["created_at"]))
         except (ValueError, KeyError, TypeError, RecursionError, InvalidValue) as error:
             raise InvalidDocument(origin, _reason(error)) from error
 
@@ -91,6 +116,7 @@ class Enrolment:
     rack_id: str
     name: Name
     public_key: str
+    nonce: str = ""
 
     def sealed(self, region_key: Ed25519PrivateKey) -> bytes:
         """The envelope to answer with."""
@@ -103,11 +129,18 @@ class Enrolment:
         payload = open_envelope(envelope, ANSWER_TYPE, [region_key], origin=origin)
         try:
             document = json.loads(payload)
-            answer = cls(_rack_id(document["rack_id"]), Name(document["name"]), str(document["public_key"]))
+            answer = cls(
+                _rack_id(document["rack_id"]),
+                Name(document["name"]),
+                str(document["public_key"]),
+                str(document.get("nonce", asked.nonce)),
+            )
         except (ValueError, KeyError, TypeError, RecursionError, InvalidValue) as error:
             raise InvalidDocument(origin, _reason(error)) from error
         if answer.public_key != asked.public_key:
             raise BadSignature(origin, "it is meant for another rack's key")
+        if answer.nonce != asked.nonce:
+            raise BadSignature(origin, "it answers another request")
         return answer
 
 
@@ -115,6 +148,19 @@ def _rack_id(value: object) -> str:
     if not isinstance(value, str) or not re.fullmatch("[0-9a-zA-Z-]{1,64}", value):
         raise InvalidValue("rack_id", value, "it must be 1 to 64 letters, digits and dashes")
     return value
+
+
+def _nonce(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch("[0-9a-f]{32}", value):
+        raise InvalidValue("nonce", value, "it must be 32 hexadecimal digits")
+    return value
+
+
+def _moment(value: object) -> datetime:
+    moment = datetime.fromisoformat(value) if isinstance(value, str) else None
+    if moment is None or moment.tzinfo is None:
+        raise InvalidValue("created_at", value, "it must be a time with its UTC offset")
+    return moment
 
 
 def _reason(error: Exception) -> str:

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from region import app
 from region.configuration import RegionConfiguration
 from region.database.connection import transaction
-from region.fleet import racks
+from region.fleet import enrolment_tokens
 from region.importing import housekeeping
 from region.importing.housekeeping import tidy
 from region.people import activity, operators, sessions, settings
@@ -101,7 +101,7 @@ async def test_sessions_go_when_they_have_ended(region: AsyncEngine, clock: Cloc
 async def test_enrolment_tokens_go_a_month_after_they_expired(region: AsyncEngine, clock: Clock) -> None:
     async with transaction(region) as connection:
         for lifetime in (timedelta(hours=1), 2 * DAYS):
-            await racks.create_token(connection, "ab" * 32, NOW, lifetime=lifetime)
+            await enrolment_tokens.create_token(connection, "ab" * 32, NOW, lifetime=lifetime)
     clock.pass_by(31 * DAYS)
     assert await tidy(region, clock())
     assert await column(region, "SELECT expires_at FROM enrolment_tokens") == [NOW + 2 * DAYS]

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -10,12 +12,14 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from region.database.connection import transaction
-from region.fleet import racks
+from region.fleet import enrolment_tokens, racks
+from region.fleet.enrolment_tokens import TOKEN_LIFETIME
 from region.fleet.keys import Keys
-from region.fleet.racks import TOKEN_LIFETIME, Room
+from region.fleet.racks import Room
 from region.fleet.showing import LIVE_FOR
 from shared.errors import (
     BadSignature,
+    BarredKey,
     BootferryError,
     Conflict,
     InvalidDocument,
@@ -24,6 +28,7 @@ from shared.errors import (
     Refused,
     TokenExpired,
     TokenSpent,
+    WrongClock,
     WrongRegion,
 )
 from shared.names import Name
@@ -45,9 +50,9 @@ async def engine(engine: AsyncEngine) -> AsyncEngine:
 
 async def make_token(engine: AsyncEngine, *, uses: int = 1, lifetime: timedelta = TOKEN_LIFETIME) -> EnrolmentToken:
     async with transaction(engine) as connection:
-        token, expires_at = await racks.create_token(connection, REGION, NOW, lifetime=lifetime, uses=uses)
-    assert expires_at == NOW + lifetime
-    return token
+        secret, token = await enrolment_tokens.create_token(connection, REGION, NOW, lifetime=lifetime, uses=uses)
+    assert token.expires_at == NOW + lifetime
+    return secret
 
 
 def asking(name: str = "rack-1", key: Ed25519PrivateKey | None = None, region: str = REGION) -> EnrolmentRequest:
@@ -135,6 +140,80 @@ async def test_what_another_rack_has_does_not_spend_the_token(engine: AsyncEngin
         await enrolled(engine, token, asking("rack-1") if taken == "name" else asking("rack-2", key))
     await enrolled(engine, token, asking("rack-2"))
     assert await names(engine) == ["rack-1", "rack-2"]
+
+
+async def test_a_removed_rack_does_not_come_back_with_the_key_it_had(engine: AsyncEngine) -> None:
+    token, key = await make_token(engine, uses=3), Ed25519PrivateKey.generate()
+    request = asking("rack-1", key)
+    answer = await enrolled(engine, token, request)
+    async with transaction(engine) as connection:
+        await racks.remove(connection, answer.rack_id, NOW)
+    # The very enrolment of before, sent again by who has kept it, and another one for the same key.
+    for again in (request, asking("rack-2", key)):
+        with pytest.raises(BarredKey, match="--again"):
+            await enrolled(engine, token, again)
+    assert await names(engine) == []
+    await enrolled(engine, token, asking("rack-1"))
+    assert await names(engine) == ["rack-1"], "the name is free, and the token was not spent by those"
+    async with transaction(engine) as connection:
+        barred = (await connection.execute(text("SELECT public_key, rack_name, barred_at FROM barred_keys"))).one()
+    assert tuple(barred) == (request.public_key, "rack-1", NOW)
+
+
+async def test_an_enrolment_that_waits_for_the_removal_is_refused_too(
+    engine: AsyncEngine, eventually: Callable[..., Awaitable[object]]
+) -> None:
+    token, key = await make_token(engine, uses=2), Ed25519PrivateKey.generate()
+    answer = await enrolled(engine, token, asking("rack-1", key))
+
+    async def waits() -> bool:
+        async with transaction(engine) as connection:
+            return bool(await connection.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")))
+
+    async with transaction(engine) as connection:
+        await racks.remove(connection, answer.rack_id, NOW)
+        returning = asyncio.create_task(enrolled(engine, token, asking("rack-1", key)))
+        await eventually(waits)
+    with pytest.raises(BarredKey):
+        await returning
+    assert await names(engine) == []
+
+
+@pytest.mark.parametrize(
+    ("late", "taken"),
+    [
+        pytest.param(timedelta(0), True, id="now"),
+        pytest.param(timedelta(seconds=300), True, id="five-minutes-late"),
+        pytest.param(timedelta(seconds=-300), True, id="five-minutes-early"),
+        pytest.param(timedelta(seconds=301), False, id="later"),
+        pytest.param(timedelta(seconds=-301), False, id="earlier"),
+    ],
+)
+async def test_an_enrolment_is_of_now(engine: AsyncEngine, late: timedelta, taken: bool) -> None:
+    token = await make_token(engine)
+    request = replace(asking(), nonce="ab" * 16, created_at=NOW - late)
+    if taken:
+        assert (await enrolled(engine, token, request)).nonce == "ab" * 16
+    else:
+        with pytest.raises(WrongClock) as caught:
+            await enrolled(engine, token, request)
+        assert (caught.value.nonce, caught.value.behind_s) == ("ab" * 16, late.total_seconds())
+        assert await enrolled(engine, token), "the token is not spent by that"
+
+
+async def test_tokens_are_listed_by_id_page_by_page_and_removed(engine: AsyncEngine) -> None:
+    made = sorted([fingerprint((await make_token(engine, uses=2)).key()) for _ in range(5)])
+    async with transaction(engine) as connection:
+        found = await enrolment_tokens.list_page(connection, limit=10)
+        assert [token.id for token in found] == made
+        assert {(token.created_at, token.expires_at, token.uses_left) for token in found} == {
+            (NOW, NOW + timedelta(hours=24), 2)
+        }
+        assert [token.id for token in await enrolment_tokens.list_page(connection, limit=2, after=made[1])] == made[2:4]
+        await enrolment_tokens.remove(connection, made[0])
+        with pytest.raises(NotFound):
+            await enrolment_tokens.get(connection, made[0])
+        assert (await enrolment_tokens.get(connection, made[1])).id == made[1]
 
 
 def _unknown_to_the_region() -> bytes:
@@ -234,9 +313,9 @@ async def test_racks_are_listed_by_name_page_by_page(engine: AsyncEngine) -> Non
 async def test_a_removed_rack_is_gone_with_what_it_lacked(engine: AsyncEngine) -> None:
     async with transaction(engine) as connection:
         rack_id = await make_rack(connection, "one", pending=["ubuntu:noble:amd64"])
-        await racks.remove(connection, rack_id)
+        await racks.remove(connection, rack_id, NOW)
         assert await connection.scalar(text("SELECT count(*) FROM rack_images")) == 0
-        for wish in (racks.remove(connection, rack_id), racks.get(connection, rack_id, NOW)):
+        for wish in (racks.remove(connection, rack_id, NOW), racks.get(connection, rack_id, NOW)):
             with pytest.raises(NotFound):
                 await wish
 

@@ -462,7 +462,7 @@ async def test_a_report_of_a_rack_that_was_removed_or_lives_in_the_future(region
         ahead = _milliseconds(NOW + timedelta(days=2))
         with pytest.raises(InvalidValue, match="check the rack's clock"):
             await reports.record(connection, rack_id, report(ahead, Knows()), NOW)
-        await racks.remove(connection, rack_id)
+        await racks.remove(connection, rack_id, NOW)
         with pytest.raises(NotFound):
             await reports.record(connection, rack_id, report(1, Knows()), NOW)
 

@@ -52,11 +52,12 @@ class Service:
         self.process = None
         return status
 
-    def told(self, *arguments: str) -> str:
-        """What a command of the same program and environment prints; it must succeed."""
+    def told(self, *arguments: str, text: str = "") -> str:
+        """What a command of the same program and environment prints when it is given `text`; it must succeed."""
         done = subprocess.run(
             [sys.executable, "-m", self.arguments[0], *arguments],
             env=self.environment,
+            input=text,
             capture_output=True,
             text=True,
             timeout=60,
@@ -118,7 +119,8 @@ class Site:
             _, answer = await self.api(region, "POST", "/enrolment-tokens")
             token = answer["token"]
             name = Path(rack.environment["RACK_DATA_DIR"]).name
-            await asyncio.to_thread(rack.told, "enrol", "--region", by or region.base, "--token", token, "--name", name)
+            asked = ("enrol", "--region", by or region.base, "--name", name)
+            await asyncio.to_thread(rack.told, *asked, text=f"{token}\n")
         rack.start()
         await self.until(lambda: self._answers(f"{rack.base}/livez"))
 

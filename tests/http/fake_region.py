@@ -81,6 +81,7 @@ class FakeRegion:
         self.key = Ed25519PrivateKey.generate()
         self.token = EnrolmentToken(fingerprint(self.key), bytes(range(32)))
         self.token_fault = ""
+        self.enrolments: list[EnrolmentRequest] = []
         self.racks: dict[str, Ed25519PublicKey] = {}
         self.url = URL()
         self.clock: Callable[[], datetime] = lambda: datetime.now(UTC)
@@ -219,9 +220,18 @@ class FakeRegion:
         if self.token_fault:
             return problem(401, self.token_fault, "The region does not take this token; make another one.")
         asked = EnrolmentRequest.open(await request.read(), self.token.key().public_key())
+        try:
+            asked.require_made_at(self.clock())
+        except WrongClock as error:
+            correction = Correction(self.clock().timestamp(), 0, self.answered_nonce or error.nonce)
+            refusal = problem(401, error.code, str(error))
+            refusal.headers["Bootferry-Correction"] = correction.sealed(self.correction_key or self.key)
+            return refusal
+        self.enrolments.append(asked)
         rack_id = f"rack-{len(self.racks) + 1}"
         self.racks[rack_id] = parse_public_key(asked.public_key)
-        return web.Response(status=201, body=Enrolment(rack_id, asked.name, asked.public_key).sealed(self.key))
+        answer = Enrolment(rack_id, asked.name, asked.public_key, self.answered_nonce or asked.nonce)
+        return web.Response(status=201, body=answer.sealed(self.key))
 
     async def _manifest(self, request: web.Request) -> web.StreamResponse:
         if self.manifest_status != 200:

@@ -557,12 +557,22 @@ def test_a_rack_enrols_with_the_command_that_is_shown(operator: Operator, tmp_pa
     assert (none.code, none.out) == (0, "")
     assert "bootferry rack token" in none.err
     made = operator("rack", "token", "--hours", "2")
-    assert (made.code, made.err) == (0, "Run this on the rack within 2 hours; the token is not shown again:\n")
-    program, *arguments = made.out.split()
+    first, command, *_ = made.err.splitlines()
+    assert made.code == 0
+    assert first == "Run this on the rack within 2 hours; it asks for the token below, which is not shown again:"
+    program, *arguments = command.split()
     assert program == "bootferry-rack"
+    assert made.out.startswith("bfe_")
+    assert made.out.strip() not in made.err
     environ = operator.environment(RACK_DATA_DIR=str(tmp_path / "rack"), BOOTFERRY_CONFIG_DIR=str(tmp_path))
     subprocess.run(
-        [sys.executable, "-m", "rack", *arguments, "--name", "attic"], cwd=CHECKOUT, env=environ, check=True, timeout=30
+        [sys.executable, "-m", "rack", *arguments, "--name", "attic"],
+        input=made.out,
+        text=True,
+        cwd=CHECKOUT,
+        env=environ,
+        check=True,
+        timeout=30,
     )
     assert re.search(r"^attic +Never seen +- +never ", operator("racks").out, re.MULTILINE)
     assert re.search(r"^attic +Unreachable +- +-$", operator("image", "racks", NEWEST).out, re.MULTILINE)
@@ -574,6 +584,22 @@ def test_a_rack_enrols_with_the_command_that_is_shown(operator: Operator, tmp_pa
     assert re.search(r"^ubuntu/\S+ +Behind +- +-$", told, re.MULTILINE)
     assert operator("rack", "remove", "attic", "--yes").out == "The rack attic was removed.\n"
     assert operator("rack", "remove", "attic", "--yes").code == 1
+
+
+def test_enrolment_tokens_are_listed_and_revoked(operator: Operator) -> None:
+    secret = operator("rack", "token", "--hours", "2", "--uses", "3").out.strip()
+    listed = operator("rack", "tokens").out
+    found = re.search(r"^([0-9a-f]{12}) +first administrator +\S+.* +in \d.* 3$", listed, re.MULTILINE)
+    assert found is not None, listed
+    assert secret[48:] not in listed
+    assert secret[48:] not in operator("rack", "tokens", "-o", "json").out
+    asked = operator.on_terminal("rack", "revoke", found[1], types="n\r", once="Revoke it?")
+    assert "Nothing was changed." in asked.out
+    revoked = operator("rack", "revoke", found[1], "--yes")
+    assert revoked.out == f"The enrolment token {found[1]} was revoked.\n"
+    assert found[1] not in operator("rack", "tokens").out
+    again = operator("rack", "revoke", found[1], "--yes")
+    assert (again.code, f"There is no enrolment token {found[1]}" in again.err) == (1, True)
 
 
 def test_an_image_is_pinned_and_deleted(operator: Operator) -> None:

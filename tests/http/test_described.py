@@ -82,7 +82,10 @@ async def test_every_operation_of_operators_answers_as_described(running: Runnin
     await imported(client, started.json["id"])
     await call("PATCH", "/sync", json={"enabled": False})
     await call("PATCH", "/settings", json={"retention_days": 30})
-    await call("POST", "/enrolment-tokens")
+    enrolment_token = await call("POST", "/enrolment-tokens")
+    await call("GET", "/enrolment-tokens")
+    await call("GET", f"/enrolment-tokens/{enrolment_token.json['id']}")
+    await call("DELETE", f"/enrolment-tokens/{enrolment_token.json['id']}")
     token = await call("POST", "/operator-tokens", json={"name": "Bob", "role": "viewer"})
     await call("GET", f"/operator-tokens/{token.json['id']}")
     await call("DELETE", f"/operator-tokens/{token.json['id']}")
@@ -188,7 +191,8 @@ async def test_roles_may_do_what_the_description_says(running: Running) -> None:
             *(("PATCH", "/sources/1?dry_run=true"), ("DELETE", "/sources/1?dry_run=true&held=keep")),
             *(("PATCH", "/settings"), ("POST", "/enrolment-tokens"), ("DELETE", f"/racks/{'0' * 32}")),
             *(("GET", "/operator-tokens"), ("POST", "/operator-tokens"), ("GET", f"/operator-tokens/{'0' * 12}")),
-            ("DELETE", f"/operator-tokens/{'0' * 12}"),
+            *(("DELETE", f"/operator-tokens/{'0' * 12}"), ("GET", "/enrolment-tokens")),
+            *(("GET", f"/enrolment-tokens/{'0' * 64}"), ("DELETE", f"/enrolment-tokens/{'0' * 64}")),
         ],
     }
     changes["viewer"] += changes["operator"]

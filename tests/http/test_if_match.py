@@ -102,12 +102,21 @@ async def nouns(running: Running) -> AsyncIterator[dict[str, Noun]]:
     assert token.headers["Location"] == f"/api/v1/operator-tokens/{token.json['id']}"
     trusted = await sources_and_pins(running)
     started = await client("POST", "/imports")
+    enrolment_token = await client("POST", "/enrolment-tokens")
+    assert enrolment_token.headers["Cache-Control"] == "no-store"
+    assert enrolment_token.headers["Location"] == f"/api/v1/enrolment-tokens/{enrolment_token.json['id']}"
     rack_id = await enrolled(client, "rack-1")
     yield {
         "settings": Noun("/settings", "PATCH", {"retention_days": 30}, {"retention_days": 7}),
         "sync": Noun("/sync", "PATCH", {"enabled": True}, {"enabled": False}),
         "token": Noun(
             f"/operator-tokens/{token.json['id']}", "DELETE", gone=f"/operator-tokens/{'0' * 12}", second=404
+        ),
+        "enrolment token": Noun(
+            enrolment_token.headers["Location"].removeprefix("/api/v1"),
+            "DELETE",
+            gone=f"/enrolment-tokens/{'0' * 64}",
+            second=404,
         ),
         "rack": Noun(f"/racks/{rack_id}", "DELETE", gone=f"/racks/{'0' * 32}", second=404),
         "import": Noun(f"/imports/{started.json['id']}", "POST", verb="/cancel", gone=f"/imports/{NOWHERE}"),

@@ -1,10 +1,13 @@
 """Enrolment of a rack: what is sent, what is kept, and what is refused."""
 
+import os
 import stat
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from rack import identity as identities
@@ -130,3 +133,102 @@ async def test_a_spoilt_identity_is_one_sentence(
     spoil(tmp_path / "identity")
     with pytest.raises(error):
         identities.load(tmp_path)
+
+
+async def test_a_request_says_the_time_and_is_one_of_its_own(region: FakeRegion, tmp_path: Path) -> None:
+    for _ in range(2):
+        await enrol(region, tmp_path, again=True)
+    first, second = region.enrolments
+    assert first.created_at is not None
+    assert abs((first.created_at - datetime.now(UTC)).total_seconds()) < 60
+    assert first.nonce != second.nonce
+
+
+@pytest.mark.parametrize("off", [timedelta(days=3650), timedelta(minutes=-6)])
+async def test_a_machine_whose_clock_is_wrong_enrols_by_the_regions(
+    region: FakeRegion, tmp_path: Path, off: timedelta
+) -> None:
+    region.clock = lambda: datetime.now(UTC) + off
+    with structlog.testing.capture_logs() as logs:
+        identity = await enrol(region, tmp_path)
+    assert fingerprint(identities.load(tmp_path).key) == fingerprint(identity.key)
+    assert len(region.seen("POST", "/api/v1/racks/enrol")) == 2
+    assert ["clock" in entry["event"] for entry in logs] == [True]
+
+
+@pytest.mark.parametrize("forged", ["key", "nonce"])
+async def test_nobody_else_tells_a_machine_that_enrols_the_time(
+    region: FakeRegion, tmp_path: Path, forged: str
+) -> None:
+    region.clock = lambda: datetime.now(UTC) + timedelta(days=1)
+    if forged == "key":
+        region.correction_key = Ed25519PrivateKey.generate()
+    else:
+        region.answered_nonce = "f" * 32
+    with pytest.raises(BadSignature):
+        await enrol(region, tmp_path)
+    assert len(region.seen("POST", "/api/v1/racks/enrol")) == 1
+
+
+async def test_an_answer_to_another_request_is_refused(region: FakeRegion, tmp_path: Path) -> None:
+    region.answered_nonce = "f" * 32
+    with pytest.raises(BadSignature, match="another request"):
+        await enrol(region, tmp_path)
+
+
+async def test_enrolling_again_in_vain_loses_no_key_that_counts(region: FakeRegion, tmp_path: Path) -> None:
+    # The process ended between its two files: the key that counts is called the new one.
+    identity = await enrol(region, tmp_path)
+    directory = tmp_path / "identity"
+    (directory / "rack.key").rename(directory / "rack.key.new")
+    region.token_fault = TokenSpent.code
+    with pytest.raises(TokenSpent):
+        await enrol(region, tmp_path, again=True)
+    assert fingerprint(identities.load(tmp_path).key) == fingerprint(identity.key)
+
+
+async def test_what_root_writes_belongs_to_whom_the_directory_belongs_to(
+    region: FakeRegion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[tuple[str, int, int]] = []
+
+    def chown(path: int | Path, user: int, group: int) -> None:
+        name = Path(f"/proc/self/fd/{path}").readlink() if isinstance(path, int) else path
+        given.append((Path(name).name, user, group))
+
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr("os.chown", chown)
+    monkeypatch.setattr("os.fchown", chown)
+    await enrol(region, tmp_path)
+    found = os.stat(tmp_path)  # noqa: PTH116
+    mine = (found.st_uid, found.st_gid)
+    assert given == [("identity", *mine), (".rack.key.new.new", *mine), (".region.json.new", *mine)]
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    given.clear()
+    await enrol(region, tmp_path, again=True)
+    assert given == []
+
+
+async def test_what_an_enrolment_wrote_outlives_a_loss_of_power(
+    region: FakeRegion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, events, flush, replace = tmp_path / "new" / "rack", [], os.fsync, Path.replace
+
+    def flushed(descriptor: int) -> None:
+        events.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()).removeprefix(str(tmp_path)))
+        flush(descriptor)
+
+    def replaced(self: Path, target: Path) -> Path:
+        events.append(f"{self.name} becomes {Path(target).name}")
+        return replace(self, target)
+
+    monkeypatch.setattr("os.fsync", flushed)
+    monkeypatch.setattr(Path, "replace", replaced)
+    await enrol(region, root)
+    directory = "/new/rack/identity"
+    assert events == [
+        *("", "/new", "/new/rack"),
+        *(f"{directory}/.rack.key.new.new", ".rack.key.new.new becomes rack.key.new", directory),
+        *(f"{directory}/.region.json.new", ".region.json.new becomes region.json", directory),
+        *("rack.key.new becomes rack.key", directory),
+    ]

@@ -272,6 +272,63 @@ async def test_no_message_repeats_a_token(region: FakeRegion, capsys: pytest.Cap
         assert told.err
 
 
+WAYS = [
+    pytest.param([], id="asked-for"),
+    pytest.param(["--token-file", "-"], id="standard-input"),
+    pytest.param(["--token-file", "FILE"], id="a-file"),
+    pytest.param(["--token", "-"], id="as-before"),
+]
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_token_comes_from_where_nobody_else_sees_it(
+    region: FakeRegion, machine: Machine, tmp_path: Path, way: list[str]
+) -> None:
+    file = tmp_path / "rack.token"
+    file.write_text(f"{region.token}\n")
+    given = [str(file) if word == "FILE" else word for word in way]
+    text = "" if "FILE" in way else f"{region.token}\n"
+    status, out, err = await machine.told("enrol", "--region", str(region.url), "--name", "rack-a", *given, text=text)
+    assert (status, err) == (0, "")
+    assert "enrolled as rack-a" in out
+    assert str(region.token) not in out
+
+
+async def test_a_token_on_the_command_line_is_taken_with_a_warning(region: FakeRegion, machine: Machine) -> None:
+    token = str(region.token)
+    status, _, err = await machine.told("enrol", "--region", str(region.url), "--name", "rack-a", "--token", token)
+    assert status == 0
+    assert "Every user of this machine sees a token that is an argument" in err
+    assert token not in err
+
+
+@pytest.mark.usefixtures("environ")
+def test_a_token_is_asked_for_without_showing_it(
+    region: FakeRegion, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr("sys.stdin", Terminal(f"{region.token}\n"))
+    asked: list[str] = []
+
+    def hidden(prompt: str) -> str:
+        asked.append(prompt)
+        return "bfe_no"
+
+    monkeypatch.setattr("getpass.getpass", hidden)
+    assert command_line(["enrol", "--region", str(region.url)]) == 1
+    assert asked == ["Enrolment token: "]
+    assert "bfe_ and two" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("environ")
+def test_a_token_file_that_is_not_there_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command_line(["enrol", "--region", "http://127.0.0.1:1", "--token-file", "/nowhere/at/all"]) == 1
+    assert "No such file" in capsys.readouterr().err
+
+
 def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, words in (
         (["--help"], ["run", "enrol", "poll", "status", "RACK_"]),

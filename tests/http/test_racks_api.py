@@ -15,8 +15,10 @@ from sqlalchemy import text
 
 from region.database.connection import transaction
 from region.fleet.showing import LIVE_FOR
+from shared.names import Name
 from shared.signing import encode_bytes, public_bytes, sign_request
 from shared.wire.correction import Correction
+from shared.wire.enrolment import EnrolmentRequest, EnrolmentToken
 from shared.wire.report import Knows, OldReport, Pending, Report
 from tests.http.conftest import Answer, Running
 
@@ -301,3 +303,102 @@ async def test_a_rack_reports_for_itself_only(running: Running, rack: Rack, even
     assert (answer.status, answer.json["code"]) == (403, "forbidden")
     assert (await other.shown())["status"] == "never_seen"
     assert (await rack.ask("PUT", f"/racks/{rack.id}/report", a_report())).status == 204
+
+
+async def token_of(running: Running, **fields: int) -> tuple[Answer, EnrolmentToken]:
+    made = await running.client("POST", "/enrolment-tokens", json=fields)
+    assert made.status == 201
+    return made, EnrolmentToken.parse(made.json["token"])
+
+
+def enrolment(token: EnrolmentToken, name: str = "attic", off: timedelta = timedelta()) -> bytes:
+    key = encode_bytes(public_bytes(Ed25519PrivateKey.generate()))
+    created_at = datetime.now(UTC) + off
+    return EnrolmentRequest(Name(name), key, token.region_fingerprint, "ab" * 16, created_at).sealed(token)
+
+
+async def test_the_command_that_is_shown_does_not_show_the_token(running: Running) -> None:
+    made, _ = await token_of(running)
+    assert made.json["command"] == f"bootferry-rack enrol --region {running.client.base}"
+
+
+async def test_tokens_are_listed_in_pages_and_a_revoked_one_lets_nobody_in(running: Running) -> None:
+    made = [await token_of(running, uses=2) for _ in range(3)]
+    (first, secret), *_ = made
+    ids: list[str] = []
+    path: str | None = "/enrolment-tokens?limit=2"
+    while path:
+        page = await running.client("GET", path)
+        ids += [item["id"] for item in page.json["items"]]
+        path = f"/enrolment-tokens?limit=2&cursor={page.json['next']}" if page.json["next"] else None
+        for _, token in made:
+            assert encode_bytes(token.secret).encode() not in page.body
+    assert ids == sorted(answer.json["id"] for answer, _ in made)
+
+    nobody = running.as_nobody()
+    assert (await nobody("POST", "/racks/enrol", data=enrolment(secret))).status == 201
+    shown = await running.client("GET", f"/enrolment-tokens/{first.json['id']}")
+    assert (shown.json["uses_left"], shown.json["made_by"]) == (1, "first administrator")
+    assert shown.headers["ETag"] == first.headers["ETag"], "to be used changes no ETag"
+    assert (await running.client("DELETE", f"/enrolment-tokens/{first.json['id']}")).status == 204
+    refused = await nobody("POST", "/racks/enrol", data=enrolment(secret, "cellar"))
+    assert (refused.status, refused.json["code"]) == (401, "token_unknown")
+    assert [rack["name"] for rack in await running.client.items("/racks")] == ["attic"]
+    newest = (await running.client.items("/activity?limit=1"))[0]
+    assert (newest["action"], newest["subject"]) == (
+        "enrolment_token.removed",
+        f"enrolment_token:{first.json['id']}",
+    )
+    assert (newest["who"], newest["before"]["uses_left"]) == ("first administrator", 1)
+
+
+async def test_a_removed_rack_does_not_come_back_by_its_enrolment(running: Running) -> None:
+    _, token = await token_of(running, uses=3)
+    sent, nobody = enrolment(token), running.as_nobody()
+    answered = await nobody("POST", "/racks/enrol", data=sent)
+    assert answered.status == 201
+    again = await nobody("POST", "/racks/enrol", data=sent)
+    assert (again.status, again.json["code"]) == (409, "conflict")
+    (rack,) = await running.client.items("/racks")
+    assert (await running.client("DELETE", f"/racks/{rack['id']}")).status == 204
+    again = await nobody("POST", "/racks/enrol", data=sent)
+    assert (again.status, again.json["code"]) == (403, "key_barred")
+    assert await running.client.items("/racks") == []
+
+
+async def test_an_enrolment_of_another_time_is_told_the_regions(running: Running) -> None:
+    _, token = await token_of(running)
+    for off in (timedelta(seconds=310), timedelta(seconds=-310), timedelta(days=-3650)):
+        refused = await running.as_nobody()("POST", "/racks/enrol", data=enrolment(token, off=off))
+        assert (refused.status, refused.json["code"]) == (401, "wrong_clock")
+        assert ("behind" if off < timedelta() else "ahead") in refused.json["detail"]
+        correction = Correction.open(
+            refused.headers["Bootferry-Correction"], running.region.key.public_key(), "ab" * 16
+        )
+        assert abs((correction.at - datetime.now(UTC)).total_seconds()) < 10
+    assert (await running.as_nobody()("POST", "/racks/enrol", data=enrolment(token))).status == 201
+
+
+async def test_enrolments_that_fail_are_counted_before_anything_is_looked_at(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nobody = running.as_nobody()
+    _, token = await token_of(running, uses=2)
+    # What holds a good token costs no attempt.
+    for _ in range(25):
+        assert (await nobody("POST", "/racks/enrol", data=enrolment(token, off=timedelta(days=1)))).status == 401
+    stranger = EnrolmentToken(running.region.fingerprint, b"x" * 32)
+    bodies = [b"", b"[]", enrolment(stranger), enrolment(EnrolmentToken("ab" * 32, token.secret))]
+    statuses = [(await nobody("POST", "/racks/enrol", data=bodies[number % 4])).status for number in range(20)]
+    assert 429 not in statuses
+
+    async def never(*_arguments: object) -> None:
+        raise AssertionError("the database was asked")
+
+    monkeypatch.setattr("region.actions.racks.enrol", never)
+    refused = await nobody("POST", "/racks/enrol", data=enrolment(token))
+    assert (refused.status, refused.json["code"]) == (429, "too_many_attempts")
+    assert 1 <= int(refused.headers["Retry-After"]) <= 122
+    assert "enrolments" in refused.json["detail"]
+    refusals = [entry for entry in await running.client.items("/activity") if entry["action"] == "enrolment.refused"]
+    assert len(refusals) == 1

@@ -68,6 +68,9 @@ ADMINS = {
     "change_settings",
     "change_source",
     "create_enrolment_token",
+    "get_enrolment_token",
+    "list_enrolment_tokens",
+    "remove_enrolment_token",
     "create_operator_token",
     "get_operator_token",
     "list_operator_tokens",
@@ -127,6 +130,7 @@ class Rack:
 
 SEQUENCES = itertools.count(time.time_ns() // 1_000_000)
 NOT_THERE = {
+    "enrolment_token_id": "0" * 64,
     "image_id": "ubuntu:nowhere:amd64",
     "import_id": "999",
     "rack_id": "f" * 32,

@@ -25,3 +25,45 @@ def test_the_memory_of_addresses_is_bounded() -> None:
         attempts.require_another(f"tried {number}", now=0.0)
         attempts.note_failed(f"failed {number}", now=0.0)
     assert len(vars(attempts)["_failed"]) <= MAX_ADDRESSES
+
+
+def test_who_fails_from_many_addresses_frees_none_that_failed_last() -> None:
+    attempts = Attempts()
+    for number in range(MAX_ADDRESSES * 2):
+        if number % 5_000 == 0:
+            for _ in range(10):
+                attempts.note_failed(HERE, now=0.0)
+        attempts.note_failed(f"failed {number}", now=0.0)
+    with pytest.raises(TooManyAttempts):
+        attempts.require_another(HERE, now=1.0)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        pytest.param("2001:db8:1:2::1", "2001:db8:1:2:ffff::9", True, id="one-network-of-64-bits"),
+        pytest.param("2001:db8:1:2::1", "2001:db8:1:3::1", False, id="two-networks"),
+        pytest.param("::ffff:192.0.2.1", "192.0.2.1", True, id="ipv4-as-ipv6"),
+        pytest.param("::ffff:192.0.2.1", "::ffff:192.0.2.2", False, id="two-of-ipv4-as-ipv6"),
+        pytest.param("192.0.2.1", "192.0.2.2", False, id="two-of-ipv4"),
+    ],
+)
+def test_a_customers_network_is_one_address(one: str, other: str, same: bool) -> None:
+    attempts = Attempts()
+    for _ in range(10):
+        attempts.note_failed(one, now=0.0)
+    if same:
+        with pytest.raises(TooManyAttempts, match="from this address"):
+            attempts.require_another(other, now=1.0)
+    else:
+        attempts.require_another(other, now=1.0)
+
+
+def test_all_addresses_together_have_so_many_attempts() -> None:
+    attempts = Attempts(per_address=2, in_total=5, what="enrolments")
+    for second in range(5):
+        attempts.require_another(HERE, now=float(second))
+        attempts.note_failed(f"192.0.2.{second}", now=float(second))
+    with pytest.raises(TooManyAttempts, match=r"^Too many enrolments failed; try again in 56 seconds\.$"):
+        attempts.require_another(HERE, now=5.0)
+    attempts.require_another(HERE, now=60.0)

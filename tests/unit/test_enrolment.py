@@ -1,6 +1,8 @@
 """How a rack and a region come to know each other: tokens, requests and answers that pass for nothing else."""
 
 import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -8,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.errors import BadSignature, InvalidDocument, InvalidValue
+from shared.errors import BadSignature, InvalidDocument, InvalidValue, WrongClock
 from shared.names import Name
 from shared.signing import encode_bytes, fingerprint, public_bytes
 from shared.wire.enrolment import ANSWER_TYPE, REQUEST_TYPE, Enrolment, EnrolmentRequest, EnrolmentToken
@@ -124,6 +126,49 @@ def test_no_request(envelope: bytes, why: str) -> None:
 def test_a_request_by_another_token_is_refused() -> None:
     with pytest.raises(BadSignature):
         EnrolmentRequest.open(REQUEST.sealed(UNDERSCORES), TOKEN.key().public_key())
+
+
+NONCE, AT = "ab" * 16, datetime(2026, 7, 1, 12, tzinfo=UTC)
+
+
+def test_a_request_says_when_it_was_made_and_is_one_of_its_own() -> None:
+    asked = replace(REQUEST, nonce=NONCE, created_at=AT)
+    assert EnrolmentRequest.open(asked.sealed(TOKEN), TOKEN.key().public_key()) == asked
+    for off_s in (0, 300, -300):
+        asked.require_made_at(AT + timedelta(seconds=off_s))
+    for off_s in (301, -301, 86_400 * 3650):
+        with pytest.raises(WrongClock) as caught:
+            asked.require_made_at(AT + timedelta(seconds=off_s))
+        assert (caught.value.nonce, caught.value.behind_s) == (NONCE, off_s)
+    # A rack of 0.1 says neither, and the region's clock may say what it wants.
+    REQUEST.require_made_at(AT + timedelta(days=3650))
+
+
+SAYS_HALF = [
+    pytest.param({"nonce": NONCE}, "created_at", id="no-time"),
+    pytest.param({"created_at": AT.isoformat()}, "nonce", id="no-nonce"),
+    pytest.param({"nonce": "", "created_at": AT.isoformat()}, "nonce", id="an-empty-nonce"),
+    pytest.param({"nonce": "g" * 32, "created_at": AT.isoformat()}, "nonce", id="another-alphabet"),
+    pytest.param({"nonce": NONCE, "created_at": "2026-07-01T12:00:00"}, "UTC offset", id="no-offset"),
+    pytest.param({"nonce": NONCE, "created_at": 1782907200}, "UTC offset", id="a-number"),
+    pytest.param({"nonce": NONCE, "created_at": "noon"}, "cannot be read", id="no-time-at-all"),
+    pytest.param({"nonce": NONCE, "created_at": ""}, "cannot be read", id="an-empty-time"),
+]
+
+
+@pytest.mark.parametrize(("said", "why"), SAYS_HALF)
+def test_a_request_says_both_or_neither(said: dict[str, Any], why: str) -> None:
+    with pytest.raises(InvalidDocument, match=why):
+        EnrolmentRequest.open(request(**said), TOKEN.key().public_key())
+
+
+def test_the_answer_is_to_this_very_request() -> None:
+    asked = replace(REQUEST, nonce=NONCE, created_at=AT)
+    answered = replace(ANSWER, nonce=NONCE)
+    assert Enrolment.open(answered.sealed(REGION), REGION.public_key(), asked) == answered
+    for other in ("", "cd" * 16):
+        with pytest.raises(BadSignature, match="another request"):
+            Enrolment.open(replace(ANSWER, nonce=other).sealed(REGION), REGION.public_key(), asked)
 
 
 NO_CLAIMS = [

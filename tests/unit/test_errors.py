@@ -41,6 +41,7 @@ EXAMPLES = [
     errors.InvalidRequestSignature("there is none"),
     errors.WrongClock("2026-07-01 12:00:00 UTC", 3600),
     errors.Replayed(7),
+    errors.BarredKey(),
     errors.NotFound("rack", "rack-1"),
     errors.TooManyAttempts(30),
     errors.NameNotFound(URL, "mirror.example"),

@@ -121,6 +121,17 @@ def test_an_enrolment_of_version_1_is_read() -> None:
     assert answered == Enrolment(RACK_ID, Name("rack-1"), RACK_KEY)
 
 
+def test_an_enrolment_is_written_and_read() -> None:
+    asked = EnrolmentRequest(Name("rack-1"), RACK_KEY, fingerprint(REGION), "ab" * 16, AT)
+    assert asked.sealed(TOKEN) == read("enrolment-request-2.envelope")
+    assert EnrolmentRequest.open(read("enrolment-request-2.envelope"), TOKEN.key().public_key()) == asked
+    answered = Enrolment(RACK_ID, Name("rack-1"), RACK_KEY, "ab" * 16)
+    assert answered.sealed(REGION) == read("enrolment-2.envelope")
+    assert Enrolment.open(read("enrolment-2.envelope"), REGION.public_key(), asked) == answered
+    # A region of 0.1 answers no nonce: the key in the answer is one that was made for this request.
+    assert Enrolment.open(read("enrolment-1.envelope"), REGION.public_key(), asked) == answered
+
+
 def requests(name: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = json.loads(read(name))
     assert [request["method"] for request in found] == ["GET", "GET", "PUT"]
@@ -164,6 +175,8 @@ def test_a_correction_is_written_and_read() -> None:
         ("manifest-before-images.envelope", MANIFEST_TYPE, REGION),
         ("enrolment-request-1.envelope", REQUEST_TYPE, TOKEN.key()),
         ("enrolment-1.envelope", ANSWER_TYPE, REGION),
+        ("enrolment-request-2.envelope", REQUEST_TYPE, TOKEN.key()),
+        ("enrolment-2.envelope", ANSWER_TYPE, REGION),
         ("correction.envelope", "application/vnd.bootferry.correction+json", REGION),
     ],
 )

@@ -167,7 +167,7 @@ function EnrolDialog({ onClose }) {
       onClose=${onClose}
       actions=${html`<button type="button" class="primary" onClick=${onClose}>Done</button>`}
     >
-      <p>Run this on the rack, then start it; it appears here by itself.</p>
+      <p>Run this on the rack, and give it the token when it asks. Then start the rack; it appears here by itself.</p>
       <${Copyable} label="Command" text=${made.value.command} />
       <${Copyable} label="Token" text=${made.value.token} />
       <${Notice} kind="caution" title="Shown this once.">
