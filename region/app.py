@@ -43,7 +43,7 @@ def build(configuration: RegionConfiguration, now: Callable[[], datetime] = lamb
         publisher=publisher,
         topics=Topics(),
         gathered=Gathered(engine),
-        memory=Memory(engine, key),
+        memory=Memory(engine, key, grace=timedelta(seconds=configuration.prune_grace_seconds), now=now),
         rack_keys=Keys(engine),
         sightings=sightings,
         importer=Importer(

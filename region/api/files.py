@@ -11,7 +11,7 @@ from region.catalogue import files
 from region.database.connection import transaction
 from region.edge.content import file_response
 from shared.digest import Sha256
-from shared.errors import Unavailable
+from shared.errors import NotFound, Unavailable
 
 router = APIRouter(tags=["files"])
 
@@ -22,12 +22,20 @@ async def _allowed_size(
     _documented: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
     sha256: Annotated[str, Path(description="SHA-256, 64 hexadecimal digits.")],
 ) -> tuple[Sha256, int]:
-    """Who may have the file and how large it is. A rack is answered from memory; files of its manifest only."""
+    """Who may have the file and how large it is. Raises NotFound.
+
+    A rack gets the files of its manifest, from memory, and for the prune grace those of the manifests before it.
+    """
     digest = Sha256(sha256)
     if isinstance(request.state.caller, SignedRack):
         size = region.memory.published_sizes.get(digest)
         if size is not None:
             return digest, size
+        if not region.memory.is_named(digest):
+            # Another process may have published since; to ask for that costs the same whoever publishes how much.
+            await region.memory.refresh()
+            if not region.memory.is_named(digest):
+                raise NotFound("file", digest)
     else:
         the_operator(request)
     region.require_ready()

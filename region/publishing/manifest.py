@@ -156,6 +156,33 @@ async def newest(connection: AsyncConnection) -> tuple[int, int, str] | None:
     return None if row is None else (row.epoch, row.serial, row.sha256)
 
 
+async def earlier(
+    connection: AsyncConnection, key: Ed25519PrivateKey, since: datetime
+) -> list[tuple[Manifest, datetime]]:
+    """The manifests before the newest that were replaced at `since` or later, and when; those whose envelope is kept.
+
+    Raises BadSignature, InvalidDocument.
+    """
+    rows = await connection.execute(
+        select(manifests.c.envelope, manifests.c.created_at)
+        .where(manifests.c.envelope.is_not(None))
+        .order_by(manifests.c.epoch.desc(), manifests.c.serial.desc())
+        .limit(KEPT)
+    )
+    found: list[tuple[Manifest, datetime]] = []
+    replaced_at: datetime | None = None
+    for row in rows:
+        if replaced_at is not None:
+            if replaced_at < since:
+                break
+            payload = open_envelope(
+                row.envelope, MANIFEST_TYPE, [key.public_key()], origin="A manifest in the database"
+            )
+            found.append((Manifest.parse(payload), replaced_at))
+        replaced_at = row.created_at
+    return found
+
+
 async def current(connection: AsyncConnection, key: Ed25519PrivateKey) -> Published | None:
     """The newest manifest, verified again after its stay in the database; None before the first.
 

@@ -1,6 +1,13 @@
-"""The current manifest in memory, so that a rack's poll costs no query and is answered while the database is away."""
+"""The current manifest in memory, so that a rack's poll costs no query and is answered while the database is away.
 
-from collections.abc import Mapping
+Racks get the files of that manifest, and for a grace those that the ones before it named: a rack that is still pulling
+them must not begin anew. Which these are is remembered here too. A process that has just started knows of the manifests
+whose envelopes are kept.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime, timedelta
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -22,11 +29,21 @@ log = logger(__name__)
 class Memory:
     """The manifest that racks are answered, and the sizes of its files."""
 
-    def __init__(self, engine: AsyncEngine, key: Ed25519PrivateKey) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        key: Ed25519PrivateKey,
+        *,
+        grace: timedelta = timedelta(0),
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
         self._engine = engine
         self._key = key
+        self._grace, self._now = grace, now
         self._published: Published | None = None
         self._published_sizes: Mapping[Sha256, int] = {}
+        self._named_until: dict[Sha256, datetime] = {}
+        self._refreshing = asyncio.Lock()
 
     @property
     def published(self) -> Published | None:
@@ -38,17 +55,38 @@ class Memory:
         """The files of the current manifest, digest to size in bytes; empty before the first."""
         return self._published_sizes
 
+    def is_named(self, sha256: Sha256) -> bool:
+        """True if the current manifest names the file, or one did that was the current one within the grace."""
+        until = self._named_until.get(sha256)
+        return sha256 in self._published_sizes or (until is not None and until > self._now())
+
     async def refresh(self) -> None:
         """Read the manifest again if the database has another. Raises Unavailable, and then keeps the one it has."""
-        async with transaction(self._engine) as connection:
+        async with self._refreshing, transaction(self._engine) as connection:
             before = self._published
             known = None if before is None else (*before.manifest.order, before.sha256)
             if await manifest.newest(connection) == known:
                 return
             published = await manifest.current(connection, self._key)
-        if published is not None:
+            if published is None:
+                return
+            if before is None:
+                # One that was replaced longer ago than the grace is not read.
+                for earlier, replaced_at in await manifest.earlier(connection, self._key, self._now() - self._grace):
+                    self._remember(earlier.files(), replaced_at + self._grace)
+            else:
+                self._remember(self._published_sizes, self._now() + self._grace)
             self._published_sizes = published.manifest.files()
             self._published = published
+            self._forget()
+
+    def _remember(self, files: Iterable[Sha256], until: datetime) -> None:
+        for sha256 in files:
+            self._named_until[sha256] = max(until, self._named_until.get(sha256, until))
+
+    def _forget(self) -> None:
+        now = self._now()
+        self._named_until = {sha256: until for sha256, until in self._named_until.items() if until > now}
 
     async def follow(self, topics: Topics) -> None:
         """Keep up with the database until cancelled; while it is away, remember."""

@@ -309,6 +309,50 @@ async def test_a_process_answers_what_the_database_has_also_after_it_was_restore
     assert again.etag != published.etag
 
 
+async def test_files_of_a_manifest_are_named_for_a_grace_after_it(region: AsyncEngine, key: Ed25519PrivateKey) -> None:
+    moments = [NOW]
+
+    def memory_of_a_process() -> Memory:
+        return Memory(region, key, grace=timedelta(hours=1), now=lambda: moments[-1])
+
+    memory = memory_of_a_process()
+    only = {serial: digest(f"noble/amd64/{serial}/squashfs") for serial in ("1", "2", "3")}
+    async with transaction(region) as connection:
+        source_id = await make_source(connection, kernel("1", "2", "3"))
+    for minutes, serial in ((0, "1"), (30, "2"), (45, "3")):
+        moments.append(NOW + timedelta(minutes=minutes))
+        async with transaction(region) as connection:
+            await connection.execute(text("UPDATE versions SET held_at = NULL"))
+            await hold(connection, source_id, serial)
+            await publish(connection, key, moments[-1])
+        await memory.refresh()
+
+    def named(by: Memory, minutes: float) -> list[str]:
+        moments.append(NOW + timedelta(minutes=minutes))
+        return [serial for serial, sha256 in only.items() if by.is_named(sha256)]
+
+    fresh = memory_of_a_process()
+    assert named(fresh, 45) == []
+    await fresh.refresh()
+    for by in (memory, fresh):
+        assert named(by, 45) == ["1", "2", "3"]
+        assert named(by, 89.9) == ["1", "2", "3"]
+        assert named(by, 90.1) == ["2", "3"]
+        assert named(by, 105.1) == ["3"]
+    late = memory_of_a_process()
+    moments.append(NOW + timedelta(minutes=100))
+    await late.refresh()
+    assert named(late, 100) == ["2", "3"]
+    assert not late.is_named(digest("nobody named this"))
+    # What comes back in a later manifest is named by it, not by what was remembered.
+    async with transaction(region) as connection:
+        await connection.execute(text("UPDATE versions SET held_at = NULL"))
+        await hold(connection, source_id, "1")
+        await publish(connection, key, moments[-1])
+    await late.refresh()
+    assert named(late, 1000) == ["1"]
+
+
 async def test_an_epoch_outranks_every_serial_before_it(region: AsyncEngine, key: Ed25519PrivateKey) -> None:
     async with transaction(region) as connection:
         await hold(connection, await make_source(connection, kernel("1")), "1")

@@ -21,6 +21,7 @@ from shared.wire.correction import Correction
 from shared.wire.enrolment import EnrolmentRequest, EnrolmentToken
 from shared.wire.report import Knows, OldReport, Pending, Report
 from tests.http.conftest import Answer, Running
+from tests.stores import put
 
 RESOLUTE = "ubuntu:resolute:amd64"
 SEQUENCES = itertools.count(time.time_ns() // 1_000_000)
@@ -58,7 +59,7 @@ class Rack:
             "region": self.running.region.fingerprint,
             "now": datetime.now(UTC),
             "nonce": secrets.token_hex(16),
-            "sequence": None if method == "GET" else next(SEQUENCES),
+            "sequence": None if method in ("GET", "HEAD") else next(SEQUENCES),
         }
         return sign_request(
             self.key, self.id, method=method, path_and_query=f"/api/v1{path}", body=body, **(asked | given)
@@ -402,3 +403,33 @@ async def test_enrolments_that_fail_are_counted_before_anything_is_looked_at(
     assert "enrolments" in refused.json["detail"]
     refusals = [entry for entry in await running.client.items("/activity") if entry["action"] == "enrolment.refused"]
     assert len(refusals) == 1
+
+
+async def test_a_rack_gets_the_files_of_its_manifest_and_no_others(running: Running, rack: Rack) -> None:
+    published = running.region.memory.published
+    assert published is not None
+    for sha256, size in published.manifest.files().items():
+        answer = await rack.ask("GET", f"/files/{sha256}")
+        assert (answer.status, len(answer.body)) == (200, size)
+    # A file that is stored, and that no manifest ever named.
+    content = b"somebody's upload"
+    sha256 = put(running.region.store, content)
+    async with transaction(running.region.engine) as connection:
+        await connection.execute(
+            text("INSERT INTO files (sha256, size, stored_at) VALUES (:sha256, :size, now())"),
+            {"sha256": sha256, "size": len(content)},
+        )
+    assert (await running.client("GET", f"/files/{sha256}")).body == content
+    for method in ("GET", "HEAD"):
+        refused = await rack.ask(method, f"/files/{sha256}")
+        assert refused.status == 404
+    assert (await rack.ask("GET", f"/files/{sha256}")).json["code"] == "not_found"
+
+
+async def test_a_rack_that_asks_before_word_of_a_manifest_has_come_is_not_refused(running: Running, rack: Rack) -> None:
+    # As in a process that another one's publishing has not reached yet.
+    memory, published = running.region.memory, running.region.memory.published
+    assert published is not None
+    memory._published, memory._published_sizes, memory._named_until = None, {}, {}
+    sha256 = next(iter(published.manifest.files()))
+    assert (await rack.ask("GET", f"/files/{sha256}")).status == 200
