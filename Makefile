@@ -48,6 +48,12 @@ mutants: packages env ## take every defence out in turn and see its tests fail (
 mutation: packages env ## make every small change to the code that decides and parses, and see tests fail (ARGS= parts of paths)
 	$(BIN)/python -m tests.mutants.small $(ARGS)
 
+# atheris has wheels for few versions of Python: it is no part of the environment that everybody needs.
+.PHONY: fuzz
+fuzz: packages env ## let atheris look for bytes a parser does not expect, SECONDS=20 each (ARGS= names of parsers)
+	[ -d .cache/fuzz/atheris ] || $(BIN)/uv pip install --quiet --system-certs --target .cache/fuzz/atheris atheris==3.0.0
+	PYTHONPATH=.cache/fuzz/atheris $(BIN)/python -m tests.fuzz $(or $(SECONDS),20) $(ARGS)
+
 .PHONY: check
 check: env ## check format, lint, types and import contracts
 	$(BIN)/ruff format --check
