@@ -21,7 +21,7 @@ from yarl import URL
 from rack.identity import Identity
 from shared.digest import Sha256
 from shared.errors import BootferryError, InvalidRequestSignature, Replayed, TooLarge
-from shared.http import read_capped, request, require_ok, shown
+from shared.http import DEADLINE_S, read_capped, request, require_ok, shown
 from shared.logs import logger
 from shared.signing import MAX_SEQUENCE, REQUEST_LIFETIME_S, fingerprint, sign_request
 from shared.wire.correction import CORRECTION_HEADER, Correction
@@ -124,7 +124,8 @@ class Region:
         Nobody has signed them: they say that asking for the manifest may be worth it, no more. An event stream of the
         HTML standard, section 9.2. Raises FetchError, InvalidRequestSignature.
         """
-        async with self._ask("GET", "manifest/events", headers={"Accept": "text/event-stream"}) as response:
+        headers = {"Accept": "text/event-stream"}
+        async with self._ask("GET", "manifest/events", headers=headers, deadline_s=None) as response:
             event = data = ""
             while line := await _line(response):
                 field, _, value = line.strip().partition(":")
@@ -149,6 +150,7 @@ class Region:
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
         sequence: int | None = None,
+        deadline_s: float | None = DEADLINE_S,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         url = self._url(path)
         for last in (False, True):
@@ -158,7 +160,14 @@ class Region:
                 return self._signed(method, target, body, nonce, sequence)
 
             async with request(
-                self._session, method, url, headers=headers, body=body, proxy=self._proxy, sign=sign
+                self._session,
+                method,
+                url,
+                headers=headers,
+                body=body,
+                proxy=self._proxy,
+                sign=sign,
+                deadline_s=deadline_s,
             ) as response:
                 if response.status != 401:
                     await require_ok(response, *accepted)

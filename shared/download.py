@@ -6,7 +6,6 @@ included, happens in the `executor`, one call at a time per file, so that order 
 
 import asyncio
 import re
-import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -16,8 +15,9 @@ import aiohttp
 from yarl import URL
 
 from shared.digest import Sha256
-from shared.errors import ConnectionLost, FetchError, TooSlow, WrongDigest, WrongSize
+from shared.errors import ConnectionLost, FetchError, WrongDigest, WrongSize
 from shared.http import SignRequest, request, require_ok, shown
+from shared.pace import PACE, Meter, Pace
 from shared.store.base import Store, Writer
 from shared.threads import ended
 
@@ -30,14 +30,6 @@ _CONTENT_RANGE = re.compile(r"bytes (?:(?P<start>[0-9]{1,18})-[0-9]{1,18}|\*)/(?
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
-    """A transfer slower than `floor_bytes_per_s` over a whole `window_s` is given up; what came is kept."""
-
-    floor_bytes_per_s: int = 1024
-    window_s: float = 30.0
-
-
-@dataclass(frozen=True, slots=True)
 class Transfer:
     """How to fetch: the session, its proxy, who signs the requests, where chunks are written and hashed."""
 
@@ -45,7 +37,7 @@ class Transfer:
     executor: Executor
     proxy: URL | None = None
     sign: SignRequest | None = None
-    pace: Pace = Pace()
+    pace: Pace = PACE
 
 
 async def download(
@@ -117,7 +109,13 @@ async def _fill(transfer: Transfer, writer: Writer, url: URL, progress: Callable
         return
     headers = {"Range": f"bytes={writer.arrived}-"} if writer.arrived else {}
     async with request(
-        transfer.session, "GET", url, headers=headers, proxy=transfer.proxy, sign=transfer.sign
+        transfer.session,
+        "GET",
+        url,
+        headers=headers,
+        proxy=transfer.proxy,
+        sign=transfer.sign,
+        deadline_s=transfer.pace.deadline_s(size),
     ) as response:
         if response.status == 416:
             found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
@@ -158,17 +156,13 @@ async def _stream(
     progress: Callable[[int], None],
 ) -> None:
     size = writer.size
-    window_began, window_size = time.monotonic(), writer.arrived
+    meter = Meter(shown(url), transfer.pace)
     while writer.arrived < size and (chunk := await _read_up_to(response.content, CHUNK_SIZE)):
         if writer.arrived + len(chunk) > size:
             raise WrongSize(shown(url), size, writer.arrived + len(chunk))
         await _off_loop(transfer, writer.write, chunk)
         progress(writer.arrived)
-        elapsed = time.monotonic() - window_began
-        if elapsed >= transfer.pace.window_s:
-            if (writer.arrived - window_size) / elapsed < transfer.pace.floor_bytes_per_s:
-                raise TooSlow(shown(url), transfer.pace.floor_bytes_per_s)
-            window_began, window_size = time.monotonic(), writer.arrived
+        meter.count(len(chunk))
 
 
 async def _read_up_to(stream: aiohttp.StreamReader, most: int) -> bytes:

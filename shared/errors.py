@@ -271,13 +271,15 @@ class TimedOut(FetchError):
 
 
 class AddressForbidden(FetchError):
-    """The URL leads to an address no image can come from: link-local, multicast or unspecified."""
+    """The URL leads to an address no request may go to, or a redirect leads from a public to a private one."""
 
     code = "address_forbidden"
 
     def __init__(self, url: str, address: str) -> None:
         super().__init__(
-            url, f"{url} leads to {address}, a link-local or reserved address; name the mirror's own address."
+            url,
+            f"{url} leads to {address}, where no request may go from there (link-local, reserved, or private behind a"
+            " public redirect); name the mirror's own address.",
         )
 
 
@@ -324,14 +326,15 @@ class TooLarge(FetchError):
 
 
 class TooSlow(FetchError):
-    """The bytes came slower than `floor` bytes per second for a whole window."""
+    """The bytes came slower than `floor` bytes per second for a while, or not all of them within `seconds`."""
 
     code = "too_slow"
 
-    def __init__(self, url: str, floor: int) -> None:
-        super().__init__(
-            url, f"{url} sends less than {spoken_size(floor)} per second; what has arrived is kept and resumed."
+    def __init__(self, url: str, floor: int = 0, *, seconds: float = 0.0) -> None:
+        slowly = (
+            f"sends less than {spoken_size(floor)} per second" if floor else f"was not done in {seconds:.0f} seconds"
         )
+        super().__init__(url, f"{url} {slowly}; it is tried again, and a file goes on where it stopped.")
 
 
 class WrongSize(FetchError):

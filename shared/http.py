@@ -1,13 +1,16 @@
 """The one way to make an HTTP client session, and the one place that tells its failures apart.
 
-Sessions decompress nothing and read nothing from the environment (`HTTP_PROXY`, `.netrc`): a proxy is a setting. Names
-that lead to link-local, multicast or unspecified addresses are refused, so that a source's URL cannot be used to ask
-the machine's own metadata service. Private and loopback addresses are where mirrors live; they are fine.
+- Sessions decompress nothing and read nothing from the environment (`HTTP_PROXY`, `.netrc`): a proxy is a setting.
+- Every request has an end: its head must be whole within the session's connect and read timeouts together, all of it
+  within `deadline_s`; what is read must not come slower than a `Pace`. Only a stream of events goes on without a
+  deadline, and says so.
+- A head has at most MAX_HEADERS fields of at most MAX_FIELD_BYTES each.
+- Each address is looked at when it is connected to (`shared.addresses`): what a name led to a moment ago counts for
+  nothing. A proxy's own address is the operator's choice; behind one, a target that is an address is looked at.
 """
 
 import asyncio
 import errno
-import ipaddress
 import json
 import os
 import re
@@ -15,10 +18,11 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.abc import AbstractResolver
 from aiohttp.resolver import ThreadedResolver
 from yarl import URL
 
@@ -37,11 +41,18 @@ from shared.errors import (
     TimedOut,
     TlsFailed,
     TooLarge,
+    TooSlow,
 )
+from shared.pace import PACE, Meter, Pace
+from shared.way import AddressInfo, Connector, Refused, Way, going, guarded, system_socket
 
 CONNECT_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 30.0
+DEADLINE_S = 300.0
+"""Within this everything but a file has come: the largest document, on a line of 1 Mbit/s."""
 MAX_REDIRECTS = 5
+MAX_HEADERS = 100
+MAX_FIELD_BYTES = 16 * 1024
 MAX_PROBLEM_BYTES = 64 * 1024
 _CREDENTIALS = frozenset({"authorization", "cookie"})
 USER_AGENT = f"bootferry/{__version__}"
@@ -76,12 +87,22 @@ async def client_session(
     ca_bundle: Path | None = None,
     connect_timeout_s: float = CONNECT_TIMEOUT_S,
     read_timeout_s: float = READ_TIMEOUT_S,
+    resolver: AbstractResolver | None = None,
+    open_socket: Callable[[AddressInfo], socket.socket] | None = None,
 ) -> AsyncIterator[aiohttp.ClientSession]:
-    """A session that trusts the system's certificates and those in `ca_bundle`. Raises InvalidConfiguration."""
+    """A session that trusts the system's certificates and those in `ca_bundle`. Raises InvalidConfiguration.
+
+    `resolver` and `open_socket` stand for the system's: what looks names up, and what makes a socket for an address.
+    """
     # Reading a machine's certificates takes long enough to be noticed on the loop.
     context = await asyncio.to_thread(_tls_context, ca_bundle)
     async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(ssl=context, resolver=_GuardedResolver(), limit=64),
+        connector=Connector(
+            ssl=context,
+            resolver=resolver or ThreadedResolver(),
+            socket_factory=guarded(open_socket or system_socket),
+            limit=64,
+        ),
         timeout=aiohttp.ClientTimeout(
             # `connect` also covers what `sock_connect` does not: the resolver, and a proxy's answer to CONNECT.
             total=None,
@@ -93,6 +114,8 @@ async def client_session(
         auto_decompress=False,
         trust_env=False,
         read_bufsize=1024 * 1024,
+        max_headers=MAX_HEADERS,
+        max_field_size=MAX_FIELD_BYTES,
         cookie_jar=aiohttp.DummyCookieJar(),
     ) as session:
         yield session
@@ -121,44 +144,79 @@ async def request(
     body: bytes | None = None,
     proxy: URL | None = None,
     sign: SignRequest | None = None,
+    deadline_s: float | None = DEADLINE_S,
 ) -> AsyncIterator[aiohttp.ClientResponse]:
     """The answer to a request, whatever its status; failures inside the block are told apart too.
 
-    Redirects of GET and HEAD are followed, at most MAX_REDIRECTS and never from https to http; a signed request follows
-    none, and credentials stay with the host they were meant for. Raises FetchError.
+    The block is left within `deadline_s`, redirects and all; None is for streams that have no end. Redirects of GET and
+    HEAD are followed, at most MAX_REDIRECTS and never from https to http, nor from a public address to a private one; a
+    signed request follows none, and credentials stay with the host they were meant for. Raises FetchError.
     """
-    target = url
+    whole = asyncio.timeout(deadline_s)
+    way = Way(proxied=proxy is not None)
     with told_apart(session, url, proxy):
-        for _ in range(MAX_REDIRECTS + 1):
-            _guard(target)
-            sending = {
-                name: value
-                for name, value in (headers or {}).items()
-                if target.origin() == url.origin() or name.lower() not in _CREDENTIALS
-            }
-            if sign is not None:
-                sending |= sign(method, target.raw_path_qs, body)
-            async with session.request(
-                method, target, headers=sending, data=body, proxy=proxy, allow_redirects=False
-            ) as response:
-                if response.status == 407 and proxy is not None:
-                    raise ProxyFailed(shown(url), f"it answered 407 {response.reason}")
-                if response.status not in (301, 302, 303, 307, 308) or method not in ("GET", "HEAD"):
-                    yield response
-                    return
-                target = _redirected(target, response, signed=sign is not None)
-        raise RedirectRefused(shown(url), shown(target), f"it is one of more than {MAX_REDIRECTS} in a row")
+        try:
+            async with whole:
+                target = url
+                for _ in range(MAX_REDIRECTS + 1):
+                    way.require_named(target)
+                    sending = {
+                        name: value
+                        for name, value in (headers or {}).items()
+                        if target.origin() == url.origin() or name.lower() not in _CREDENTIALS
+                    }
+                    if sign is not None:
+                        sending |= sign(method, target.raw_path_qs, body)
+                    async with await _head(session, way, method, target, sending, body, proxy) as response:
+                        if response.status == 407 and proxy is not None:
+                            raise ProxyFailed(shown(url), f"it answered 407 {response.reason}")
+                        if response.status not in (301, 302, 303, 307, 308) or method not in ("GET", "HEAD"):
+                            yield response
+                            return
+                        target = _redirected(target, response, signed=sign is not None)
+                    way.turn(url, target)
+                raise RedirectRefused(shown(url), shown(target), f"it is one of more than {MAX_REDIRECTS} in a row")
+        except TimeoutError:
+            if whole.expired() and deadline_s is not None:
+                raise TooSlow(shown(url), seconds=deadline_s) from None
+            raise
 
 
-async def read_capped(response: aiohttp.ClientResponse, cap: int) -> bytes:
-    """The whole body, of at most `cap` bytes. Raises TooLarge, and reads no further."""
+async def _head(
+    session: aiohttp.ClientSession,
+    way: Way,
+    method: str,
+    target: URL,
+    headers: Mapping[str, str],
+    body: bytes | None,
+    proxy: URL | None,
+) -> aiohttp.ClientResponse:
+    """The answer when its head has come. However slowly the bytes of a head drip: it is whole in time, or never."""
+    within_s = (session.timeout.connect or CONNECT_TIMEOUT_S) + (session.timeout.sock_read or READ_TIMEOUT_S)
+    limit = asyncio.timeout(within_s)
+    try:
+        with going(way):
+            async with limit:
+                return await session.request(
+                    method, target, headers=headers, data=body, proxy=proxy, allow_redirects=False
+                )
+    except TimeoutError:
+        if limit.expired():
+            raise TimedOut(shown(target), within_s) from None
+        raise
+
+
+async def read_capped(response: aiohttp.ClientResponse, cap: int, pace: Pace = PACE) -> bytes:
+    """The whole body, of at most `cap` bytes. Raises TooLarge or TooSlow, and reads no further."""
     chunks: list[bytes] = []
     size = 0
+    meter = Meter(shown(response.url), pace)
     async for chunk in response.content.iter_any():
         size += len(chunk)
         if size > cap:
             raise TooLarge(shown(response.url), cap)
         chunks.append(chunk)
+        meter.count(len(chunk))
     return b"".join(chunks)
 
 
@@ -178,9 +236,18 @@ async def require_ok(response: aiohttp.ClientResponse, *accepted: int) -> None:
 
 
 def _retry_after(response: aiohttp.ClientResponse) -> float:
-    """`Retry-After` in seconds (RFC 9110, section 10.2.3), 0 for none; a date needs clocks that agree: none, too."""
+    """`Retry-After` in seconds (RFC 9110, section 10.2.3), 0 for none.
+
+    A date is read by the other side's own clock, as its `Date` shows it: ours may go otherwise.
+    """
     said = response.headers.get("Retry-After", "").strip()
-    return float(said) if re.fullmatch("[0-9]{1,9}", said) else 0.0
+    if re.fullmatch("[0-9]{1,9}", said):
+        return float(said)
+    try:
+        until, now = (parsedate_to_datetime(text) for text in (said, response.headers.get("Date", "")))
+        return max(0.0, (until - now).total_seconds())
+    except (ValueError, TypeError, OverflowError):
+        return 0.0
 
 
 @contextmanager
@@ -191,7 +258,7 @@ def told_apart(session: aiohttp.ClientSession, url: URL, proxy: URL | None = Non
     except aiohttp.ClientHttpProxyError as error:
         # Its text names the proxy with its password: not even a traceback may show that.
         raise ProxyFailed(shown(url), f"it answered {error.status} {_reason(error)}") from None
-    except _AddressForbidden as error:
+    except Refused as error:
         raise AddressForbidden(shown(url), error.address) from None
     except (aiohttp.ClientError, TimeoutError) as error:
         raise _fetch_error(session, url, proxy, error) from error
@@ -205,6 +272,8 @@ def _reason(error: aiohttp.ClientHttpProxyError) -> str:
 def _fetch_error(session: aiohttp.ClientSession, url: URL, proxy: URL | None, error: Exception) -> FetchError:
     where = shown(url)
     match error:
+        case aiohttp.ClientOSError(__cause__=Refused() as refused):
+            return AddressForbidden(where, refused.address)
         case aiohttp.ClientProxyConnectionError():
             return ProxyFailed(where, _unconnected(error))
         case aiohttp.ClientConnectorDNSError() if proxy is not None and (error.host, error.port) == (
@@ -280,43 +349,3 @@ def _redirected(url: URL, response: aiohttp.ClientResponse, *, signed: bool) -> 
     if signed:
         raise RedirectRefused(shown(url), shown(target), "a region must answer at the address a rack was given")
     return target
-
-
-def _guard(url: URL) -> None:
-    try:
-        address = ipaddress.ip_address(url.host or "")
-    except ValueError:
-        return
-    if _forbidden(address):
-        raise AddressForbidden(shown(url), str(address))
-
-
-def _forbidden(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    mapped = getattr(address, "ipv4_mapped", None) or address
-    return mapped.is_link_local or mapped.is_multicast or mapped.is_unspecified
-
-
-class _AddressForbidden(Exception):
-    """A resolver knows no URL: `told_apart` says the rest."""
-
-    def __init__(self, address: str) -> None:
-        self.address = address
-
-
-class _GuardedResolver(AbstractResolver):
-    """The system's resolver, less the addresses no image can come from."""
-
-    def __init__(self) -> None:
-        self._system = ThreadedResolver()
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        found = await self._system.resolve(host, port, family)
-        allowed = [result for result in found if not _forbidden(ipaddress.ip_address(result["host"].split("%")[0]))]
-        if found and not allowed:
-            raise _AddressForbidden(found[0]["host"])
-        return allowed
-
-    async def close(self) -> None:
-        await self._system.close()

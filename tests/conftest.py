@@ -6,10 +6,13 @@ remove, the next one does.
 
 import asyncio
 import contextlib
+import errno
 import getpass
+import ipaddress
 import itertools
 import os
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -23,6 +26,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from deploy.local import postgres
 from deploy.local.scratch import abandoned, scratch_directory, scratch_place
 from region.database.connection import create_engine, migrate
+from shared.way import AddressInfo, system_socket
 
 TEMPLATE = "template_bootferry"
 NOW = datetime(2026, 7, 23, 12, 0, tzinfo=UTC)
@@ -82,6 +86,20 @@ def _is_worker(session: pytest.Session) -> bool:
 def _size(directory: Path) -> int:
     """The bytes that a directory takes on its disk."""
     return sum(path.lstat().st_blocks * 512 for path in directory.rglob("*"))
+
+
+@pytest.fixture(autouse=True)
+def _nothing_leaves_this_machine() -> Iterator[None]:
+    """Our own HTTP clients connect to this machine only, even where somebody has taken their guard out."""
+
+    def open_here(info: AddressInfo) -> socket.socket:
+        if not ipaddress.ip_address(str(info[4][0]).partition("%")[0]).is_loopback:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "a test may not leave this machine")
+        return system_socket(info)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("shared.http.system_socket", open_here)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -78,7 +78,11 @@ ROWS: Mapping[type[BootferryError], Row] = {
     errors.ConnectionLost: Row(HTTPStatus.BAD_GATEWAY, "A connection ended in the middle."),
     errors.TlsFailed: Row(HTTPStatus.BAD_GATEWAY, "A TLS certificate is not trusted."),
     errors.TimedOut: Row(HTTPStatus.GATEWAY_TIMEOUT, "No answer in time."),
-    errors.AddressForbidden: Row(HTTPStatus.BAD_GATEWAY, "A URL leads to a link-local or reserved address."),
+    errors.AddressForbidden: Row(
+        HTTPStatus.BAD_GATEWAY,
+        "A URL leads to a link-local, metadata or reserved address, or a redirect from a public address to a private"
+        " one.",
+    ),
     errors.HttpStatus: Row(HTTPStatus.BAD_GATEWAY, "A server answered, but not with the bytes."),
     errors.RedirectRefused: Row(HTTPStatus.BAD_GATEWAY, "A redirect goes where it must not."),
     errors.ProxyFailed: Row(HTTPStatus.BAD_GATEWAY, "The proxy cannot be reached or refuses."),

@@ -2,18 +2,23 @@
 
 import asyncio
 import base64
+import errno
+import inspect
 import ipaddress
 import socket
 import ssl
+import time
 import traceback
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp.abc import AbstractResolver, ResolveResult
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -40,8 +45,11 @@ from shared.errors import (
     TimedOut,
     TlsFailed,
     TooLarge,
+    TooSlow,
 )
 from shared.http import MAX_REDIRECTS, USER_AGENT, client_session, parse_url, read_capped, request, require_ok, shown
+from shared.pace import Meter, Pace
+from shared.way import AddressInfo
 from tests.http.test_download import raw_server, response
 
 SECRET = "hunter2"
@@ -370,6 +378,25 @@ async def test_how_long_the_other_side_asks_to_be_left_alone(
     assert caught.value.retry_after == seconds
 
 
+@pytest.mark.parametrize(
+    ("said", "date", "seconds"),
+    [
+        ("Wed, 01 Jul 2026 00:00:20 GMT", "Wed, 01 Jul 2026 00:00:00 GMT", 20.0),
+        ("Wed, 01 Jul 2026 00:00:20 GMT", "Wed, 01 Jul 2026 00:00:30 GMT", 0.0),
+        ("Wed, 01 Jul 2026 00:00:20 GMT", "", 0.0),
+        ("Wed, 01 Jul 2026 00:00:20 -0000", "Wed, 01 Jul 2026 00:00:00 GMT", 0.0),
+        ("Wed, 99 Jul 2026 00:00:20 GMT", "Wed, 01 Jul 2026 00:00:00 GMT", 0.0),
+    ],
+)
+async def test_a_date_to_come_back_at_is_read_by_the_other_sides_clock(
+    session: aiohttp.ClientSession, said: str, date: str, seconds: float
+) -> None:
+    async with raw_server(lambda _: response(b"", "503 Busy", Retry_After=said, Date=date)) as (url, _):
+        with pytest.raises(HttpStatus) as caught:
+            await get(session, url)
+    assert caught.value.retry_after == seconds
+
+
 async def test_other_statuses_can_be_accepted(upstream: Server, session: aiohttp.ClientSession) -> None:
     upstream.misbehave("*", Status(304))
     async with request(session, "GET", URL(upstream.url + "greeting")) as answer:
@@ -463,6 +490,200 @@ async def test_the_callers_own_failures_pass_through(upstream: Server, session: 
             async with request(session, "GET", URL(upstream.url + "greeting")):
                 raise own
         assert caught.value is own
+
+
+# --- ends ---------------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def dripping(first: bytes, drop: bytes, every_s: float = 0.03) -> AsyncIterator[str]:
+    """The URL of a server that says `first`, and then `drop` again and again."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(first)
+        while True:
+            writer.write(drop)
+            await writer.drain()
+            await asyncio.sleep(every_s)
+
+    async with listening(handle) as port:
+        yield f"http://127.0.0.1:{port}/file"
+
+
+@asynccontextmanager
+async def listening(
+    handle: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]],
+) -> AsyncIterator[int]:
+    """The port of a server whose every connection `handle` has, until the block ends."""
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def serve_one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            with suppress(ConnectionError, asyncio.IncompleteReadError):
+                await handle(reader, writer)
+        finally:
+            writer.transport.abort()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        tasks.add(asyncio.create_task(serve_one(reader, writer)))
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await server.wait_closed()
+
+
+HEADS_WITHOUT_END = [
+    pytest.param(b"HTTP/1.1 200 OK\r\nX: ", b"x", id="a-field-byte-by-byte"),
+    pytest.param(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n", id="field-by-field"),
+    pytest.param(b"", b"HTTP/1.1 102 Processing\r\n\r\n", id="please-wait-for-ever"),
+]
+
+
+@pytest.mark.parametrize(("first", "drop"), HEADS_WITHOUT_END)
+async def test_a_head_that_drips_is_not_waited_for(session: aiohttp.ClientSession, first: bytes, drop: bytes) -> None:
+    """No pause between two bytes is as long as the read timeout."""
+    async with dripping(first, drop) as url:
+        with pytest.raises(TimedOut, match=r"did not answer within 0\.9 seconds") as caught:
+            await get(session, url)
+    assert caught.value.url == url
+
+
+BODIES_WITHOUT_END = [
+    pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n", b"x", id="of-a-length"),
+    pytest.param(b"HTTP/1.1 200 OK\r\n\r\n", b"x", id="without-length"),
+    pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n", id="in-chunks"),
+    pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;", b"x", id="a-chunks-extension"),
+    pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: ", b"x", id="a-trailer"),
+]
+
+
+@pytest.mark.parametrize(("first", "drop"), BODIES_WITHOUT_END)
+async def test_a_body_that_drips_has_a_deadline(session: aiohttp.ClientSession, first: bytes, drop: bytes) -> None:
+    began = time.monotonic()
+    async with dripping(first, drop) as url:
+        with pytest.raises(TooSlow, match=r"was not done in 1 seconds") as caught:
+            async with request(session, "GET", URL(url), deadline_s=0.7) as answer:
+                await read_capped(answer, 1000)
+    assert caught.value.url == url
+    assert time.monotonic() - began < 3
+
+
+async def test_a_body_that_drips_is_slower_than_the_floor(session: aiohttp.ClientSession) -> None:
+    async with dripping(b"HTTP/1.1 200 OK\r\n\r\n", b"x") as url:
+        with pytest.raises(TooSlow, match=r"sends less than 10\.0 kB per second"):
+            async with request(session, "GET", URL(url)) as answer:
+                await read_capped(answer, 1000, Pace(floor_bytes_per_s=10_000, window_s=0.2))
+
+
+async def test_redirects_and_their_answer_have_one_deadline(session: aiohttp.ClientSession) -> None:
+    async def late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.readuntil(b"\r\n\r\n"):
+            await asyncio.sleep(0.2)
+            writer.write(response(b"", "302 Found", Location="/again"))
+
+    async with listening(late) as port:
+        with pytest.raises(TooSlow):
+            async with request(session, "GET", URL(f"http://127.0.0.1:{port}/"), deadline_s=0.5):
+                pass
+
+
+async def test_a_stream_without_a_deadline_goes_on(session: aiohttp.ClientSession) -> None:
+    async with (
+        dripping(b"HTTP/1.1 200 OK\r\n\r\n", b"x") as url,
+        request(session, "GET", URL(url), deadline_s=None) as answer,
+    ):
+        assert await answer.content.readexactly(50) == b"x" * 50
+
+
+async def test_the_end_of_the_callers_own_time_is_the_callers(session: aiohttp.ClientSession) -> None:
+    async with dripping(b"HTTP/1.1 200 OK\r\n\r\n", b"x") as url:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                async with request(session, "GET", URL(url), deadline_s=5) as answer:
+                    await read_capped(answer, 1000)
+
+
+def test_what_a_transfer_may_take_unless_told_otherwise() -> None:
+    """16 KiB/s over half a minute; a document 5 minutes, a file of a gigabyte 17 hours and a minute."""
+    assert (Pace().floor_bytes_per_s, Pace().window_s) == (16 * 1024, 30)
+    assert Pace().deadline_s(1_000_000_000) == pytest.approx(61_035 + 60, abs=1)
+    assert inspect.signature(request).parameters["deadline_s"].default == 300
+    assert inspect.signature(read_capped).parameters["pace"].default == Pace()
+
+
+def test_the_meter_begins_each_window_anew() -> None:
+    now = 0.0
+    meter = Meter("u", Pace(floor_bytes_per_s=100, window_s=10), lambda: now)
+    meter.count(0)
+    now = 9.9
+    meter.count(1)
+    now = 10
+    meter.count(999)
+    now = 20
+    with pytest.raises(TooSlow):
+        meter.count(999)
+
+
+# --- heads --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("number", "good"), [(99, True), (110, False)])
+async def test_a_head_has_so_many_fields(session: aiohttp.ClientSession, number: int, good: bool) -> None:
+    fields = b"X: y\r\n" * (number - 1)
+    async with raw_server(lambda _: b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n" + fields + b"\r\n") as (url, _):
+        if good:
+            assert await get(session, url) == b""
+        else:
+            with pytest.raises(FetchError, match="does not speak HTTP as it should"):
+                await get(session, url)
+
+
+@pytest.mark.parametrize(("size", "good"), [(16 * 1024, True), (16 * 1024 + 1, False)])
+async def test_a_field_has_so_many_bytes(session: aiohttp.ClientSession, size: int, good: bool) -> None:
+    async with raw_server(lambda _: response(b"", X="x" * size)) as (url, _):
+        if good:
+            assert await get(session, url) == b""
+        else:
+            with pytest.raises(FetchError, match="does not speak HTTP as it should"):
+                await get(session, url)
+
+
+FLOODS = [
+    pytest.param(b"HTTP/1.1 200 OK\r\nX: ", b"x" * 65_536, id="one-field"),
+    pytest.param(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n" * 10_000, id="fields"),
+    pytest.param(b"HTTP/1.1 200 ", b"x" * 65_536, id="a-reason"),
+    pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"X: y\r\n" * 10_000, id="trailers"),
+    pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: ", b"x" * 65_536, id="one-trailer"),
+]
+
+
+@pytest.mark.parametrize(("first", "more"), FLOODS)
+async def test_a_head_without_end_is_read_no_further_than_its_caps(
+    session: aiohttp.ClientSession, first: bytes, more: bytes
+) -> None:
+    sent = 0
+
+    async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(first)
+        while True:
+            writer.write(more)
+            await writer.drain()
+            sent += len(more)
+
+    async with listening(flood) as port:
+        with pytest.raises(FetchError):
+            await get(session, f"http://127.0.0.1:{port}/")
+    # What the kernel's buffers take is sent, too.
+    assert sent < 16_000_000
 
 
 # --- TLS ----------------------------------------------------------------------------------------------------------
@@ -655,6 +876,75 @@ async def test_a_credential_in_a_header_stays_with_its_host(session: aiohttp.Cli
 
 # --- addresses ----------------------------------------------------------------------------------------------------
 
+
+class Diverted(socket.socket):
+    """A socket that says it is connected where it was meant to go, and is connected to the same port of 127.0.0.1."""
+
+    meant: tuple[str, int] = ("", 0)
+
+    def connect(self, address: Any) -> None:
+        self.meant = (address[0], address[1])
+        super().connect(("127.0.0.1", address[1]))
+
+    def getpeername(self) -> tuple[str, int]:
+        return self.meant
+
+
+@dataclass
+class World(AbstractResolver):
+    """Names and addresses as a test wants them. No connection leaves this machine, whoever takes what guard out."""
+
+    names: dict[str, list[str]] = field(default_factory=dict)
+    opened: list[str] = field(default_factory=list)
+
+    def open_socket(self, info: AddressInfo) -> socket.socket:
+        self.opened.append(str(info[4][0]))
+        if info[0] != socket.AF_INET:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "nobody lives there")
+        return Diverted(socket.AF_INET, socket.SOCK_STREAM)
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        if host not in self.names:
+            # Numbers in disguise are what the system's resolver takes for addresses without asking anybody.
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+            addresses = [str(info[4][0]) for info in found]
+        else:
+            addresses = self.names[host]
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address,
+                port=port,
+                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+                proto=0,
+                flags=socket.AI_NUMERICHOST,
+            )
+            for address in addresses
+        ]
+
+    async def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def world() -> World:
+    return World({"mirror.example": ["203.0.113.7"], "other.example": ["203.0.113.8"], "inner.example": ["10.0.0.5"]})
+
+
+@pytest.fixture
+async def abroad(world: World) -> AsyncIterator[aiohttp.ClientSession]:
+    """A session in that world."""
+    async with client_session(
+        connect_timeout_s=CONNECT_TIMEOUT_S,
+        read_timeout_s=READ_TIMEOUT_S,
+        resolver=world,
+        open_socket=world.open_socket,
+    ) as made:
+        yield made
+
+
 FORBIDDEN = [
     "http://169.254.169.254/",
     "http://169.254.0.1:8080/",
@@ -666,52 +956,129 @@ FORBIDDEN = [
     "http://[::]/",
     "http://224.0.0.1/",
     "http://[ff02::1]/",
+    "http://100.100.100.200/",
+    "http://192.0.0.192/",
+    "http://[fd00:ec2::254]/",
+    "http://[64:ff9b::a9fe:a9fe]/",
+    "http://[64:ff9b:1::a9fe:a9fe]/",
+    "http://[2002:a9fe:a9fe::]/",
+    "http://[::169.254.169.254]/",
 ]
+DISGUISES = ["2852039166", "0251.0376.0251.0376", "169.254.43518", "0", "169.254.169.254."]
 
 
 @pytest.mark.parametrize("url", FORBIDDEN)
-async def test_an_address_no_image_can_come_from(session: aiohttp.ClientSession, url: str) -> None:
+async def test_an_address_no_image_can_come_from(abroad: aiohttp.ClientSession, world: World, url: str) -> None:
     with pytest.raises(AddressForbidden) as caught:
-        await get(session, url)
+        await get(abroad, url)
     assert caught.value.url == str(URL(url))
+    assert world.opened == []
 
 
-@pytest.mark.parametrize("host", ["2852039166", "0251.0376.0251.0376", "169.254.43518", "0"])
-async def test_an_address_in_disguise(session: aiohttp.ClientSession, host: str) -> None:
+@pytest.mark.parametrize("host", DISGUISES)
+async def test_an_address_in_disguise(abroad: aiohttp.ClientSession, world: World, host: str) -> None:
     with pytest.raises(FetchError) as caught:
-        await get(session, f"http://{host}/")
+        await get(abroad, f"http://{host}/")
     assert not isinstance(caught.value, ConnectionLost)
+    assert world.opened == []
 
 
-@pytest.fixture
-def resolves(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """`resolves(name, *addresses)`: from now on that is what the system's resolver says of the name."""
-    system = socket.getaddrinfo
-    known: dict[str, tuple[str, ...]] = {}
-
-    def lookup(host: str, port: int, *args: int, **more: int) -> list[tuple[object, ...]]:
-        if host not in known:
-            return list(system(host, port, *args, **more))
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in known[host]]
-
-    monkeypatch.setattr(socket, "getaddrinfo", lookup)
-    return lambda name, *addresses: known.update({name: addresses})
-
-
-async def test_a_name_that_leads_to_a_forbidden_address(
-    session: aiohttp.ClientSession, resolves: Callable[..., None]
-) -> None:
-    resolves("metadata.example", "169.254.169.254")
+async def test_a_name_that_leads_to_a_forbidden_address(abroad: aiohttp.ClientSession, world: World) -> None:
+    world.names["metadata.example"] = ["169.254.169.254"]
     with pytest.raises(AddressForbidden, match=r"leads to 169\.254\.169\.254") as caught:
-        await get(session, "http://metadata.example/latest")
+        await get(abroad, "http://metadata.example/latest")
     assert caught.value.url == "http://metadata.example/latest"
+    assert world.opened == []
+
+
+async def test_a_name_that_leads_to_forbidden_addresses_only(abroad: aiohttp.ClientSession, world: World) -> None:
+    world.names["metadata.example"] = ["169.254.169.254", "fd00:ec2::254", "::ffff:169.254.169.254"]
+    with pytest.raises(AddressForbidden):
+        await get(abroad, "http://metadata.example/latest")
+    assert world.opened == []
 
 
 async def test_a_name_that_also_leads_elsewhere_leads_only_there(
-    upstream: Server, session: aiohttp.ClientSession, resolves: Callable[..., None]
+    upstream: Server, abroad: aiohttp.ClientSession, world: World
 ) -> None:
-    resolves("mirror.example", "169.254.169.254", "127.0.0.1")
-    assert await get(session, upstream.url.replace("127.0.0.1", "mirror.example") + "greeting") == GREETING
+    world.names["both.example"] = ["169.254.169.254", "127.0.0.1"]
+    assert await get(abroad, upstream.url.replace("127.0.0.1", "both.example") + "greeting") == GREETING
+    assert world.opened == ["127.0.0.1"]
+
+
+HOPS = {
+    "public-to-loopback": (["mirror.example", "127.0.0.1"], ["203.0.113.7"], False),
+    "public-to-a-private-name": (["mirror.example", "inner.example"], ["203.0.113.7"], False),
+    "public-to-a-private-address": (["mirror.example", "192.168.0.9"], ["203.0.113.7"], False),
+    "public-to-ipv6-loopback": (["mirror.example", "[::1]"], ["203.0.113.7"], False),
+    "public-to-a-mapped-address": (["mirror.example", "[::ffff:10.0.0.5]"], ["203.0.113.7"], False),
+    "public-to-6to4-of-a-private-address": (["mirror.example", "[2002:a00:5::]"], ["203.0.113.7"], False),
+    "a-public-address-to-a-private-one": (["203.0.113.9", "10.0.0.5"], ["203.0.113.9"], False),
+    "by-way-of-another-public-one": (
+        ["mirror.example", "other.example", "inner.example"],
+        ["203.0.113.7", "203.0.113.8"],
+        False,
+    ),
+    "from-inside-out-and-in-again": (
+        ["inner.example", "mirror.example", "127.0.0.1"],
+        ["10.0.0.5", "203.0.113.7"],
+        False,
+    ),
+    "public-to-public": (["mirror.example", "other.example"], ["203.0.113.7", "203.0.113.8"], True),
+    "inside": (["inner.example", "127.0.0.1"], ["10.0.0.5", "127.0.0.1"], True),
+    "from-inside-out": (["inner.example", "mirror.example"], ["10.0.0.5", "203.0.113.7"], True),
+}
+
+
+@pytest.mark.parametrize(("hosts", "opened", "good"), HOPS.values(), ids=HOPS.keys())
+async def test_a_redirect_never_leads_from_a_public_address_to_a_private_one(
+    upstream: Server, abroad: aiohttp.ClientSession, world: World, hosts: list[str], opened: list[str], good: bool
+) -> None:
+    port = URL(upstream.url).port
+    for number, host in enumerate(hosts[1:]):
+        path = "greeting" if number == len(hosts) - 2 else f"hop-{number + 1}"
+        upstream.misbehave(f"hop-{number}", Redirect(f"http://{host}:{port}/{path}"))
+    if good:
+        assert await get(abroad, f"http://{hosts[0]}:{port}/hop-0") == GREETING
+    else:
+        with pytest.raises(AddressForbidden) as caught:
+            await get(abroad, f"http://{hosts[0]}:{port}/hop-0")
+        assert caught.value.url == f"http://{hosts[0]}:{port}/hop-0"
+        assert upstream.asked("greeting") == []
+    assert world.opened == opened
+
+
+async def test_a_name_that_changes_its_address_between_two_looks(
+    upstream: Server, abroad: aiohttp.ClientSession, world: World
+) -> None:
+    """What is connected to is looked at, not what the name led to a moment ago."""
+    port = URL(upstream.url).port
+    upstream.misbehave("start", Redirect(f"http://turning.example:{port}/greeting"))
+    world.names["turning.example"] = ["203.0.113.8"]
+    assert await get(abroad, f"http://mirror.example:{port}/start") == GREETING
+    world.names["turning.example"] = ["169.254.169.254"]
+    upstream.misbehave("end", Redirect(f"http://turning.example:{port}/greeting"))
+    abroad.connector._cached_hosts.clear()  # type: ignore[union-attr] # ten seconds later
+    for connections in abroad.connector._conns.values():  # type: ignore[union-attr] # each of which has ended
+        for protocol, _ in connections:
+            protocol.close()
+    world.opened.clear()
+    with pytest.raises(AddressForbidden):
+        await get(abroad, f"http://mirror.example:{port}/end")
+    assert world.opened == ["203.0.113.7"]
+
+
+async def test_a_connection_kept_from_another_request_is_looked_at_too(
+    upstream: Server, abroad: aiohttp.ClientSession, world: World
+) -> None:
+    port = URL(upstream.url).port
+    assert await get(abroad, f"http://inner.example:{port}/greeting") == GREETING
+    upstream.misbehave("start", Redirect(f"http://inner.example:{port}/greeting"))
+    with pytest.raises(AddressForbidden):
+        await get(abroad, f"http://mirror.example:{port}/start")
+    assert len(upstream.asked("greeting")) == 1
+    # Who was told to go there still may.
+    assert await get(abroad, f"http://inner.example:{port}/greeting") == GREETING
 
 
 # --- proxies ------------------------------------------------------------------------------------------------------
@@ -864,10 +1231,57 @@ async def test_a_proxy_that_says_nothing(proxy: Proxy, session: aiohttp.ClientSe
         await get(session, f"{scheme}://mirror.example/", proxy=proxy.url)
 
 
-async def test_behind_a_proxy_link_local_stays_forbidden(proxy: Proxy, session: aiohttp.ClientSession) -> None:
+@pytest.mark.parametrize(
+    "host", ["169.254.169.254", *DISGUISES, "[fd00:ec2::254]", "[64:ff9b::a9fe:a9fe]", "[fe80::1%25lo]"]
+)
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_behind_a_proxy_link_local_stays_forbidden(
+    proxy: Proxy, session: aiohttp.ClientSession, scheme: str, host: str
+) -> None:
+    proxy.refusal = response(b"", "502 Bad Gateway")  # the proxy of a test asks nobody
     with pytest.raises(AddressForbidden):
-        await get(session, "http://169.254.169.254/", proxy=proxy.url)
+        await get(session, f"{scheme}://{host}/", proxy=proxy.url)
     assert proxy.heads == []
+
+
+@pytest.mark.parametrize(
+    ("home", "target", "good"),
+    [
+        ("mirror.example", "10.0.0.5", False),
+        ("mirror.example", "127.1", False),
+        ("203.0.113.7", "[::1]", False),
+        ("10.0.0.1", "10.0.0.5", True),
+        ("10.0.0.1", "10.0.0.1", True),
+        ("mirror.example", "other.example", True),
+        ("mirror.example", "203.0.113.9", True),
+    ],
+)
+async def test_behind_a_proxy_a_redirect_spells_no_private_address_unless_the_url_did(
+    session: aiohttp.ClientSession, home: str, target: str, good: bool
+) -> None:
+    def answer(head: str) -> bytes:
+        path = URL(head.split()[1]).path
+        return response(GREETING) if path == "/greeting" else away
+
+    away = response(b"", "302 Found", Location=f"http://{target}/greeting")
+    async with raw_server(answer) as (url, heads):
+        proxied = url.removesuffix("file")
+        if good:
+            assert await get(session, f"http://{home}/start", proxy=proxied) == GREETING
+        else:
+            with pytest.raises(AddressForbidden):
+                await get(session, f"http://{home}/start", proxy=proxied)
+            assert len(heads) == 1
+
+
+async def test_a_proxy_may_be_wherever_the_operator_says(
+    upstream: Server, world: World, abroad: aiohttp.ClientSession
+) -> None:
+    world.names["proxy.example"] = ["169.254.1.1"]
+    with pytest.raises(FetchError) as caught:
+        await get(abroad, "http://mirror.example/", proxy=f"http://proxy.example:{URL(upstream.url).port}/")
+    assert not isinstance(caught.value, AddressForbidden)
+    assert world.opened == ["169.254.1.1"]
 
 
 # --- no secret in any of it ---------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ from deploy.local.mirror.key import Key
 from deploy.local.mirror.mirror import Mirror
 from deploy.local.mirror.server import Server, serve
 from shared.digest import Hasher, Sha256
-from shared.download import CHUNK_SIZE, Pace, Transfer, download
+from shared.download import CHUNK_SIZE, Transfer, download
 from shared.errors import (
     BootferryError,
     ConnectionLost,
@@ -52,6 +52,7 @@ from shared.errors import (
     WrongSize,
 )
 from shared.http import client_session
+from shared.pace import Pace
 from shared.store.base import Store
 from shared.store.disk import DiskStore
 from tests.stores import content_of, incoming_path
@@ -497,6 +498,21 @@ async def test_a_connection_that_ends_in_the_body_is_the_networks_fault(client: 
         with pytest.raises(ConnectionLost):
             await client.fetch(url)
     assert CONTENT.startswith(client.begun() or b"nothing was kept")
+
+
+async def test_a_file_has_a_deadline_of_its_size_and_the_floor(upstream: Server, client: Client) -> None:
+    """However few bytes a window needs, and though some come all the time."""
+    upstream.misbehave("*", Slow(100_000))
+    pace = Pace(floor_bytes_per_s=10**9, window_s=60, slack_s=0.5)
+    paced = replace(client, transfer=replace(client.transfer, pace=pace))
+    with pytest.raises(TooSlow, match="was not done in "):
+        await paced.fetch(upstream.url + PATH)
+    kept = client.begun()
+    assert kept
+    assert kept == CONTENT[: len(kept)]
+    upstream.behave()
+    await client.fetch(upstream.url + PATH)
+    assert client.holds()
 
 
 NO_LENGTH = [
