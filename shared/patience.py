@@ -4,6 +4,13 @@
 - Pauses double, with a random part, so that all the racks of a region that comes back do not ask in the same moment.
 - Who answers `Retry-After` is not asked before. If that is longer than patience lasts, the failure is final for now:
   the next poll or sync is the next attempt.
+
+Whoever has a loop of their own asks `Patience.wait_s` after each failure:
+
+    wait_s = patience.wait_s(error, failures, rng)
+    if wait_s is None:
+        raise error
+    await asyncio.sleep(wait_s)
 """
 
 import asyncio
@@ -48,6 +55,18 @@ class Patience:
         """Seconds to wait after so many failures in a row: between half and all of the doubled pause."""
         return min(self.most_s, self.first_s * 2.0 ** min(failures - 1, 32)) * rng.uniform(0.5, 1.0)
 
+    def wait_s(self, error: BootferryError, failures: int, rng: random.Random) -> float | None:
+        """Seconds to wait before the next try, after so many failures in a row, `error` the last; None: do not try."""
+        asked = asked_s(error)
+        if failures >= self.attempts or not is_transient(error) or asked > self.asked_most_s:
+            return None
+        return max(asked, self.pause_s(failures, rng))
+
+
+def asked_s(error: BootferryError) -> float:
+    """How many seconds the other side asks to be left alone for; 0 where it does not say."""
+    return error.retry_after if isinstance(error, HttpStatus) else 0.0
+
 
 def is_transient(error: BootferryError) -> bool:
     """True if the same request may well succeed in a moment."""
@@ -79,7 +98,7 @@ async def patiently(attempt: Callable[[], Awaitable[T]], patience: Patience, rng
             return await attempt()
         except FetchError as error:
             failures += 1
-            asked_s = error.retry_after if isinstance(error, HttpStatus) else 0.0
-            if failures >= patience.attempts or not is_transient(error) or asked_s > patience.asked_most_s:
+            wait_s = patience.wait_s(error, failures, rng)
+            if wait_s is None:
                 raise
-        await asyncio.sleep(max(asked_s, patience.pause_s(failures, rng)))
+        await asyncio.sleep(wait_s)

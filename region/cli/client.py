@@ -1,22 +1,27 @@
 """The region's API v1 as the commands see it: JSON objects by path, pages followed to their end.
 
 Fields nobody here knows are passed on, missing ones are for the reader to do without: any region of the same major
-version will do. Redirects are not followed, because a token is for the region it was made by.
+version will do. Redirects are not followed, because a token is for the region it was made by. A region that answers 503
+and says for how long is asked again when that is over; everything else is for whoever typed the command to judge.
 """
 
+import asyncio
 import json
+import random
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 from yarl import URL
 
+from region.cli.output import note
 from region.cli.profile import Profile
 from shared.errors import FetchError, HttpStatus
 from shared.http import client_session, parse_url, read_capped, request, require_ok, shown
+from shared.patience import Patience, asked_s
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 READ_TIMEOUT_S = 60.0
@@ -54,6 +59,8 @@ class Api:
     session: aiohttp.ClientSession
     base: URL
     token: str
+    patience: Patience = field(default_factory=Patience)
+    rng: random.Random = field(default_factory=random.Random)
 
     async def ask(
         self,
@@ -64,6 +71,26 @@ class Api:
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
         """The answer to one request."""
+        failures = 0
+        while True:
+            try:
+                return await self._ask(method, *path, body=body, query=query, headers=headers)
+            except HttpStatus as error:
+                failures += 1
+                wait_s = self.patience.wait_s(error, failures, self.rng) if _is_busy(error) else None
+                if wait_s is None:
+                    raise
+            note(f"The region is busy; it is asked again in {wait_s:.0f} seconds.")
+            await asyncio.sleep(wait_s)
+
+    async def _ask(
+        self,
+        method: str,
+        *path: str,
+        body: Mapping[str, Any] | None,
+        query: Mapping[str, str | int] | None,
+        headers: Mapping[str, str] | None,
+    ) -> Answer:
         url = self.base.joinpath("api", "v1", *path).with_query(query)
         sent = dict(headers or {}) | ({"Content-Type": "application/json"} if body is not None else {})
         data = None if body is None else json.dumps(body).encode()
@@ -113,6 +140,11 @@ class Api:
 
     def _prove(self, _method: str, _path: str, _body: bytes | None) -> Mapping[str, str]:
         return {"Authorization": f"Bearer {self.token}"} if self.token else {}
+
+
+def _is_busy(error: HttpStatus) -> bool:
+    """True if the region did nothing and says when it will: then a change, too, may be sent again."""
+    return error.status == 503 and asked_s(error) > 0
 
 
 @asynccontextmanager

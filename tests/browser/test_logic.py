@@ -248,3 +248,30 @@ async def test_a_rate_needs_two_readings_and_forgets_old_ones(page: Page) -> Non
         ".map(([bytes, at]) => meter.note('x', bytes, at)))(m.meter())",
     )
     assert found == [None, 1000, 1000, 1400, None, None]
+
+
+async def test_a_fact_is_not_read_again_before_a_busy_region_said(page: Page) -> None:
+    """The region names a topic again and again meanwhile; nobody asks it for more before its time is over."""
+    read = await page.evaluate(
+        """async () => {
+          const { fact } = await import("/static/app/facts.js");
+          const { Problem } = await import("/static/app/api.js");
+          const asked = [];
+          const began = performance.now();
+          const one = fact(async () => {
+            asked.push(performance.now() - began);
+            if (asked.length === 1) throw new Problem(503, {}, 1);
+            return "read";
+          }, { restMs: 10 });
+          const release = one.hold();
+          const words = setInterval(one.changed, 20);
+          await new Promise((resolve) => setTimeout(resolve, 700));
+          const meanwhile = asked.length;
+          await new Promise((resolve) => setTimeout(resolve, 600));
+          clearInterval(words);
+          release();
+          return { meanwhile, second: asked[1], value: one.value.value, problem: one.problem.value };
+        }"""
+    )
+    assert (read["meanwhile"], read["value"], read["problem"]) == (1, "read", None)
+    assert read["second"] >= 990

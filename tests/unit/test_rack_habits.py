@@ -149,6 +149,23 @@ async def test_who_answers_retry_after_is_not_asked_before(
     assert (len(tried), slept) == (attempts, pauses)
 
 
+WAITS = [
+    pytest.param(ConnectionLost("u", "x"), 1, 1.0, id="a-fault-that-passes"),
+    pytest.param(ConnectionLost("u", "x"), 3, 4.0, id="for-the-third-time"),
+    pytest.param(ConnectionLost("u", "x"), 4, None, id="for-the-last-time"),
+    pytest.param(HttpStatus("u", 429, retry_after=30.0), 1, 30.0, id="asked-for-as-long-as-patience-lasts"),
+    pytest.param(HttpStatus("u", 503, retry_after=30.5), 1, None, id="asked-for-longer"),
+    pytest.param(HttpStatus("u", 404, retry_after=1.0), 1, None, id="a-fault-that-stays"),
+    pytest.param(WrongDigest("u", "a", "b"), 1, None, id="wrong-bytes"),
+]
+
+
+@pytest.mark.parametrize(("error", "failures", "wait_s"), WAITS)
+def test_how_long_to_wait_for_the_next_try(error: BootferryError, failures: int, wait_s: float | None) -> None:
+    patience = Patience(attempts=4, first_s=1.0, most_s=10.0, asked_most_s=30.0)
+    assert patience.wait_s(error, failures, Steady()) == wait_s
+
+
 class Steady(random.Random):
     """No jitter."""
 

@@ -3,13 +3,17 @@
 const BASE = "/api/v1";
 const PATIENCE_MS = 60_000;
 
-/** A refusal. `message` is one sentence that says what to do, `code` is stable, `status` 0 means: no answer came. */
+/**
+ * A refusal. `message` is one sentence that says what to do, `code` is stable, `status` 0 means: no answer came.
+ * `retryAfterS` is for how many seconds the region asks to be left alone, 0 where it does not say.
+ */
 export class Problem extends Error {
-  constructor(status, { detail, code, request_id: requestId } = {}) {
+  constructor(status, { detail, code, request_id: requestId } = {}, retryAfterS = 0) {
     super(detail || `The region answered ${status}; try again.`);
     this.status = status;
     this.code = code || "";
     this.requestId = requestId || "";
+    this.retryAfterS = retryAfterS;
   }
 }
 
@@ -32,7 +36,7 @@ export async function call(method, path, { body, ifMatch } = {}) {
   }
   const isJson = /json/.test(answer.headers.get("Content-Type") || "");
   const data = isJson ? await answer.json().catch(() => null) : null;
-  if (!answer.ok) throw new Problem(answer.status, data || {});
+  if (!answer.ok) throw new Problem(answer.status, data || {}, Number(answer.headers.get("Retry-After")) || 0);
   return { status: answer.status, data, etag: answer.headers.get("ETag") };
 }
 

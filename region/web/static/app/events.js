@@ -3,7 +3,8 @@ import { signal } from "../vendor/preact.js";
 
 const SILENCE_MS = 6_000; // the region names every topic at once when a stream begins
 const POLL_MS = 5_000;
-const RETRY_MS = 3_000;
+const RETRY_MS = 3_000; // doubled with each refusal, up to
+const RETRY_MOST_MS = 60_000;
 
 /** "connecting", "live", "reconnecting" (the stream broke, it comes again by itself) or "polling". */
 export const connection = signal("connecting");
@@ -14,9 +15,11 @@ export function follow(topics, tell) {
   let silence = 0;
   let poll = 0;
   let retry = 0;
+  let refusals = 0;
   let over = false;
 
   function heard(event) {
+    refusals = 0;
     clearTimeout(silence);
     clearInterval(poll);
     silence = poll = 0;
@@ -46,7 +49,9 @@ export function follow(topics, tell) {
       // The browser comes again by itself after a lost connection, and never after a refusal.
       if (source.readyState === EventSource.CLOSED) {
         clearTimeout(retry);
-        retry = setTimeout(open, RETRY_MS);
+        // Not all pages come again in the same moment, nor ever more often than a region that is full can bear.
+        retry = setTimeout(open, Math.min(RETRY_MOST_MS, RETRY_MS * 2 ** refusals) * (0.5 + Math.random()));
+        refusals += 1;
       }
     };
     wait();

@@ -17,6 +17,7 @@ export function fact(read, { restMs = 300 } = {}) {
   let under = null; // the reading under way
   let timer = 0;
   let readAt = -Infinity;
+  let notBefore = -Infinity; // a busy region says when it may be asked again
 
   async function once() {
     stale = false;
@@ -27,7 +28,17 @@ export function fact(read, { restMs = 300 } = {}) {
     } catch (error) {
       if (error.status === 401) end();
       problem.value = error;
+      if (error.retryAfterS) leaveAlone(error.retryAfterS * 1000);
     }
+  }
+
+  function leaveAlone(ms) {
+    notBefore = performance.now() + ms;
+    clearTimeout(timer);
+    timer = setTimeout(() => {
+      timer = 0;
+      if (users) load();
+    }, ms);
   }
 
   /** Read now; what changed while a reading was under way is read once more. */
@@ -35,7 +46,8 @@ export function fact(read, { restMs = 300 } = {}) {
     stale = true;
     if (under) return under;
     under = (async () => {
-      while (stale) await once();
+      do await once();
+      while (stale && performance.now() >= notBefore);
       under = null;
     })();
     return under;
