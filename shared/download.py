@@ -25,8 +25,15 @@ T = TypeVar("T")
 Args = TypeVarTuple("Args")
 
 CHUNK_SIZE = 1024 * 1024
-_CONTENT_RANGE = re.compile(r"bytes (?:(?P<start>[0-9]{1,18})-[0-9]{1,18}|\*)/(?P<total>[0-9]{1,18}|\*)")
+_CONTENT_RANGE = re.compile(r"bytes (?:(?P<start>[0-9]{1,18})-(?P<end>[0-9]{1,18})|\*)/(?P<total>[0-9]{1,18}|\*)")
 """RFC 9110, section 14.4; more digits than any file needs are no range."""
+
+
+class _WrongRange(FetchError):
+    """The server answers with another part than the one asked for: it can be asked for the whole only."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, f"{url} answered another range than the one asked for; mend the server.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +84,10 @@ async def _download(
         try:
             await _fill(transfer, writer, url, progress)
             _check(writer, shown(url))
-        except (WrongDigest, WrongSize):
+        except (WrongDigest, WrongSize, _WrongRange):
             if not resumed:
                 raise
-            # The prefix came from another time, perhaps another file: once more, without it.
+            # The prefix came from another time, perhaps another file, or the server cannot go on: once more, without.
             await _off_loop(transfer, writer.restart)
             await _fill(transfer, writer, url, progress)
             _check(writer, shown(url))
@@ -135,10 +142,8 @@ async def _accept(transfer: Transfer, writer: Writer, response: aiohttp.ClientRe
         )
     if response.status == 206:
         found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-        if not found or found["start"] != str(writer.arrived):
-            raise FetchError(
-                shown(url), f"{shown(url)} answered another range than the one asked for; mend the server."
-            )
+        if not found or found["start"] != str(writer.arrived) or not _is_sound(found):
+            raise _WrongRange(shown(url))
         if found["total"] not in ("*", str(writer.size)):
             raise WrongSize(shown(url), writer.size, int(found["total"]))
         return
@@ -146,6 +151,12 @@ async def _accept(transfer: Transfer, writer: Writer, response: aiohttp.ClientRe
         await _off_loop(transfer, writer.restart)
     if response.content_length not in (None, writer.size):
         raise WrongSize(shown(url), writer.size, response.content_length or 0)
+
+
+def _is_sound(found: re.Match[str]) -> bool:
+    """True if the range has an end after its start and within the whole (RFC 9110, section 14.4)."""
+    start, end = int(found["start"]), int(found["end"])
+    return start <= end and (found["total"] == "*" or end < int(found["total"]))
 
 
 async def _stream(

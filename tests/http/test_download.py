@@ -537,21 +537,26 @@ async def test_size_decides_and_not_the_end_of_the_connection(
 
 
 WHOLE = CONTENT[:100]
-HERE, RESTART, NEITHER = "here", "restart", "neither"
+HERE, RESTART = "here", "restart"
 CONTENT_RANGES = [
     pytest.param("206 Partial Content", "bytes 10-99/100", HERE, id="as-asked"),
     pytest.param("206 Partial Content", "bytes 10-99/*", HERE, id="whole-size-unknown"),
-    pytest.param("206 Partial Content", "bytes 0-99/100", NEITHER, id="from-the-beginning"),
-    pytest.param("206 Partial Content", "bytes 11-99/100", NEITHER, id="one-too-late"),
-    pytest.param("206 Partial Content", "", NEITHER, id="none"),
-    pytest.param("206 Partial Content", "items 10-99/100", NEITHER, id="another-unit"),
-    pytest.param("206 Partial Content", "bytes */100", NEITHER, id="unsatisfied"),
-    pytest.param("206 Partial Content", "bytes -10-99/100", NEITHER, id="negative"),
-    pytest.param("206 Partial Content", "bytes 1\xb2-99/100", NEITHER, id="superscript-start"),
+    pytest.param("206 Partial Content", "bytes 0-99/100", RESTART, id="from-the-beginning"),
+    pytest.param("206 Partial Content", "bytes 11-99/100", RESTART, id="one-too-late"),
+    pytest.param("206 Partial Content", "", RESTART, id="none"),
+    pytest.param("206 Partial Content", "items 10-99/100", RESTART, id="another-unit"),
+    pytest.param("206 Partial Content", "bytes */100", RESTART, id="unsatisfied"),
+    pytest.param("206 Partial Content", "bytes -10-99/100", RESTART, id="negative"),
+    pytest.param("206 Partial Content", "bytes 1\xb2-99/100", RESTART, id="superscript-start"),
     pytest.param("206 Partial Content", "bytes 10-99/200", RESTART, id="another-size"),
     pytest.param("206 Partial Content", "bytes 10-99/1\xb2", None, id="superscript-size"),
     pytest.param("206 Partial Content", "bytes 10-99/" + "9" * 5000, None, id="enormous-size"),
-    pytest.param("206 Partial Content", "bytes 10-99", None, id="no-size"),
+    pytest.param("206 Partial Content", "bytes 10-99", RESTART, id="no-size"),
+    pytest.param("206 Partial Content", "bytes 10-5/100", RESTART, id="ends-before-it-begins"),
+    pytest.param("206 Partial Content", "bytes 10-100/100", RESTART, id="ends-beyond-the-whole"),
+    pytest.param("206 Partial Content", "bytes 10-99/100, bytes 0-5/100", RESTART, id="two-ranges"),
+    pytest.param("206 Partial Content", "BYTES 10-99/100", RESTART, id="capitals"),
+    pytest.param("200 OK", "bytes 10-99/100", RESTART, id="says-whole-and-sends-a-part"),
     pytest.param("416 Range Not Satisfiable", "bytes */5", RESTART, id="416"),
     pytest.param("416 Range Not Satisfiable", "", RESTART, id="416-without-size"),
     pytest.param("416 Range Not Satisfiable", "bytes */\xb2", RESTART, id="416-superscript"),
@@ -561,7 +566,7 @@ CONTENT_RANGES = [
 
 @pytest.mark.parametrize(("status", "content_range", "outcome"), CONTENT_RANGES)
 async def test_content_range(client: Client, status: str, content_range: str, outcome: str | None) -> None:
-    """`outcome`: it fits here; the whole is asked for; neither, and the prefix stays. None: any of them in words."""
+    """`outcome`: it fits here, or the whole is asked for. None: either of them, or a refusal in words."""
 
     def answer(head: str) -> bytes:
         if "Range: bytes=10-" not in head:
@@ -577,9 +582,76 @@ async def test_content_range(client: Client, status: str, content_range: str, ou
             refused = error
     assert client.holds(WHOLE) is (refused is None)
     if outcome is not None:
-        assert (len(heads), refused is None) == {HERE: (1, True), RESTART: (2, True), NEITHER: (1, False)}[outcome]
+        assert (len(heads), refused is None) == {HERE: (1, True), RESTART: (2, True)}[outcome]
     if refused is not None:
         assert client.begun(WHOLE) == WHOLE[:10]
+
+
+MULTIPART = (
+    b"--part\r\nContent-Type: application/octet-stream\r\nContent-Range: bytes 10-99/100\r\n\r\n"
+    + WHOLE[10:]
+    + b"\r\n--part--\r\n"
+)
+WRONG_PARTS = [
+    pytest.param(
+        response(MULTIPART, "206 Partial Content", Content_Type="multipart/byteranges; boundary=part"), id="multipart"
+    ),
+    pytest.param(
+        response(b"x" * 90, "206 Partial Content", Content_Range="bytes 10-99/100", ETag='"other"'), id="other-bytes"
+    ),
+    pytest.param(
+        response(WHOLE[10:] + b"x", "206 Partial Content", Content_Range="bytes 10-99/100"), id="a-byte-too-many"
+    ),
+    pytest.param(response(WHOLE, "206 Partial Content", Content_Range="bytes 10-99/100"), id="the-whole-called-a-part"),
+    pytest.param(response(WHOLE[:50]), id="200-and-less-than-the-whole"),
+    pytest.param(response(b"x" * 100), id="200-and-other-bytes"),
+    pytest.param(response(WHOLE + b"x"), id="200-and-more-than-the-whole"),
+    pytest.param(response(b"", "416 Range Not Satisfiable", Content_Range="bytes */100"), id="416-and-the-right-size"),
+    pytest.param(response(b"", "416 Range Not Satisfiable", Content_Range="bytes */10"), id="416-and-what-is-here"),
+]
+
+
+@pytest.mark.parametrize("answer", WRONG_PARTS)
+async def test_a_wrong_answer_to_a_range_costs_what_was_here_and_no_more(client: Client, answer: bytes) -> None:
+    """Nobody stays without the file because of a server that can send the whole only."""
+    client.begin(WHOLE[:10], WHOLE)
+    async with raw_server(lambda head: answer if "Range: bytes=10-" in head else response(WHOLE)) as (url, heads):
+        await client.fetch(url, WHOLE)
+    assert client.holds(WHOLE)
+    assert ["Range:" in head for head in heads] == [True, False]
+
+
+SHORT_PARTS = [
+    pytest.param(
+        response(WHOLE[10:40], "206 Partial Content", Content_Range="bytes 10-39/100"), 40, id="a-shorter-part"
+    ),
+    pytest.param(
+        response(WHOLE[10:40], "206 Partial Content", Content_Range="bytes 10-99/100"), 40, id="a-length-that-lies"
+    ),
+    pytest.param(
+        response(WHOLE[10:40], "206 Partial Content", Content_Range="bytes 10-99/100", Content_Length="90"),
+        40,
+        id="cut",
+    ),
+    pytest.param(response(b"", "204 No Content"), 10, id="204"),
+    pytest.param(response(b"", "304 Not Modified", Content_Length=""), 10, id="304"),
+    pytest.param(response(b"", "503 Busy"), 10, id="503"),
+    pytest.param(
+        response(WHOLE[10:], "206 Partial Content", Content_Range="bytes 10-99/100", Content_Encoding="gzip"),
+        10,
+        id="compressed",
+    ),
+]
+
+
+@pytest.mark.parametrize(("answer", "kept"), SHORT_PARTS)
+async def test_an_answer_that_adds_true_bytes_or_none_costs_nothing(client: Client, answer: bytes, kept: int) -> None:
+    client.begin(WHOLE[:10], WHOLE)
+    async with raw_server(lambda _: answer) as (url, heads):
+        with pytest.raises(FetchError) as caught:
+            await client.fetch(url, WHOLE)
+    assert not isinstance(caught.value, WrongDigest | WrongSize)
+    assert (len(heads), client.begun(WHOLE)) == (1, WHOLE[:kept])
 
 
 async def test_a_part_that_was_not_asked_for_is_taken_only_from_the_beginning(client: Client) -> None:
