@@ -4,7 +4,9 @@ import asyncio
 import gzip
 import io
 import os
-from collections.abc import AsyncIterator, Callable
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from email.utils import formatdate
@@ -17,6 +19,7 @@ from aiohttp import web
 
 from deploy.local.mirror.faults import (
     Cut,
+    DripHead,
     Endless,
     Fault,
     Flip,
@@ -24,7 +27,10 @@ from deploy.local.mirror.faults import (
     Hang,
     HugeHeader,
     IgnoreRange,
+    Part,
+    Raw,
     Redirect,
+    Reset,
     Slow,
     Status,
     WrongLength,
@@ -59,6 +65,37 @@ class Server:
     root: Path
     requests: list[Request] = field(default_factory=list)
     rules: list[Rule] = field(default_factory=list)
+    moments: dict[int, Callable[[], object]] = field(default_factory=dict)
+    _listen: Callable[[SSLContext | None], Awaitable[web.TCPSite]] | None = None
+    _site: web.TCPSite | None = None
+    _ssl: SSLContext | None = None
+
+    @asynccontextmanager
+    async def switched_off(self) -> AsyncIterator[None]:
+        """Inside, nothing listens at the server's address; after it, what listened before does again."""
+        if self._site is None or self._listen is None:
+            raise RuntimeError("The server does not run.")
+        await self._site.stop()
+        try:
+            yield
+        finally:
+            self._site = await self._listen(self._ssl)
+
+    @asynccontextmanager
+    async def presenting(self, ssl: SSLContext | None) -> AsyncIterator[None]:
+        """Inside, the server has this certificate, or with None speaks no TLS; after it, what it had before."""
+        before = self._ssl
+        async with self.switched_off():
+            self._ssl = ssl
+        try:
+            yield
+        finally:
+            async with self.switched_off():
+                self._ssl = before
+
+    def at_request(self, number: int, act: Callable[[], object]) -> None:
+        """Before the `number`th request from now on is answered, 1 for the next, call `act`, once and in a thread."""
+        self.moments[len(self.requests) + number] = act
 
     def misbehave(self, pattern: str, fault: Fault, times: int | None = None) -> None:
         """Apply the fault to the next `times` requests (None: all) whose path matches the glob; `*` crosses slashes.
@@ -68,8 +105,9 @@ class Server:
         self.rules.append(Rule(pattern, fault, times))
 
     def behave(self) -> None:
-        """Forget every fault asked for; what is under way slowly goes on at full speed."""
+        """Forget every fault and act asked for; what is under way slowly goes on at full speed."""
         self.rules.clear()
+        self.moments.clear()
 
     def asked(self, pattern: str = "*") -> list[Request]:
         """The requests so far whose path matches the glob, oldest first."""
@@ -77,13 +115,15 @@ class Server:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         path = request.match_info["path"]
+        if act := self.moments.pop(len(self.requests) + 1, None):
+            await asyncio.to_thread(act)
         match fault := self._next_fault(path):
             case Hang(after=None):
                 self._note(request, path, 0)
                 await _for_ever()
-            case Cut(after=None):
+            case Cut(after=None) | Reset(after=None) | Raw() | DripHead():
                 self._note(request, path, 0)
-                _disconnect(request)
+                await _break_off(request, fault)
                 return web.Response()
             case Status(code, headers, body):
                 response = web.Response(status=code, headers=headers, body=body)
@@ -131,8 +171,8 @@ class Server:
                     await response.write(chunk)
                 if isinstance(fault, Hang):
                     await _for_ever()
-                if isinstance(fault, Cut | WrongLength):
-                    _disconnect(request)
+                if isinstance(fault, Cut | WrongLength | Reset):
+                    await _break_off(request, fault)
             except ConnectionError:
                 pass  # the client has seen enough
             return response
@@ -146,13 +186,22 @@ async def serve(
 
     What is published meanwhile, by this process or another, is served at once. OSError when the port is taken.
     """
-    server = Server("", mirror.root)
+    server = Server("", mirror.root, _ssl=ssl)
     application = web.Application()
     application.router.add_get(f"{prefix}{{path:.*}}", server.handle)
     runner = web.AppRunner(application, access_log=None, handler_cancellation=True, shutdown_timeout=SHUTDOWN_SECONDS)
     await runner.setup()
+
+    async def listen(context: SSLContext | None) -> web.TCPSite:
+        site = web.TCPSite(runner, host, bound or port, ssl_context=context)
+        await site.start()
+        return site
+
+    bound = 0
     try:
-        await web.TCPSite(runner, host, port, ssl_context=ssl).start()
+        server._site = await listen(ssl)
+        bound = runner.addresses[0][1]
+        server._listen = listen
         server.url = f"{'https' if ssl else 'http'}://{host}:{runner.addresses[0][1]}{prefix}"
         yield server
     finally:
@@ -186,6 +235,8 @@ def _part(request: web.Request, validators: dict[str, str], size: int, fault: Fa
     elif request.headers.get("If-Modified-Since") == validators["Last-Modified"]:
         return 304, 0, 0
     whole = 200, 0, size
+    if isinstance(fault, Part):
+        return 206, 0, size
     if_range = request.headers.get("If-Range")
     if isinstance(fault, IgnoreRange | Gzip) or (if_range is not None and if_range not in validators.values()):
         return whole
@@ -210,6 +261,8 @@ def _describe(response: web.StreamResponse, start: int, stop: int, size: int, fa
         case Endless():
             response.enable_chunked_encoding()
             return
+        case Part(content_range):
+            response.headers["Content-Range"] = content_range
         case WrongLength(by):
             stop += by
         case HugeHeader(length):
@@ -224,7 +277,7 @@ async def _body(
 ) -> AsyncIterator[bytes]:
     step = CHUNK_BYTES
     match fault:
-        case Cut(int(after)) | Hang(int(after)):
+        case Cut(int(after)) | Hang(int(after)) | Reset(int(after)):
             stop = min(stop, start + after)
         case Slow(rate):
             step = max(1, rate // 20)
@@ -242,9 +295,26 @@ async def _body(
         yield bytes(CHUNK_BYTES)
 
 
-def _disconnect(request: web.Request) -> None:
-    if request.transport is not None:
-        request.transport.close()
+async def _break_off(request: web.Request, fault: Fault) -> None:
+    """End the connection as the fault says."""
+    transport = request.transport
+    if transport is None:
+        return
+    match fault:
+        case Raw(says):
+            transport.write(says)
+        case DripHead(every_s):
+            transport.write(b"HTTP/1.1 200 OK\r\nX: ")
+            while not transport.is_closing():
+                transport.write(b"x")
+                await asyncio.sleep(every_s)
+        case Reset():
+            # What was sent must have been read: a reset throws away what still waits.
+            await asyncio.sleep(0.05)
+            linger = struct.pack("ii", 1, 0)
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            transport.abort()
+    transport.close()
 
 
 async def _for_ever() -> NoReturn:
