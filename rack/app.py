@@ -21,6 +21,7 @@ from rack.configuration import RackConfiguration
 from rack.identity import Identity, load
 from rack.lock import hold
 from rack.poll import Habits, Poller
+from rack.pull import PACE
 from shared import __version__
 from shared.download import Transfer
 from shared.errors import Conflict, InvalidConfiguration
@@ -90,7 +91,7 @@ async def _polling(configuration: RackConfiguration, identity: Identity) -> Asyn
     async with client_session(ca_bundle=configuration.ca_bundle) as session:
         region = Region(session, identity, now=lambda: datetime.now(UTC), proxy=proxy)
         with ThreadPoolExecutor(configuration.parallel_downloads, "download") as executor:
-            transfer = Transfer(session, executor, proxy, region.sign)
+            transfer = Transfer(session, executor, proxy, region.sign, PACE)
             store = DiskStore(configuration.data_dir)
             poller = Poller(
                 configuration.data_dir,

@@ -18,7 +18,7 @@ from rack.client import Region
 from rack.poll import Poller
 from shared.errors import BootferryError, FetchError, SignatureError
 from shared.logs import logger
-from shared.patience import Patience
+from shared.patience import Patience, asked_s
 from shared.promises import POLL_PERIOD
 
 PERIOD_S = POLL_PERIOD.total_seconds()
@@ -89,6 +89,7 @@ class Beat:
         loop = asyncio.get_running_loop()
         failures = 0
         while True:
+            asked = 0.0
             try:
                 async with aclosing(self._region.hints()) as hints:
                     fresh = True
@@ -101,7 +102,7 @@ class Beat:
                         fresh = False
                 why = "it ended"
             except BootferryError as error:
-                why = str(error)
+                why, asked = str(error), asked_s(error)
             except Exception as error:
                 # Haste is all this task gives; no mistake in it may end the process (I4).
                 why = repr(error)
@@ -110,7 +111,7 @@ class Beat:
                     "The region's event stream is cut; polling every five minutes goes on.", action="listen", why=why
                 )
             failures += 1
-            await asyncio.sleep(self._reconnect.pause_s(failures, self._rng))
+            await asyncio.sleep(max(asked, self._reconnect.pause_s(failures, self._rng)))
 
     def _worth_asking(self, order: tuple[int, int], *, fresh: bool) -> bool:
         """A newer manifest, or a region that is back after a poll failed, or while one may be failing.

@@ -9,9 +9,13 @@ from yarl import URL
 from shared.digest import Sha256
 from shared.download import Transfer, download
 from shared.errors import BootferryError, HttpStatus, InvalidRequestSignature, NoRoom
+from shared.pace import Pace
 from shared.patience import Patience, is_regions, patiently
 from shared.store.base import Store
 from shared.wire.manifest import Manifest
+
+PACE = Pace(floor_bytes_per_s=1024)
+"""A region that thousands of racks ask at once sends little to each, and what comes is worth having."""
 
 
 def diff(manifest: Manifest, held: Collection[Sha256]) -> list[tuple[Sha256, int]]:

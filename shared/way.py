@@ -66,7 +66,7 @@ class Way:
     def met(self, address: Address) -> None:
         """Take in where the connection leads: past a public address, no private one comes."""
         self.require(address)
-        self.private = self.private and is_private(address)
+        self.private = is_private(address)
 
     def turn(self, home: URL, target: URL) -> None:
         """A redirect leads to `target`. Behind a proxy nobody knows what address answered; what was named counts."""

@@ -23,7 +23,7 @@ from shared.download import Transfer, download
 from shared.errors import BootferryError, Conflict, DiskFailed, FetchError, InvalidConfiguration, NoRoom
 from shared.logs import logger
 from shared.names import ImageKey
-from shared.patience import Patience, is_transient
+from shared.patience import Patience
 from shared.store.base import Store
 
 log = logger(__name__)
@@ -141,7 +141,8 @@ async def _fetch_one(fetching: Fetching, file: File, ways: Sequence[_Way]) -> No
     failures = 0
     while True:
         first: FetchError | None = None
-        passing: list[_Way] = []
+        failures += 1
+        passing: list[tuple[_Way, float]] = []
         for way in ways:
             try:
                 await download(
@@ -154,12 +155,13 @@ async def _fetch_one(fetching: Fetching, file: File, ways: Sequence[_Way]) -> No
                 )
             except FetchError as error:
                 first = first or error
-                if is_transient(error):
-                    passing.append(way)
+                wait_s = fetching.patience.wait_s(error, failures, fetching.rng)
+                if wait_s is not None:
+                    passing.append((way, wait_s))
             else:
                 return
-        failures += 1
-        if first is not None and (not passing or failures >= fetching.patience.attempts):
+        if first is not None and not passing:
             raise first
-        ways = passing
-        await asyncio.sleep(fetching.patience.pause_s(failures, fetching.rng))
+        ways = [way for way, _ in passing]
+        # Who asks to be left alone for longer is asked together with the others: none of them before its time.
+        await asyncio.sleep(max(wait_s for _, wait_s in passing))

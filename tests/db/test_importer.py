@@ -4,6 +4,7 @@ import asyncio
 import errno
 import os
 import threading
+import time
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -228,6 +229,17 @@ async def test_a_server_that_falters_is_asked_again(bench: Bench, server: Server
     server.misbehave("resolute/*/squashfs", Status(503), times=2)
     server.misbehave("resolute/*/boot-kernel", Cut(after=None), times=1)
     assert (await bench.import_now()).state == "succeeded"
+
+
+async def test_a_server_that_says_when_to_come_again_is_not_asked_before(bench: Bench, server: Server) -> None:
+    server.misbehave("resolute/*/squashfs", Status(503, {"Retry-After": "1"}), times=1)
+    began = time.monotonic()
+    assert (await bench.import_now()).state == "succeeded"
+    assert time.monotonic() - began >= 1
+    server.misbehave("jammy/*/squashfs", Status(503, {"Retry-After": "31"}), times=1)
+    await bench.select(JAMMY)
+    assert (await bench.import_now()).error_code == "http_status"
+    assert len(server.asked("jammy/*/squashfs")) == 1
 
 
 async def test_a_server_that_stays_away_is_not_asked_for_ever(bench: Bench, server: Server) -> None:

@@ -500,6 +500,14 @@ async def test_a_connection_that_ends_in_the_body_is_the_networks_fault(client: 
     assert CONTENT.startswith(client.begun() or b"nothing was kept")
 
 
+async def test_a_file_that_comes_slower_than_the_floor_is_given_up(upstream: Server, client: Client) -> None:
+    upstream.misbehave("*", Slow(20_000))
+    paced = replace(client, transfer=replace(client.transfer, pace=Pace(floor_bytes_per_s=200_000, window_s=0.2)))
+    async with asyncio.timeout(10):
+        with pytest.raises(TooSlow, match=r"sends less than 200\.0 kB per second"):
+            await paced.fetch(upstream.url + PATH)
+
+
 async def test_a_file_has_a_deadline_of_its_size_and_the_floor(upstream: Server, client: Client) -> None:
     """However few bytes a window needs, and though some come all the time."""
     upstream.misbehave("*", Slow(100_000))

@@ -1,15 +1,21 @@
 """When a rack polls, waits, prunes and reads again: all of it arithmetic over times given."""
 
+import asyncio
 import random
+from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from rack.beat import JITTER_S, PERIOD_S, next_beat
+from rack.beat import JITTER_S, PERIOD_S, Beat, next_beat
+from rack.client import Region
 from rack.configuration import RackConfiguration
 from rack.lock import hold, holder
+from rack.poll import Poller
 from rack.prune import after_grace
+from rack.pull import PACE
 from rack.state import State
 from shared.audit import due_since
 from shared.digest import Sha256
@@ -164,6 +170,33 @@ WAITS = [
 def test_how_long_to_wait_for_the_next_try(error: BootferryError, failures: int, wait_s: float | None) -> None:
     patience = Patience(attempts=4, first_s=1.0, most_s=10.0, asked_most_s=30.0)
     assert patience.wait_s(error, failures, Steady()) == wait_s
+
+
+async def test_a_busy_region_is_left_alone_by_its_listeners(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The event stream comes again when the region said, or with the own growing pause where that is longer."""
+
+    class Busy:
+        async def hints(self) -> AsyncGenerator[tuple[int, int], None]:
+            for order in list[tuple[int, int]]():
+                yield order
+            raise HttpStatus("u", 503, retry_after=3.0)
+
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 4:
+            raise asyncio.CancelledError
+
+    monkeypatch.setattr("rack.beat.asyncio.sleep", sleep)
+    beat = Beat(cast(Poller, None), cast(Region, Busy()), rng=Steady(), reconnect=Patience(first_s=1.0))
+    with pytest.raises(asyncio.CancelledError):
+        await beat._listen()
+    assert slept == [3.0, 3.0, 4.0, 8.0]
+
+
+def test_a_rack_takes_what_a_region_that_many_ask_can_spare() -> None:
+    assert (PACE.floor_bytes_per_s, PACE.window_s, PACE.slack_s) == (1024, 30, 60)
 
 
 class Steady(random.Random):
