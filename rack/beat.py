@@ -102,7 +102,8 @@ class Beat:
                         fresh = False
                 why = "it ended"
             except BootferryError as error:
-                why, asked = str(error), asked_s(error)
+                # Nobody signs what it asks: no longer than until the next poll.
+                why, asked = str(error), min(asked_s(error), PERIOD_S)
             except Exception as error:
                 # Haste is all this task gives; no mistake in it may end the process (I4).
                 why = repr(error)

@@ -29,11 +29,8 @@ _CONTENT_RANGE = re.compile(r"bytes (?:(?P<start>[0-9]{1,18})-(?P<end>[0-9]{1,18
 """RFC 9110, section 14.4; more digits than any file needs are no range."""
 
 
-class _WrongRange(FetchError):
-    """The server answers with another part than the one asked for: it can be asked for the whole only."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__(url, f"{url} answered another range than the one asked for; mend the server.")
+class _CannotGoOn(Exception):
+    """The server answers a range with another one: it can be asked for the whole only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +81,7 @@ async def _download(
         try:
             await _fill(transfer, writer, url, progress)
             _check(writer, shown(url))
-        except (WrongDigest, WrongSize, _WrongRange):
+        except (WrongDigest, WrongSize, _CannotGoOn):
             if not resumed:
                 raise
             # The prefix came from another time, perhaps another file, or the server cannot go on: once more, without.
@@ -143,7 +140,11 @@ async def _accept(transfer: Transfer, writer: Writer, response: aiohttp.ClientRe
     if response.status == 206:
         found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
         if not found or found["start"] != str(writer.arrived) or not _is_sound(found):
-            raise _WrongRange(shown(url))
+            if writer.arrived:
+                raise _CannotGoOn
+            raise FetchError(
+                shown(url), f"{shown(url)} answered another range than the one asked for; mend the server."
+            )
         if found["total"] not in ("*", str(writer.size)):
             raise WrongSize(shown(url), writer.size, int(found["total"]))
         return

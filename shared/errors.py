@@ -278,8 +278,8 @@ class AddressForbidden(FetchError):
     def __init__(self, url: str, address: str) -> None:
         super().__init__(
             url,
-            f"{url} leads to {address}, where no request may go from there (link-local, reserved, or private behind a"
-            " public redirect); name the mirror's own address.",
+            f"{url} leads to {address}, where no request may go (it is link-local, reserved, a cloud's metadata, or"
+            " private behind a redirect from a public address); name the mirror's own address.",
         )
 
 

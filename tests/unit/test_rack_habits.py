@@ -172,14 +172,19 @@ def test_how_long_to_wait_for_the_next_try(error: BootferryError, failures: int,
     assert patience.wait_s(error, failures, Steady()) == wait_s
 
 
-async def test_a_busy_region_is_left_alone_by_its_listeners(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("asked_s", "pauses"), [(3.0, [3.0, 3.0, 4.0, 8.0]), (999_999_999.0, [300.0, 300.0, 300.0, 300.0])]
+)
+async def test_a_busy_region_is_left_alone_by_its_listeners(
+    monkeypatch: pytest.MonkeyPatch, asked_s: float, pauses: list[float]
+) -> None:
     """The event stream comes again when the region said, or with the own growing pause where that is longer."""
 
     class Busy:
         async def hints(self) -> AsyncGenerator[tuple[int, int], None]:
             for order in list[tuple[int, int]]():
                 yield order
-            raise HttpStatus("u", 503, retry_after=3.0)
+            raise HttpStatus("u", 503, retry_after=asked_s)
 
     slept: list[float] = []
 
@@ -192,7 +197,7 @@ async def test_a_busy_region_is_left_alone_by_its_listeners(monkeypatch: pytest.
     beat = Beat(cast(Poller, None), cast(Region, Busy()), rng=Steady(), reconnect=Patience(first_s=1.0))
     with pytest.raises(asyncio.CancelledError):
         await beat._listen()
-    assert slept == [3.0, 3.0, 4.0, 8.0]
+    assert slept == pauses
 
 
 def test_a_rack_takes_what_a_region_that_many_ask_can_spare() -> None:
