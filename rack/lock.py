@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from shared.disk import make_directory
 from shared.errors import Conflict
 
 
@@ -20,7 +21,7 @@ class InUse(Conflict):
 @contextmanager
 def hold(path: Path) -> Iterator[None]:
     """Inside, this process alone holds the lock at `path`. Raises InUse when another does."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(path.parent, mode=0o755)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     try:
         if not _locked(descriptor):

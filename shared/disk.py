@@ -8,7 +8,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,22 @@ def create_whole(path: Path, content: bytes) -> None:
     finally:
         staged.unlink()
         sync_directory(path.parent)
+
+
+def load_or_create(path: Path, make: Callable[[], bytes]) -> bytes:
+    """What is kept at `path` (mode 0600), made on first use; of processes that race, all get the same bytes.
+
+    When this returns, the file and the directories that were made for it survive a loss of power. Raises OSError.
+    """
+    make_directory(path.parent)
+    if path.exists():
+        # Another process may have made it just now, and what is begun with it must not outlive it.
+        with suppress(OSError):
+            sync_directory(path.parent)
+    else:
+        with suppress(FileExistsError):
+            create_whole(path, make())
+    return path.read_bytes()
 
 
 def _fill(descriptor: int, content: bytes) -> None:

@@ -25,7 +25,6 @@ import binascii
 import hashlib
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,7 +33,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
-from shared.disk import create_whole
+from shared.disk import load_or_create
 from shared.errors import InvalidDocument, InvalidRequestSignature, InvalidValue, WrongClock
 
 REQUEST_LIFETIME_S = 300
@@ -99,12 +98,9 @@ def fingerprint(key: Ed25519PrivateKey | Ed25519PublicKey) -> str:
 def load_or_create_key(path: Path) -> Ed25519PrivateKey:
     """The private key kept at `path` (PEM, mode 0600), made on first use; of processes that race, all get the same one.
 
-    Raises InvalidDocument when the file is not such a key.
+    It survives a loss of power once this has returned. Raises InvalidDocument when the file is not such a key; OSError.
     """
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with suppress(FileExistsError):
-            create_whole(path, private_pem(Ed25519PrivateKey.generate()))
+    load_or_create(path, lambda: private_pem(Ed25519PrivateKey.generate()))
     return load_key(path)
 
 

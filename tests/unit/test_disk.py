@@ -8,6 +8,7 @@ from threading import Barrier, Thread
 
 import pytest
 
+from rack.lock import hold
 from region.actions import first_start
 from shared.digest import Sha256
 from shared.disk import create_whole, disk_error, hash_file, read_document, sync_directory, write_whole
@@ -60,6 +61,34 @@ def test_bytes_are_flushed_before_the_name_and_the_directory_after_it(
     assert flushed == ["file", "name", "directory"]
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert descriptors() == before
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        pytest.param(load_or_create_key, id="a-key"),
+        pytest.param(lambda path: hold(path).__enter__(), id="a-racks-lock"),
+    ],
+)
+def test_directories_that_were_made_for_a_file_survive_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path], object]
+) -> None:
+    order: list[str] = []
+    flush, link = os.fsync, os.link
+
+    def fsync(descriptor: int) -> None:
+        place = Path(f"/proc/self/fd/{descriptor}").readlink()
+        order.append(str(place.relative_to(tmp_path.parent)) if place.is_dir() else "file")
+        flush(descriptor)
+
+    def make_link(source: Path, target: Path) -> None:
+        order.append("name")
+        link(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "link", make_link)
+    write(tmp_path / "one" / "two" / "file")
+    assert order[:2] == [tmp_path.name, f"{tmp_path.name}/one"], "each in the one above it, before the file is there"
 
 
 def test_a_document_is_replaced_as_a_whole_and_has_its_mode(tmp_path: Path) -> None:
