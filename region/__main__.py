@@ -89,6 +89,7 @@ def serve() -> None:
         open_files=open_files,
         strangers=strangers,
     )
+    log.info(f"The keys of this region are in {region.keys.directory}.", action="start")
     server.run()
     if region.fatal is not None:
         raise region.fatal
@@ -159,6 +160,41 @@ def new_epoch() -> None:
     typer.echo(_in_transaction(begin))
 
 
+keys_cli = typer.Typer(help="The keys of this region.", no_args_is_help=True)
+cli.add_typer(keys_cli, name="key")
+
+
+@keys_cli.command()
+def rotate_secrets() -> None:
+    """Seal the passwords of mirrors and proxies with a new secrets.key; running processes take it by themselves."""
+    from region.actions.secrets import rotate
+    from region.keys import install_next_secrets_key
+    from region.people.activity import CONSOLE
+
+    async def change(region: "Region", connection: "AsyncConnection") -> "Region":
+        await rotate(connection, CONSOLE, region.keys, region.now())
+        return region
+
+    region = _in_transaction(change)
+    install_next_secrets_key(region.keys)
+    typer.echo(f"Passwords are sealed with a new key now. Back up {region.keys.directory}.")
+
+
+@keys_cli.command()
+def forget_secrets() -> None:
+    """Go on with the secrets.key that is there, when the one before is lost; passwords have to be given again."""
+    from region.actions.secrets import forget
+    from region.database.connection import transaction
+    from region.people.activity import CONSOLE
+
+    async def go_on(region: "Region") -> None:
+        async with transaction(region.engine) as connection:
+            await forget(connection, CONSOLE, region.keys, region.now())
+
+    _run(go_on)
+    typer.echo("Done. Give the passwords of mirrors and proxies again; a source says so while it lacks one.")
+
+
 def _build() -> "Region":
     from region import app
     from region.configuration import RegionConfiguration
@@ -180,11 +216,11 @@ def _run(job: Callable[["Region"], Awaitable[_Answer]]) -> _Answer:
     return asyncio.run(run())
 
 
-def _in_transaction(job: Callable[["Region", "AsyncConnection"], Awaitable[str]]) -> str:
+def _in_transaction(job: Callable[["Region", "AsyncConnection"], Awaitable[_Answer]]) -> _Answer:
     """`job` in one transaction of a database whose first rows are there."""
     from region.database.connection import transaction
 
-    async def run(region: "Region") -> str:
+    async def run(region: "Region") -> _Answer:
         await region.prepare()
         async with transaction(region.engine) as connection:
             return await job(region, connection)

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
+from region import keys as region_keys
 from region.configuration import RegionConfiguration
 from region.database.connection import REQUESTS, create_engine
 from region.database.topics import Gathered, Topics
@@ -16,21 +17,22 @@ from region.importing.importer import Importer
 from region.process import Region
 from region.publishing.held import Publisher
 from region.publishing.memory import Memory
+from shared.disk import make_directory
 from shared.errors import InvalidConfiguration
-from shared.signing import load_or_create_key
 from shared.store.disk import DiskStore
 
 
 def build(configuration: RegionConfiguration, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Region:
     """A region process, built but not running: nothing is connected yet. Raises InvalidConfiguration."""
     try:
-        configuration.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_directory(configuration.data_dir)
         store = DiskStore(configuration.data_dir / "store")
-        key = load_or_create_key(configuration.data_dir / "region.key")
     except OSError as error:
         raise InvalidConfiguration(
             f"The directory REGION_DATA_DIR={configuration.data_dir} cannot be used: {error.strerror}."
         ) from error
+    keys = region_keys.load(configuration)
+    key = keys.signing
     engine = create_engine(configuration.database_url)
     publisher = Publisher(key)
     sightings = Sightings(engine, now)
@@ -39,6 +41,7 @@ def build(configuration: RegionConfiguration, now: Callable[[], datetime] = lamb
         engine=engine,
         request_engine=create_engine(configuration.database_url, REQUESTS),
         store=store,
+        keys=keys,
         key=key,
         publisher=publisher,
         topics=Topics(),
@@ -49,6 +52,7 @@ def build(configuration: RegionConfiguration, now: Callable[[], datetime] = lamb
         importer=Importer(
             engine=engine,
             store=store,
+            secrets=keys.secrets,
             publisher=publisher,
             parallel_downloads=configuration.parallel_downloads,
             owner=f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}",

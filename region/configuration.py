@@ -1,11 +1,15 @@
 """The region's configuration; see `shared.configuration` for where they are looked for."""
 
+import inspect
 import ipaddress
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
+import asyncpg
 from pydantic import BeforeValidator, Field, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from shared.configuration import ServiceConfiguration
 
@@ -36,10 +40,13 @@ class RegionConfiguration(ServiceConfiguration):
     model_config = SettingsConfigDict(env_prefix="REGION_", extra="forbid", frozen=True, env_ignore_empty=True)
 
     database_url: str = Field(
-        "postgresql+asyncpg:///bootferry?host=/var/run/postgresql", description="The PostgreSQL database, 15 or later."
+        "postgresql+asyncpg:///bootferry?host=/var/run/postgresql",
+        description="The PostgreSQL database, 15 or later.",
+        repr=False,
     )
-    data_dir: Path = Field(
-        Path("/var/lib/bootferry/region"), description="The key and the files; shared by all processes."
+    data_dir: Path = Field(Path("/var/lib/bootferry/region"), description="The files; shared by all processes.")
+    keys: Path | None = Field(
+        None, description="The directory of the keys; <data_dir>/keys, or systemd's credentials, when unset."
     )
     host: str = Field("127.0.0.1", description="The address to listen on.")
     port: int = Field(5240, ge=0, le=65535, description="The port to listen on.")
@@ -70,4 +77,32 @@ class RegionConfiguration(ServiceConfiguration):
         scheme, separator, rest = url.partition("://")
         if not separator or scheme not in ("postgres", "postgresql", "postgresql+asyncpg"):
             raise ValueError("it must begin with postgresql://")
-        return f"postgresql+asyncpg://{rest}"
+        whole = f"postgresql+asyncpg://{rest}"
+        _require_usable(whole)
+        return whole
+
+
+def _require_usable(url: str) -> None:
+    """Raises ValueError unless a connection can be tried with `url`; the words never show it, nor its password."""
+    refused = ValueError(
+        "it must look like postgresql://user:password@server:5432/database (a password's @ : / as %40 %3A %2F)"
+    )
+    try:
+        parsed = make_url(url)
+        ports = [parsed.port, *(int(port) for port in _listed(parsed.query.get("port")))]
+        hosts = [parsed.host or "", *_listed(parsed.query.get("host"))]
+        for host in hosts:
+            if not host.startswith("/"):
+                host.encode("idna")
+    except (ArgumentError, ValueError):
+        # What it was would be shown by the causes of this error.
+        raise refused from None
+    unknown = parsed.query.keys() - inspect.signature(asyncpg.connect).parameters
+    if unknown:
+        raise ValueError(f"its parameter {min(unknown)!r} is not one of PostgreSQL's connections")
+    if any(port is not None and not 0 < port < 65536 for port in ports):
+        raise ValueError("its port must lie between 1 and 65535")
+
+
+def _listed(value: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return () if value is None else (value,) if isinstance(value, str) else value

@@ -17,8 +17,10 @@ from region.fleet.sightings import Sightings
 from region.importing import clock
 from region.importing.clock import Clock
 from region.importing.importer import Importer, run_next
+from region.keys import RegionKeys, install_next_secrets_key
 from region.publishing.held import Publisher
 from region.publishing.memory import Memory
+from region.secrets import Secrets
 from shared.errors import BootferryError, Unavailable
 from shared.logs import logger
 from shared.signing import fingerprint
@@ -45,6 +47,7 @@ class Region:
     request_engine: AsyncEngine
     """For those who wait for an answer; `engine` is for what tries again by itself."""
     store: Store
+    keys: RegionKeys
     key: Ed25519PrivateKey
     publisher: Publisher
     topics: Topics
@@ -66,9 +69,16 @@ class Region:
         """How tokens and racks name this region."""
         return fingerprint(self.key)
 
+    @property
+    def secrets(self) -> Secrets:
+        """What seals and opens passwords."""
+        return self.keys.secrets
+
     async def prepare(self) -> None:
         """Schema and first rows are there when this returns. Raises Unavailable, InvalidConfiguration."""
-        await first_start.prepare(self.engine, self.key, self.configuration, self.now)
+        await first_start.prepare(self.engine, self.keys, self.configuration, self.now)
+        # What a rotation of the key has left when it broke off.
+        await asyncio.to_thread(install_next_secrets_key, self.keys)
 
     def require_ready(self) -> None:
         """Raises Unavailable unless the schema is current and the memory filled."""

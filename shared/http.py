@@ -57,7 +57,7 @@ MAX_PROBLEM_BYTES = 64 * 1024
 _CREDENTIALS = frozenset({"authorization", "cookie"})
 USER_AGENT = f"bootferry/{__version__}"
 
-_UNSHOWN = re.compile("//.*@", re.DOTALL)
+_UNSHOWN = re.compile(r"^((?:[a-z][a-z0-9+.-]*://|https?:/*|//)?).*@", re.DOTALL | re.IGNORECASE)
 
 SignRequest = Callable[[str, str, bytes | None], Mapping[str, str]]
 """(method, path and query, body) to the headers that sign this request."""
@@ -72,7 +72,7 @@ def parse_url(text: object) -> URL:
     except ValueError:
         url, why = URL(), "its host name or its port is not one"
     if url.scheme not in ("http", "https") or not url.host or url.fragment:
-        raise InvalidValue("URL", _UNSHOWN.sub("//", text) if isinstance(text, str) else text, why)
+        raise InvalidValue("URL", _UNSHOWN.sub(r"\1", text) if isinstance(text, str) else text, why)
     return url
 
 
@@ -284,7 +284,7 @@ def _fetch_error(session: aiohttp.ClientSession, url: URL, proxy: URL | None, er
         case aiohttp.ClientConnectorDNSError():
             return NameNotFound(where, error.host)
         case aiohttp.InvalidURL():
-            target = _UNSHOWN.sub("//", str(error.url))[:200]
+            target = _UNSHOWN.sub(r"\1", str(error.url))[:200]
             return FetchError(where, f"{where} leads to {target}, which is no usable address; check the URL.")
         case aiohttp.ClientResponseError():
             return FetchError(where, f"{where} does not speak HTTP as it should; check its port, or mend the server.")
@@ -341,7 +341,7 @@ def _redirected(url: URL, response: aiohttp.ClientResponse, *, signed: bool) -> 
     try:
         target = url.join(URL(location))
     except ValueError as error:
-        raise RedirectRefused(shown(url), _UNSHOWN.sub("//", location)[:200], "it is not a URL") from error
+        raise RedirectRefused(shown(url), _UNSHOWN.sub(r"\1", location)[:200], "it is not a URL") from error
     if target.scheme not in ("http", "https") or not target.host or not location:
         raise RedirectRefused(shown(url), shown(target), "it leads to no http or https address")
     if url.scheme == "https" and target.scheme == "http":

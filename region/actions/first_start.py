@@ -5,17 +5,19 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from region.actions import secrets
 from region.catalogue import sources
 from region.catalogue.trust import Keyring, read_keyring
 from region.configuration import RegionConfiguration
 from region.database.connection import migrate, transaction
 from region.database.tables import operator_tokens, region, sync_schedule
+from region.keys import REGION_KEY, RegionKeys
 from region.people.operators import Role, create_token
+from region.secrets import Secrets
 from region.stream.keys import SHIPPED_KEYRINGS
 from shared.disk import write_whole
 from shared.errors import InvalidConfiguration
@@ -28,13 +30,13 @@ log = logger(__name__)
 
 
 async def prepare(
-    engine: AsyncEngine, key: Ed25519PrivateKey, configuration: RegionConfiguration, clock: Callable[[], datetime]
+    engine: AsyncEngine, keys: RegionKeys, configuration: RegionConfiguration, clock: Callable[[], datetime]
 ) -> None:
     """Schema and first rows are there when this returns; of processes that start together, one has made them.
 
-    Raises Unavailable; InvalidConfiguration when the data directory holds another region's key than the database knows.
+    Raises Unavailable; InvalidConfiguration when the keys are others than those the database knows.
     """
-    own = fingerprint(key)
+    own = fingerprint(keys.signing)
     if configuration.migrate_on_start:
         await migrate(engine)
     async with transaction(engine) as connection:
@@ -47,13 +49,15 @@ async def prepare(
         row = (await connection.execute(select(region).with_for_update())).one()
         if row.fingerprint != own:
             raise InvalidConfiguration(
-                f"The key in {configuration.data_dir} is not the one of this database; racks know the key"
-                f" {row.fingerprint[:16]}…: point REGION_DATA_DIR to the directory that holds it."
+                f"The key {keys.directory / REGION_KEY} is not the one of this database; racks know the key"
+                f" {row.fingerprint[:16]}…: put it there from its backup, or point REGION_KEYS to the directory that"
+                " holds it."
             )
+        await secrets.settle(connection, keys)
         fresh = await connection.scalar(select(sync_schedule.c.id)) is None
         if fresh:
             await connection.execute(insert(sync_schedule).values(id=1, next_run_at=now))
-            await _create_default_source(connection, configuration, now)
+            await _create_default_source(connection, keys.secrets, configuration, now)
         if await connection.scalar(select(operator_tokens.c.id).limit(1)) is None:
             # Written before the commit: a token that is only in the database could never be had again.
             _leave_token(
@@ -63,7 +67,7 @@ async def prepare(
 
 
 async def _create_default_source(
-    connection: AsyncConnection, configuration: RegionConfiguration, now: datetime
+    connection: AsyncConnection, sealing: Secrets, configuration: RegionConfiguration, now: datetime
 ) -> None:
     """The default source; bootloaders come from it until an operator chooses otherwise."""
     path = configuration.default_source_keyring
@@ -76,7 +80,7 @@ async def _create_default_source(
         keyring_name=keyring.name,
         priority=10,
     )
-    source = await sources.create(connection, wished, now)
+    source = await sources.create(connection, wished, now, sealing)
     await connection.execute(update(region).values(bootloader_source_id=source.id))
 
 

@@ -13,8 +13,8 @@ from region.importing import imports
 from region.people import activity, settings
 from region.people.activity import Actor
 from region.people.settings import MAX_RETENTION_DAYS, MIN_RETENTION_DAYS, Preferences
+from region.secrets import NO_SECRETS, Address, Secrets
 from shared.errors import Conflict, InvalidValue
-from shared.http import parse_url, shown
 
 SUBJECT = "settings"
 
@@ -72,8 +72,11 @@ async def change(
     *,
     if_match: str | None = None,
     dry_run: bool = False,
+    secrets: Secrets = NO_SECRETS,
 ) -> SettingsChanged:
     """The settings after these changes; a dry run changes nothing, and tells what would become of bootloaders.
+
+    `***` in the proxy's address stands for the user name and password that are kept for the same server.
 
     Raises InvalidValue, PreconditionFailed; NotFound for a source that is not there, SourceNotRead for one of which
     nobody knows yet what it offers.
@@ -82,7 +85,7 @@ async def change(
     await guard.require_unchanged(connection, if_match, etag(before), SUBJECT, "the region's settings")
     proxy, retention_days = before.proxy, changes.get("retention_days", before.retention_days)
     if "proxy" in changes:
-        proxy = str(parse_url(changes["proxy"])) if changes["proxy"] else None
+        proxy = Address.parse(changes["proxy"], before.proxy) if changes["proxy"] else None
     if not MIN_RETENTION_DAYS <= retention_days <= MAX_RETENTION_DAYS:
         raise InvalidValue(
             "retention in days", retention_days, f"it must lie between {MIN_RETENTION_DAYS} and {MAX_RETENTION_DAYS}"
@@ -92,7 +95,7 @@ async def change(
     if dry_run:
         return SettingsChanged(before, found)
     if (proxy, retention_days) != (before.proxy, before.retention_days):
-        await settings.change(connection, proxy=proxy, retention_days=retention_days)
+        await settings.change(connection, proxy=proxy, retention_days=retention_days, secrets=secrets)
     after = await settings.get(connection)
     if after == before:
         return SettingsChanged(before)
@@ -151,5 +154,5 @@ def _recorded(found: Preferences) -> dict[str, object]:
     }
 
 
-def _shown(proxy: str | None) -> str | None:
-    return shown(parse_url(proxy)) if proxy else None
+def _shown(proxy: Address | None) -> str | None:
+    return proxy.shown if proxy else None

@@ -31,9 +31,9 @@ from region.people import activity
 from region.people.activity import Actor
 from region.publishing import held as publishing
 from region.publishing.held import Publisher
+from region.secrets import NO_SECRETS, Secrets
 from region.stream.keys import SHIPPED_KEYRINGS, key_ids, usable_keyring
 from shared.errors import Conflict, InvalidValue
-from shared.http import parse_url, shown
 
 
 class HeldChoice(StrEnum):
@@ -151,9 +151,11 @@ async def keyring_of(
     return (None if content is None else await asyncio.to_thread(usable_keyring, content, now)), None
 
 
-async def add(connection: AsyncConnection, actor: Actor, wished: SourceWish, now: datetime) -> SourceChanged:
+async def add(
+    connection: AsyncConnection, actor: Actor, wished: SourceWish, now: datetime, secrets: Secrets = NO_SECRETS
+) -> SourceChanged:
     """The new source; an import that reads it is asked for. Raises Conflict when name or priority is taken."""
-    source = await sources.create(connection, wished, now)
+    source = await sources.create(connection, wished, now, secrets)
     sentence = f"Added the source {source.name}{', unsigned' if source.unsigned else ''}."
     await activity.record(
         connection, actor, now, "source.added", sentence, subject=subject(source.id), after=described(source)
@@ -173,22 +175,26 @@ async def change(
     held: HeldChoice | None = None,
     dry_run: bool = False,
     if_match: str | None = None,
+    secrets: Secrets = NO_SECRETS,
 ) -> SourceChanged:
     """The source with these changes. A dry run tells what would lapse.
+
+    `***` in an address stands for the user name and password that are kept for the same server.
 
     Raises NotFound; PreconditionFailed; InvalidValue for changes that do not fit together; UnsignedNotConfirmed;
     HeldUndecided when something held would lapse and `held` does not say what becomes of it; Conflict when the name or
     priority is taken.
     """
     before = await _lock(connection, source_id, if_match)
-    fields: dict[str, Any] = {name: getattr(before, name) for name in SourceWish.__slots__}
-    wished = sources.wish(**(fields | dict(changes)))
+    fields: dict[str, Any] = {name: getattr(before, name) for name in Changes.__annotations__}
+    shown = {"url": before.address.shown, "proxy": before.proxy_address.shown if before.proxy_address else None}
+    wished = sources.wish(**(fields | shown | dict(changes)), stored=before)
     if wished.unsigned and not before.unsigned and not confirm_unsigned:
         raise UnsignedNotConfirmed(before.name)
     offered, unvouched = await offers.images(connection, before.id), await trust.unvouched(connection, before.id)
     seen = await effect.look(connection)
     async with connection.begin_nested() as attempt:
-        source = await sources.change(connection, before, wished, now)
+        source = await sources.change(connection, before, wished, now, secrets)
         known = {entry.version_id for entry in unvouched}
         lapse = Lapse(
             sorted(offered - await offers.images(connection, source.id)),
@@ -290,16 +296,16 @@ async def withdraw_unvouched(
 
 
 def described(source: Source) -> dict[str, Any]:
-    """How a source is described, without secrets: what the activity keeps of it."""
+    """How a source is described, `***` for its secrets: what the activity keeps of it."""
     return {
         "name": source.name,
-        "url": shown(parse_url(source.url)),
+        "url": source.address.shown,
         "unsigned": source.unsigned,
         "key_ids": [] if source.keyring is None else list(key_ids(source.keyring)),
         "keyring_path": source.keyring_path,
         "keyring_name": source.keyring_name,
         "priority": source.priority,
-        "proxy": shown(parse_url(source.proxy)) if source.proxy else None,
+        "proxy": source.proxy_address.shown if source.proxy_address else None,
         "ca_bundle": source.ca_bundle,
     }
 

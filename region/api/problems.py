@@ -25,6 +25,7 @@ from region.edge.problem import BAD_HOST_NAME, BODY_TOO_LARGE, BODY_TOO_SLOW, PR
 from region.importing.fetching import NoRoad
 from region.importing.importer import Cancelled, WithdrawalWaits
 from region.importing.imports import LeaseLost
+from region.secrets import SecretUnreadable
 from shared import errors
 from shared.errors import BootferryError, DiskFailed, TooManyAttempts, Unavailable
 from shared.logs import logger
@@ -141,6 +142,10 @@ ROWS: Mapping[type[BootferryError], Row] = {
     errors.InvalidConfiguration: Row(
         HTTPStatus.UNPROCESSABLE_ENTITY,
         "A service cannot start as configured (exit status 78), or a `bootferry` profile is unusable.",
+    ),
+    SecretUnreadable: Row(
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        "A user name and password cannot be opened with this region's `secrets.key`.",
     ),
     # How an import can end: an answer shows these as its `error_code`.
     NoRoad: Row(

@@ -14,7 +14,6 @@ from region.api.problems import documented
 from region.catalogue import files
 from region.people import settings
 from region.people.settings import MAX_RETENTION_DAYS, MIN_RETENTION_DAYS, Preferences
-from shared.http import parse_url, shown
 
 router = APIRouter(tags=["settings"])
 
@@ -72,7 +71,7 @@ class SettingsFields(Shape):
 
 
 class SettingsShown(Shape):
-    """The settings as they stand. A password in the proxy's address is not shown."""
+    """The settings as they stand. A user name and password in the proxy's address are shown as `***`."""
 
     proxy: str | None
     retention_days: RetentionDays
@@ -113,7 +112,15 @@ async def change_settings(
     fields: SettingsFields,
     dry_run: Annotated[bool, Query(description="Answer what would become of bootloaders, and change nothing.")] = False,
 ) -> SettingsChangedShown:
-    done = await acts.change(connection, operator, fields.changes(), region.now(), if_match=if_match, dry_run=dry_run)
+    done = await acts.change(
+        connection,
+        operator,
+        fields.changes(),
+        region.now(),
+        if_match=if_match,
+        dry_run=dry_run,
+        secrets=region.secrets,
+    )
     return _changed(done, response)
 
 
@@ -127,7 +134,7 @@ async def get_storage(_operator: Viewer, region: TheRegion, connection: Transact
 
 def _shown(found: Preferences, response: Response) -> SettingsShown:
     response.headers["ETag"] = acts.etag(found)
-    proxy = shown(parse_url(found.proxy)) if found.proxy else None
+    proxy = found.proxy.shown if found.proxy else None
     return SettingsShown(
         proxy=proxy, retention_days=found.retention_days, bootloader_source_id=found.bootloader_source_id
     )

@@ -18,7 +18,6 @@ from region.database.connection import transaction
 from region.importing import reading
 from region.people import settings
 from region.stream.keys import key_ids
-from shared.http import parse_url, shown
 
 router = APIRouter(tags=["sources"])
 SourceId = Annotated[int, PathParameter(ge=1, le=2**31 - 1, description="The source's number.")]
@@ -29,7 +28,14 @@ class SourceFields(Shape):
     """A source as an operator describes it: one of `keyring`, `keyring_path`, `keyring_name`, or `unsigned: true`."""
 
     name: str = Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f]+$", examples=["Our mirror"])
-    url: str = Field(max_length=2048, description="The mirror's root.", examples=["https://mirror.example.org/maas/"])
+    url: str = Field(
+        max_length=2048,
+        description=(
+            "The mirror's root. A user name and password in it are kept sealed and shown as `***`; sent back, `***`"
+            " keeps them."
+        ),
+        examples=["https://mirror.example.org/maas/"],
+    )
     keyring: str | None = Field(
         None, max_length=1_500_000, description="The public keys: armoured, or binary as base64. Null on answers."
     )
@@ -46,8 +52,11 @@ class SourceFields(Shape):
         None, max_length=4096, description="More certificates to trust, a file on the region."
     )
 
-    async def wish(self, default_priority: int, now: datetime) -> SourceWish:
-        """What the operator wants. Raises InvalidValue, InvalidKeyring."""
+    async def wish(self, default_priority: int, now: datetime, stored: Source | None = None) -> SourceWish:
+        """What the operator wants; `***` means a user name and password of `stored`.
+
+        Raises InvalidValue, InvalidKeyring.
+        """
         keyring, keyring_name = await acts.keyring_of(
             None if self.keyring is None else self.keyring.encode(), self.keyring_path, self.keyring_name, now
         )
@@ -61,6 +70,7 @@ class SourceFields(Shape):
             priority=default_priority if self.priority is None else self.priority,
             proxy=self.proxy,
             ca_bundle=self.ca_bundle,
+            stored=stored,
         )
 
 
@@ -171,9 +181,9 @@ def _shown(source: Source) -> SourceShown:
     return SourceShown(
         key_ids=[] if source.keyring is None else list(key_ids(source.keyring)),
         current=source.keyring_readable and source.read_revision == source.trust_revision,
-        # Addresses may carry a password (I7).
-        url=shown(parse_url(source.url)),
-        proxy=shown(parse_url(source.proxy)) if source.proxy else None,
+        # A user name and password are shown as *** (I7).
+        url=source.address.shown,
+        proxy=source.proxy_address.shown if source.proxy_address else None,
         **{name: getattr(source, name) for name in SourceShown.model_fields if name not in computed},
     )
 
@@ -209,7 +219,7 @@ async def add_source(
     operator: Admin, region: TheRegion, connection: Transaction, response: Response, fields: SourceFields
 ) -> SourceShown:
     wished = await fields.wish(await sources.lowest_priority(connection), region.now())
-    done = await acts.add(connection, operator, wished, region.now())
+    done = await acts.add(connection, operator, wished, region.now(), region.secrets)
     _name(done, response)
     return _shown(done.source)
 
@@ -217,19 +227,28 @@ async def add_source(
 @router.post(
     "/sources/probe",
     summary="Try a source: see what it offers, or precisely why not, before anything is saved",
-    responses=documented(422, 502, 504),
+    responses=documented(404, 422, 502, 504),
 )
-async def probe_source(_operator: Admin, region: TheRegion, fields: SourceFields) -> Probe:
+async def probe_source(
+    _operator: Admin,
+    region: TheRegion,
+    fields: SourceFields,
+    source_id: Annotated[
+        int | None,
+        Query(ge=1, le=2**31 - 1, description="The source whose user name and password `***` in an address means."),
+    ] = None,
+) -> Probe:
     async with transaction(region.request_engine) as connection:
         proxy = (await settings.get(connection)).proxy
-    wished = await fields.wish(1, region.now())
-    async with reading.connect(wished, wished.keyring, proxy) as connected:
+        stored = None if source_id is None else await sources.get(connection, source_id)
+    wished = await fields.wish(1, region.now(), stored)
+    async with reading.connect(wished, wished.keyring, proxy, region.secrets) as connected:
         found = await reading.read(connected, {})
     for error in found.failed.values():
         raise error
     products = [product for _, stream in found.reading.changed for product in stream.products] if found.reading else []
     return Probe(
-        url=shown(parse_url(wished.url)),
+        url=wished.address.shown,
         signed_by=[] if wished.keyring is None else list(key_ids(wished.keyring)),
         images=[OfferShown.model_validate(offer) for offer in offers.of_products(products)],
         skipped=list(found.skipped),
@@ -272,6 +291,7 @@ async def change_source(
         held=held,
         dry_run=dry_run,
         if_match=if_match,
+        secrets=region.secrets,
     )
     _name(done, response)
     return SourceChangedShown(**_shown(done.source).model_dump(), **_lapse(done).model_dump())

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from sqlalchemy import delete, func, insert, select, text, update
+from sqlalchemy import RowMapping, delete, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from region.catalogue.trust import vouchers_of
 from region.database.tables import region, sources, stream_documents
+from region.secrets import NO_SECRETS, Address, Clear, Sealed, Secrets, resealed, seal
 from shared.errors import Conflict, InvalidValue, NotFound
 from shared.http import parse_url
 
@@ -35,6 +36,18 @@ class SourceWish:
     priority: int
     proxy: str | None
     ca_bundle: str | None
+    url_credentials: Clear | Sealed | None
+    proxy_credentials: Clear | Sealed | None
+
+    @property
+    def address(self) -> Address:
+        """The mirror's root, and what it is opened with."""
+        return Address(self.url, self.url_credentials)
+
+    @property
+    def proxy_address(self) -> Address | None:
+        """The source's own proxy, and what it is opened with."""
+        return None if self.proxy is None else Address(self.proxy, self.proxy_credentials)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +80,19 @@ def wish(
     priority: int,
     proxy: str | None = None,
     ca_bundle: str | None = None,
+    stored: "Source | None" = None,
 ) -> SourceWish:
-    """What an operator asked for, made regular; `keyring` is binary already. Raises InvalidValue."""
+    """What an operator asked for, made regular; `keyring` is binary already. Raises InvalidValue.
+
+    `***` in an address stands for the user name and password that the source `stored` has for the same server.
+    """
     if unsigned == (keyring is not None):
         raise InvalidValue("usable source", name, "give a keyring, or declare it unsigned; one of the two")
     if ca_bundle and not Path(ca_bundle).is_file():
         raise InvalidValue("CA bundle", ca_bundle, "there is no such file on the region")
-    root = str(parse_url(url).with_query(None))
+    address = Address.parse(url, stored.address if stored else None)
+    way = Address.parse(proxy, stored.proxy_address if stored else None) if proxy else None
+    root = str(parse_url(address.url).with_query(None))
     for ending in _BELOW_ROOT:
         root = root.removesuffix(ending) if root.endswith(f"/{ending}") else root
     return SourceWish(
@@ -84,11 +103,14 @@ def wish(
         keyring_name=keyring_name,
         unsigned=unsigned,
         priority=priority,
-        proxy=str(parse_url(proxy)) if proxy else None,
+        proxy=way.url if way else None,
         ca_bundle=ca_bundle or None,
+        url_credentials=address.credentials,
+        proxy_credentials=way.credentials if way else None,
     )
 
 
+_CREDENTIALS = ("url_credentials", "proxy_credentials")
 _COLUMNS = [sources.c[name] for base in (SourceWish, Source) for name in base.__slots__]
 
 
@@ -97,7 +119,7 @@ async def list_all(connection: AsyncConnection) -> list[Source]:
     rows = await connection.execute(
         select(*_COLUMNS).where(sources.c.removed_at.is_(None)).order_by(sources.c.priority.desc())
     )
-    return [Source(**row) for row in rows.mappings()]
+    return [_source(row) for row in rows.mappings()]
 
 
 async def get(connection: AsyncConnection, source_id: int, *, for_update: bool = False) -> Source:
@@ -106,7 +128,7 @@ async def get(connection: AsyncConnection, source_id: int, *, for_update: bool =
     row = (await connection.execute(query.with_for_update() if for_update else query)).mappings().one_or_none()
     if row is None:
         raise NotFound("source", source_id)
-    return Source(**row)
+    return _source(row)
 
 
 async def lowest_priority(connection: AsyncConnection) -> int:
@@ -117,7 +139,9 @@ async def lowest_priority(connection: AsyncConnection) -> int:
     return 10 if lowest is None else lowest - 10
 
 
-async def create(connection: AsyncConnection, wished: SourceWish, now: datetime) -> Source:
+async def create(
+    connection: AsyncConnection, wished: SourceWish, now: datetime, secrets: Secrets = NO_SECRETS
+) -> Source:
     """The new source. Raises Conflict when its name or priority is taken."""
     vouchers = list(vouchers_of(wished.url, wished.keyring, now, unsigned=wished.unsigned))
     try:
@@ -126,10 +150,12 @@ async def create(connection: AsyncConnection, wished: SourceWish, now: datetime)
         )
     except IntegrityError as error:
         raise _taken(wished, error) from error
-    return Source(**row.mappings().one())
+    return await _keep_credentials(connection, _source(row.mappings().one()), wished, secrets)
 
 
-async def change(connection: AsyncConnection, before: Source, wished: SourceWish, now: datetime) -> Source:
+async def change(
+    connection: AsyncConnection, before: Source, wished: SourceWish, now: datetime, secrets: Secrets = NO_SECRETS
+) -> Source:
     """The source as it is now; `before` is locked. Another URL, mode or keyring is another trust.
 
     What was accepted stays in the catalogue; who signed it says whether it still counts. ETags of another address are
@@ -156,11 +182,12 @@ async def change(connection: AsyncConnection, before: Source, wished: SourceWish
         await connection.execute(
             update(stream_documents).where(stream_documents.c.source_id == before.id).values(etag="")
         )
-    return Source(**row.mappings().one())
+    return await _keep_credentials(connection, _source(row.mappings().one()), wished, secrets)
 
 
 async def remove(connection: AsyncConnection, source_id: int, now: datetime) -> None:
-    """Forget a source. It offers nothing after this; what is held of it stays until it is withdrawn.
+    """Forget a source, its passwords at once. It offers nothing after this; what is held of it stays until it is
+    withdrawn.
 
     If bootloaders came from it, they come from no source now: none takes its place unless an operator chooses it.
     """
@@ -172,7 +199,13 @@ async def remove(connection: AsyncConnection, source_id: int, now: datetime) -> 
     await connection.execute(
         update(sources)
         .where(sources.c.id == source_id)
-        .values(removed_at=now, vouchers=[], trust_revision=sources.c.trust_revision + 1)
+        .values(
+            removed_at=now,
+            vouchers=[],
+            url_credentials=None,
+            proxy_credentials=None,
+            trust_revision=sources.c.trust_revision + 1,
+        )
     )
     await connection.execute(
         text("UPDATE products SET offered = false WHERE source_id = :source_id"), {"source_id": source_id}
@@ -204,8 +237,47 @@ async def record_reading(
     )
 
 
+async def reseal(connection: AsyncConnection, secrets: Secrets) -> None:
+    """All user names and passwords are sealed with the present key when this returns, those in URLs too.
+
+    What cannot be opened stays as it is: its source says so when it is read.
+    """
+    rows = await connection.execute(select(*_COLUMNS).order_by(sources.c.id).with_for_update())
+    for row in rows.mappings().all():
+        found: dict[str, str | None] = {}
+        for column in ("url", "proxy"):
+            url, sealed = resealed(
+                secrets, row[column], row[f"{column}_credentials"], f"sources.{column}_credentials", row["id"]
+            )
+            found |= {column: url, f"{column}_credentials": sealed}
+        if any(row[column] != value for column, value in found.items()):
+            await connection.execute(update(sources).where(sources.c.id == row["id"]).values(**found))
+
+
+async def _keep_credentials(
+    connection: AsyncConnection, source: Source, wished: SourceWish, secrets: Secrets
+) -> Source:
+    """The source with the credentials that were wished for, which needed its number to be sealed."""
+    kept = {
+        column: await seal(connection, secrets, getattr(wished, column), f"sources.{column}", source.id)
+        for column in _CREDENTIALS
+    }
+    if not any(kept.values()):
+        return source
+    row = await connection.execute(update(sources).where(sources.c.id == source.id).values(**kept).returning(*_COLUMNS))
+    return _source(row.mappings().one())
+
+
+def _source(row: RowMapping) -> Source:
+    sealed = {
+        column: None if row[column] is None else Sealed(row[column], f"sources.{column}", row["id"])
+        for column in _CREDENTIALS
+    }
+    return Source(**{**row, **sealed})
+
+
 def _columns(wished: SourceWish) -> dict[str, object]:
-    return {field: getattr(wished, field) for field in SourceWish.__slots__}
+    return {field: getattr(wished, field) for field in SourceWish.__slots__} | dict.fromkeys(_CREDENTIALS)
 
 
 def _taken(wished: SourceWish, error: IntegrityError) -> Conflict:

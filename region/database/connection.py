@@ -20,6 +20,7 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 import migrations
+from region.database.discretion import tell_no_values
 from region.database.tables import metadata
 from shared.errors import Unavailable
 
@@ -85,6 +86,7 @@ def create_engine(url: str, limits: Limits = BACKGROUND) -> AsyncEngine:
         pool_timeout=limits.connect_s * 0.9,
         execution_options={"connect_s": limits.connect_s},
         pool_pre_ping=True,
+        hide_parameters=True,
         connect_args={
             "timeout": limits.connect_s,
             "command_timeout": limits.statement_ms / 1000 + _ANSWER_MARGIN_S,
@@ -96,6 +98,7 @@ def create_engine(url: str, limits: Limits = BACKGROUND) -> AsyncEngine:
             },
         },
     )
+    tell_no_values(engine)
     event.listen(engine.sync_engine, "handle_error", _translate_silence)
     return engine
 

@@ -54,6 +54,7 @@ def _bytes(name: str) -> Column[int]:
 # `confirmed_…` the last manifest of which an operator confirmed that it takes much away. `epoch` is the time of this
 # database's birth in seconds: a region whose database was made anew outranks what racks have seen before. `serial`
 # counts the manifests of the epoch. `tidied_at` is when housekeeping began last: whoever moves it on has won the hour.
+# `secrets_fingerprint` names the key that seals `…_credentials`, here and in `sources` (`region.secrets`).
 region = Table(
     "region",
     metadata,
@@ -76,6 +77,8 @@ region = Table(
     Column("retention_days", Integer, nullable=False, server_default=text("400")),
     _bytes("settings_revision"),
     _moment("tidied_at", nullable=True),
+    _text("proxy_credentials", nullable=True),
+    _text("secrets_fingerprint", nullable=True),
     CheckConstraint("id = 1", name="single_row"),
     CheckConstraint("retention_days BETWEEN 1 AND 3650", name="retention_days"),
 )
@@ -94,7 +97,7 @@ sync_schedule = Table(
 # Trust: `keyring` holds the bytes that count, whatever they came from (`keyring_path`, a shipped keyring's name, or a
 # request). `vouchers` are the primary fingerprints in it, or `unsigned:<url>`. `trust_revision` rises when URL, mode or
 # vouchers change; `read_revision` is that of the last accepted reading. A removed source stays until nothing is held of
-# it.
+# it. URLs carry no user name and no password: these are sealed, in `…_credentials`.
 sources = Table(
     "sources",
     metadata,
@@ -118,6 +121,8 @@ sources = Table(
     Column("trust_revision", BigInteger, nullable=False, server_default=text("1")),
     _bytes("read_revision"),
     _moment("removed_at", nullable=True),
+    _text("url_credentials", nullable=True),
+    _text("proxy_credentials", nullable=True),
     CheckConstraint(
         "unsigned = (num_nonnulls(keyring, keyring_path, keyring_name) = 0)"
         " AND num_nonnulls(keyring_path, keyring_name) <= 1",

@@ -18,6 +18,7 @@ from region.catalogue.sources import Source
 from region.catalogue.versions import Road
 from region.importing import reading
 from region.importing.plan import Import
+from region.secrets import Address, Secrets
 from shared.digest import Sha256
 from shared.download import Transfer, download
 from shared.errors import BootferryError, Conflict, DiskFailed, FetchError, InvalidConfiguration, NoRoom
@@ -46,7 +47,8 @@ class Fetching:
     parallel: int
     patience: Patience
     rng: random.Random
-    proxy: str | None
+    proxy: Address | None
+    secrets: Secrets
     progress: dict[Sha256, int]
 
 
@@ -81,7 +83,9 @@ async def fetch(
         connections: dict[int, tuple[reading.Upstream, Transfer] | InvalidConfiguration] = {}
         for source_id in {road.source_id for known in roads.values() for road in known} & sources.keys():
             try:
-                connected = await stack.enter_async_context(reading.connect(sources[source_id], None, fetching.proxy))
+                connected = await stack.enter_async_context(
+                    reading.connect(sources[source_id], None, fetching.proxy, fetching.secrets)
+                )
             except InvalidConfiguration as error:
                 connections[source_id] = error
                 continue

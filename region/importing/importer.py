@@ -33,6 +33,7 @@ from region.importing.plan import Import, Plan, plan
 from region.people import settings
 from region.publishing import held
 from region.publishing.held import Publisher
+from region.secrets import Address, Secrets
 from region.stream.documents import newest_lts
 from shared.digest import Sha256
 from shared.errors import BootferryError, Conflict, NoRoom, Unavailable
@@ -55,6 +56,7 @@ class Importer:
 
     engine: AsyncEngine
     store: Store
+    secrets: Secrets
     publisher: Publisher
     parallel_downloads: int
     owner: str
@@ -69,7 +71,7 @@ class _Run:
     """One import under way, in bytes per file; what is written once a second."""
 
     claim: Claim
-    proxy: str | None = None
+    proxy: Address | None = None
     totals: dict[Sha256, int] = field(default_factory=dict)
     done: dict[Sha256, int] = field(default_factory=dict)
     images: dict[ImageKey, set[Sha256]] = field(default_factory=dict)
@@ -247,6 +249,7 @@ async def _bring(importer: Importer, run: _Run, chosen: list[Import], known_sour
         patience=importer.patience,
         rng=importer.rng,
         proxy=run.proxy,
+        secrets=importer.secrets,
         progress=run.done,
     )
     async with asyncio.TaskGroup() as tasks:
@@ -317,7 +320,7 @@ async def _read_once(importer: Importer, run: _Run, source_id: int) -> tuple[lis
         known = await products.accepted(connection, source_id)
     if source.trust_revision != revision:
         raise TrustChanged(source.name)
-    async with reading.connect(source, source.keyring, run.proxy) as connected:
+    async with reading.connect(source, source.keyring, run.proxy, importer.secrets) as connected:
         found = await reading.read(connected, known)
     await trust.look(importer.engine, source_id, importer.now())
     skipped = list(found.skipped)

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import aiohttp
@@ -11,6 +11,7 @@ from yarl import URL
 
 from region.catalogue.products import INDEX, Document, Reading, require_not_older
 from region.catalogue.sources import SourceWish
+from region.secrets import Address, Secrets
 from region.stream import documents, openpgp
 from shared.errors import BootferryError, InvalidDocument, Unsigned
 from shared.http import client_session, read_capped, request, require_ok, shown
@@ -26,9 +27,9 @@ class Upstream:
     `unsigned_voucher` is what stands behind the documents of such a source.
     """
 
-    root: URL
-    keyring: bytes | None
-    proxy: URL | None
+    root: URL = field(repr=False)
+    keyring: bytes | None = field(repr=False)
+    proxy: URL | None = field(repr=False)
     session: aiohttp.ClientSession
     unsigned_voucher: str = ""
 
@@ -50,14 +51,20 @@ class Read:
 
 
 @asynccontextmanager
-async def connect(source: SourceWish, keyring: bytes | None, proxy: str | None) -> AsyncIterator[Upstream]:
-    """The source, through its own proxy (else `proxy`) and with its own CA bundle. Raises InvalidConfiguration."""
+async def connect(
+    source: SourceWish, keyring: bytes | None, proxy: Address | None, secrets: Secrets
+) -> AsyncIterator[Upstream]:
+    """The source, through its own proxy (else `proxy`) and with its own CA bundle.
+
+    Raises InvalidConfiguration; SecretUnreadable, which is one, when a user name and password cannot be opened.
+    """
+    way = source.proxy_address or proxy
+    root, through = await asyncio.to_thread(lambda: (secrets.url(source.address), secrets.url(way) if way else None))
     async with client_session(ca_bundle=Path(source.ca_bundle) if source.ca_bundle else None) as session:
-        way = source.proxy or proxy
         yield Upstream(
-            root=URL(source.url),
+            root=root,
             keyring=keyring,
-            proxy=URL(way) if way else None,
+            proxy=through,
             session=session,
             unsigned_voucher=f"unsigned:{source.url}",
         )

@@ -125,7 +125,7 @@ async def test_every_change_leaves_a_row(running: Running) -> None:
     assert changed["before"] == {"images": ["ubuntu:resolute:amd64"]}
     assert changed["after"] == {"images": ["ubuntu:noble:amd64"]}
     assert "secret" not in str(entries)
-    shown = {"proxy": "http://proxy.example:3128", "retention_days": 400, "bootloader_source_id": 1}
+    shown = {"proxy": "http://***@proxy.example:3128", "retention_days": 400, "bootloader_source_id": 1}
     assert (await client("GET", "/settings")).json == shown
 
 

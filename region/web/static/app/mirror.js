@@ -110,7 +110,7 @@ export function SourceForm({ source, sources, onDone }) {
     ...(priority.trim() ? { priority: Number(priority) } : {}),
   });
 
-  /** What a change says: what is as it was is left out, also because addresses are shown without their passwords. */
+  /** What a change says: what is as it was is left out. A password is shown as ***, and *** sent back means the one that is kept. */
   const changes = () => {
     const { name: called, ...rest } = body();
     const was = { ...source, proxy: source.proxy || "", ca_bundle: source.ca_bundle || "" };
@@ -127,7 +127,7 @@ export function SourceForm({ source, sources, onDone }) {
       const sent = { ...body(), ...trustOf(form.value) };
       if (!sent.proxy) delete sent.proxy;
       if (!sent.ca_bundle) delete sent.ca_bundle;
-      const { data } = await call("POST", "/sources/probe", { body: sent });
+      const { data } = await call("POST", `/sources/probe${source ? `?source_id=${source.id}` : ""}`, { body: sent });
       if (!name.trim()) form.value = { ...form.value, name: nameFor(url.trim(), sources) };
       tried.value = data;
     } catch (problem) {
