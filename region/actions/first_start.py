@@ -1,6 +1,8 @@
 """The first start of a region: its row, the hourly sync, the default source, the first administrator's token."""
 
 import asyncio
+import os
+import stat
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -16,10 +18,10 @@ from region.configuration import RegionConfiguration
 from region.database.connection import migrate, transaction
 from region.database.tables import operator_tokens, region, sync_schedule
 from region.keys import REGION_KEY, RegionKeys
-from region.people.operators import Role, create_token
+from region.people.operators import Role, create_token, is_token
 from region.secrets import Secrets
 from region.stream.keys import SHIPPED_KEYRINGS
-from shared.disk import write_whole
+from shared.disk import create_whole, make_directory
 from shared.errors import InvalidConfiguration
 from shared.logs import logger
 from shared.signing import fingerprint
@@ -85,6 +87,37 @@ async def _create_default_source(
 
 
 def _leave_token(path: Path, token: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, f"{token}\n".encode(), mode=0o600)
+    """Raises InvalidConfiguration when something else than what a first start has left is there."""
+    content = f"{token}\n".encode()
+    try:
+        make_directory(path.parent)
+        try:
+            create_whole(path, content)
+        except FileExistsError:
+            # What a first start has left that did not come to its end, or that of another database.
+            if not _is_left_over(path):
+                raise InvalidConfiguration(
+                    f"{path} is there already and holds no administrator's token of this user; move it away, or choose"
+                    " another REGION_ADMIN_TOKEN_FILE: the first administrator's token is to be left there."
+                ) from None
+            path.unlink()
+            create_whole(path, content)
+    except OSError as error:
+        raise InvalidConfiguration(
+            f"The first administrator's token cannot be left in {path}: {error.strerror}; choose another"
+            " REGION_ADMIN_TOKEN_FILE."
+        ) from error
     log.info("The first administrator's token was left in a file.", action="start", path=str(path))
+
+
+def _is_left_over(path: Path) -> bool:
+    """True if it is a file of ours, no link, with a token in it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    with os.fdopen(descriptor, "rb") as file:
+        found = os.fstat(descriptor)
+        return (
+            stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and is_token(file.read(1024).decode("latin-1"))
+        )

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from region.actions import guard
 from region.people import activity, operators, sessions
 from region.people.activity import Actor
-from region.people.attempts import ATTEMPTS
+from region.people.attempts import ATTEMPTS, Failed
 from region.people.operators import Operator, Role, Token
 from region.people.sessions import SESSION_IDLE
 from shared.errors import InvalidValue, Unauthenticated
@@ -83,6 +83,7 @@ async def remove_token(
     await activity.record(
         connection, actor, now, "token.removed", sentence, subject=subject(token_id), before=_recorded(token)
     )
+    await operators.tell_of_last_administrator(connection, now)
 
 
 async def log_in(connection: AsyncConnection, token: str, address: str, now: datetime) -> LoggedIn:
@@ -105,15 +106,20 @@ async def log_out(connection: AsyncConnection, secret: str, address: str, now: d
         await activity.record(connection, actor, now, "session.closed", "Logged out.", subject=f"session:{operator.id}")
 
 
-async def note_refused_log_ins(connection: AsyncConnection, address: str, now: datetime) -> None:
-    """Write down that so many log-ins from one address failed that no more are taken for a while."""
+async def note_failed_log_ins(
+    connection: AsyncConnection, address: str, failed: Failed, now: datetime, *, is_refused: bool
+) -> None:
+    """Write down that log-ins from one address failed; `is_refused`: so many that no more are taken for a while."""
+    action, sentence = "session.failed", f"Failed to log in{'' if failed.count == 1 else f' {failed.count} times'}."
+    if is_refused:
+        action = "session.refused"
+        sentence = (
+            f"Failed to log in {ATTEMPTS} times within a minute; further log-ins from there are refused for a while."
+        )
+    if failed.others:
+        sentence += f" {failed.others} more failed from other addresses, too many to name each."
     await activity.record(
-        connection,
-        Actor("somebody unknown", address),
-        now,
-        "session.refused",
-        f"Failed to log in {ATTEMPTS} times within a minute; further log-ins from there are refused for a while.",
-        subject=f"address:{address}",
+        connection, Actor("somebody unknown", address), now, action, sentence, subject=f"address:{address}"
     )
 
 

@@ -33,7 +33,7 @@ from region.api.doors import door
 from region.api.openapi import describe
 from region.edge.admission import Admission, Strangers
 from region.edge.surroundings import Surroundings
-from region.people.attempts import Attempts
+from region.people.attempts import Attempts, FailedLogIns
 from region.process import Region, running
 from shared import __version__
 
@@ -82,6 +82,7 @@ def create(region: Region, strangers: Strangers | None = None) -> FastAPI:
     app = _application(lifespan)
     app.state.region = region
     app.state.attempts = Attempts()
+    app.state.failed_log_ins = FailedLogIns()
     app.state.enrolment_attempts = Attempts(ENROLMENT_ATTEMPTS, ENROLMENT_ATTEMPTS_IN_TOTAL, "enrolments")
     app.state.readiness = health.Readiness(region)
     app.state.strangers = strangers or Strangers()

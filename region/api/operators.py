@@ -22,7 +22,7 @@ from region.api.models import NOT_STORED, Limit, Page, Shape, paged
 from region.api.problems import documented
 from region.database.connection import transaction
 from region.people import activity, operators, sessions
-from region.people.attempts import Attempts
+from region.people.attempts import Attempts, FailedLogIns
 from region.people.operators import Role
 from region.people.sessions import SESSION_IDLE
 from shared.errors import Unauthenticated
@@ -99,9 +99,11 @@ async def log_in(region: TheRegion, request: Request, response: Response, fields
         async with transaction(region.request_engine) as connection:
             opened = await acts.log_in(connection, fields.token, address, region.now())
     except Unauthenticated:
-        if attempts.note_failed(address, time.monotonic()):
+        failures: FailedLogIns = request.app.state.failed_log_ins
+        is_refused = attempts.note_failed(address, time.monotonic())
+        if failed := failures.note(address, time.monotonic(), is_last=is_refused):
             async with transaction(region.request_engine) as connection:
-                await acts.note_refused_log_ins(connection, address, region.now())
+                await acts.note_failed_log_ins(connection, address, failed, region.now(), is_refused=is_refused)
         raise
     response.headers.update(NOT_STORED)
     response.set_cookie(

@@ -4,7 +4,8 @@
     sessions                     when they have ended
     enrolment tokens             KEEP_ENROLMENT_TOKENS after they expired
 
-Operators' tokens stay when they expire: the list says so, and their administrator removes them.
+Operators' tokens stay when they expire: the list says so, and their administrator removes them. When the last
+administrator's is about to, the activity and the log say so.
 """
 
 from collections.abc import Awaitable, Callable
@@ -17,7 +18,7 @@ from region.database.connection import transaction
 from region.database.tables import region
 from region.fleet import enrolment_tokens
 from region.importing import imports
-from region.people import activity, sessions, settings
+from region.people import activity, operators, sessions, settings
 from shared.logs import logger
 
 PERIOD = timedelta(hours=1)
@@ -48,6 +49,14 @@ async def tidy(engine: AsyncEngine, now: datetime) -> bool:
             engine, lambda given: enrolment_tokens.remove_expired(given, now - KEEP_ENROLMENT_TOKENS, BATCH)
         ),
     }
+    async with transaction(engine) as connection:
+        last = await operators.tell_of_last_administrator(connection, now)
+    if last is not None:
+        log.warning(
+            f"The last administrator's token expires on {last.expires_at:%Y-%m-%d}; make another one before.",
+            action="tidy",
+            token=last.id,
+        )
     if any(gone.values()):
         log.info(f"{sum(gone.values())} old records were removed.", action="tidy", **gone)
     return True

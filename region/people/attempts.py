@@ -1,7 +1,11 @@
-"""Failed log-ins and enrolments, counted in this process, so that nobody can try secrets without end. Pure."""
+"""Failed log-ins and enrolments, counted in this process, so that nobody can try secrets without end. Pure.
+
+`Attempts` says who may try, `FailedLogIns` what of it is written down: a stranger must not fill the activity.
+"""
 
 import ipaddress
 from collections import deque
+from dataclasses import dataclass
 
 from shared.errors import TooManyAttempts
 
@@ -60,3 +64,52 @@ def _place(address: str) -> str:
     if found.version == 4 or found.ipv4_mapped is not None:
         return str(getattr(found, "ipv4_mapped", None) or found)
     return str(ipaddress.ip_network((found.packed[:8] + bytes(8), 64)))
+
+
+TOLD_EVERY_S = 60.0
+TOLD_WINDOW_S = 3600.0
+TOLD_MOST = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Failed log-ins to write down: those of one address, and those of `others` that got no row of their own."""
+
+    count: int
+    others: int
+
+
+class FailedLogIns:
+    """Which failed log-ins get a row: one in TOLD_EVERY_S for an address, TOLD_MOST in TOLD_WINDOW_S for all together.
+
+    The others are counted, and told with the next row. `now` counts seconds, monotonically.
+    """
+
+    def __init__(self) -> None:
+        self._untold: dict[str, int] = {}
+        self._told_at: dict[str, float] = {}
+        self._rows: deque[float] = deque()
+        self._others = 0
+
+    def note(self, address: str, now: float, *, is_last: bool = False) -> Failed | None:
+        """One more log-in from this address has failed; what to write down of it now, if anything.
+
+        `is_last`: no more are taken from this address for a while, which is worth a row of its own.
+        """
+        while self._rows and self._rows[0] <= now - TOLD_WINDOW_S:
+            self._rows.popleft()
+        if len(self._untold) >= MAX_ADDRESSES:
+            self._others += sum(self._untold.values())
+            self._untold.clear()
+            self._told_at.clear()
+        place = _place(address)
+        self._untold[place] = self._untold.get(place, 0) + 1
+        told_at = self._told_at.get(place)
+        is_new = told_at is None or told_at <= now - TOLD_EVERY_S
+        if len(self._rows) >= TOLD_MOST or not (is_new or is_last):
+            return None
+        self._rows.append(now)
+        self._told_at[place] = now
+        failed = Failed(self._untold.pop(place), self._others)
+        self._others = 0
+        return failed

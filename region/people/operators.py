@@ -16,10 +16,15 @@ from sqlalchemy import delete, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from region.database.tables import operator_tokens
+from region.people import activity
 from region.people.activity import Actor
 from shared.errors import Conflict, InvalidToken, NotFound, TokenExpired
 
 _TOKEN = re.compile(r"bf_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
+EXPIRY_NOTICE = timedelta(days=14)
+"""So long before the last administrator's token expires, everybody is told."""
+
+_EXPIRING = "token.expiring"
 LAST_USE_RESOLUTION = timedelta(minutes=1)
 """How exactly it is known when a token or a session was used last."""
 
@@ -75,6 +80,11 @@ async def create_token(
     return f"bf_{token_id}_{secret}"
 
 
+def is_token(text: str) -> bool:
+    """True if it has the form of an operator's token, known here or not."""
+    return _TOKEN.fullmatch(text.strip()) is not None
+
+
 def id_of(token: str) -> str:
     """The id of a token that `create_token` made."""
     return token.split("_", 2)[1]
@@ -123,6 +133,32 @@ async def remove_token(connection: AsyncConnection, token_id: str, now: datetime
     if valid == {removed.id}:
         raise Conflict("This is the last administrator's token; make another one first.")
     await connection.execute(delete(operator_tokens).where(operator_tokens.c.id == token_id))
+
+
+async def tell_of_last_administrator(connection: AsyncConnection, now: datetime) -> Token | None:
+    """Write down, once, that the last administrator's token expires within EXPIRY_NOTICE; that token, if so.
+
+    Of several, the last one is the one that is good for longest.
+    """
+    rows = await connection.execute(select(operator_tokens).where(operator_tokens.c.role == Role.ADMIN.value))
+    valid = [token for row in rows if (token := _token(row)).expires_at is None or token.expires_at > now]
+    if not valid or any(token.expires_at is None for token in valid):
+        return None
+    token = max(valid, key=lambda token: token.expires_at or now)
+    if token.expires_at is None or token.expires_at > now + EXPIRY_NOTICE:
+        return None
+    subject = f"token:{token.id}"
+    if not any(entry.action == _EXPIRING for entry in await activity.list_recent(connection, 100, None, subject)):
+        await activity.record(
+            connection,
+            activity.CONSOLE,
+            now,
+            _EXPIRING,
+            f"The last administrator's token, {token.name}, expires on {token.expires_at:%Y-%m-%d}; make another one"
+            " before, or nobody can manage sources, racks and tokens.",
+            subject=subject,
+        )
+    return token
 
 
 async def authenticate(connection: AsyncConnection, token: str, now: datetime, *, using: bool = True) -> Operator:

@@ -9,10 +9,18 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from region.actions import guard, people
 from region.database.connection import transaction
-from region.people import activity
+from region.people import activity, sessions
 from region.people.activity import CONSOLE, Actor
-from region.people.operators import Operator, Role, authenticate, create_token, id_of, list_tokens
-from shared.errors import Conflict, InvalidToken, NotFound, TokenExpired
+from region.people.operators import (
+    Operator,
+    Role,
+    authenticate,
+    create_token,
+    id_of,
+    list_tokens,
+    tell_of_last_administrator,
+)
+from shared.errors import Conflict, InvalidToken, NotFound, TokenExpired, Unauthenticated
 from tests.db.rows import NOW, until_somebody_waits
 
 
@@ -144,6 +152,56 @@ async def test_many_who_remove_each_other_do_not_wait_for_ever(engine: AsyncEngi
     assert [error for error in ended if error is not None and not isinstance(error, Conflict)] == []
     async with transaction(engine) as connection:
         assert len(await list_tokens(connection)) == 1
+
+
+async def told_of(engine: AsyncEngine) -> list[tuple[str, str]]:
+    async with transaction(engine) as connection:
+        entries = await activity.list_recent(connection, 50, None)
+    return [(entry.subject, entry.sentence) for entry in reversed(entries) if entry.action == "token.expiring"]
+
+
+async def tell(engine: AsyncEngine, now: datetime) -> bool:
+    async with transaction(engine) as connection:
+        return await tell_of_last_administrator(connection, now) is not None
+
+
+async def test_that_the_last_administrators_token_expires_is_told_in_time_and_once(engine: AsyncEngine) -> None:
+    first, last = [await admin_token(engine, NOW + timedelta(days=days)) for days in (20, 30)]
+    assert not await tell(engine, NOW + timedelta(days=15, hours=23))
+    assert [await tell(engine, NOW + timedelta(days=16, hours=hour)) for hour in range(3)] == [True] * 3
+    [(subject, sentence)] = await told_of(engine)
+    assert subject == f"token:{last}" != f"token:{first}"
+    assert "expires on 2026-08-22; make another one before" in sentence
+    await admin_token(engine)
+    assert not await tell(engine, NOW + timedelta(days=29))
+    assert len(await told_of(engine)) == 1
+
+
+async def test_who_removes_the_lasting_token_hears_that_the_other_expires(engine: AsyncEngine) -> None:
+    lasting, expiring = await admin_token(engine), await admin_token(engine, NOW + timedelta(days=13))
+    assert not await tell(engine, NOW)
+    await remove(engine, lasting)
+    assert [subject for subject, _ in await told_of(engine)] == [f"token:{expiring}"]
+
+
+# --- sessions ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_session_ends_twelve_hours_after_it_was_used_last(engine: AsyncEngine) -> None:
+    async with transaction(engine) as connection:
+        operator = await operator_of(engine, await token_of(engine))
+        secret = await sessions.open_session(connection, operator, NOW)
+
+    async def use(after: timedelta) -> None:
+        async with transaction(engine) as connection:
+            await sessions.resume_session(connection, secret, NOW + after)
+
+    await use(timedelta(hours=11, minutes=59))
+    await use(timedelta(hours=23, minutes=58))
+    with pytest.raises(Unauthenticated, match="has ended"):
+        await use(timedelta(hours=35, minutes=58))
+    with pytest.raises(Unauthenticated, match="has ended"):
+        await use(timedelta(days=400))
 
 
 # --- who changed it last -------------------------------------------------------------------------------------------

@@ -207,10 +207,11 @@ async def test_log_ins_and_their_failures_are_in_the_activity(running: Running, 
     assert [(entry["action"], entry["who"], entry["address"]) for entry in reversed(entries)] == [
         ("session.opened", "first administrator", "127.0.0.1"),
         ("session.closed", "first administrator", "127.0.0.1"),
+        ("session.failed", "somebody unknown", "127.0.0.1"),
         ("session.refused", "somebody unknown", "127.0.0.1"),
     ]
     about = await running.client.items("/activity?subject=address:127.0.0.1")
-    assert [entry["action"] for entry in about] == ["session.refused"]
+    assert [entry["action"] for entry in about] == ["session.refused", "session.failed"]
     [token] = await running.client.items("/operator-tokens")
     assert await running.client.items(f"/activity?subject=token:{token['id']}") == [], "a log-in does not change it"
 

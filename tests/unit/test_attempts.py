@@ -2,7 +2,7 @@
 
 import pytest
 
-from region.people.attempts import ATTEMPTS, ATTEMPTS_WINDOW_S, MAX_ADDRESSES, Attempts
+from region.people.attempts import ATTEMPTS, ATTEMPTS_WINDOW_S, MAX_ADDRESSES, Attempts, Failed, FailedLogIns
 from shared.errors import TooManyAttempts
 
 HERE, THERE = "192.0.2.1", "192.0.2.2"
@@ -67,3 +67,38 @@ def test_all_addresses_together_have_so_many_attempts() -> None:
     with pytest.raises(TooManyAttempts, match=r"^Too many enrolments failed; try again in 56 seconds\.$"):
         attempts.require_another(HERE, now=5.0)
     attempts.require_another(HERE, now=60.0)
+
+
+# --- what is written down ------------------------------------------------------------------------------------------
+
+
+def test_an_address_gets_one_row_a_minute_that_counts_what_was_not_told() -> None:
+    failures = FailedLogIns()
+    assert failures.note(HERE, now=0.0) == Failed(1, 0)
+    assert [failures.note(HERE, now=float(second)) for second in range(1, 60)] == [None] * 59
+    assert failures.note(THERE, now=59.0) == Failed(1, 0)
+    assert failures.note(HERE, now=60.0) == Failed(60, 0)
+
+
+def test_that_no_more_are_taken_is_told_at_once() -> None:
+    failures = FailedLogIns()
+    failures.note(HERE, now=0.0)
+    failures.note(HERE, now=1.0)
+    assert failures.note(HERE, now=2.0, is_last=True) == Failed(2, 0)
+
+
+def test_strangers_cannot_fill_the_activity() -> None:
+    failures = FailedLogIns()
+    rows = 0
+    for number in range(100_000):
+        rows += (
+            failures.note(
+                f"2001:db8:{number >> 16:x}:{number & 0xFFFF:x}::1", now=number / 100, is_last=number % 2 == 0
+            )
+            is not None
+        )
+    assert rows == 60, "in an hour, whatever their number"
+    assert len(vars(failures)["_untold"]) <= 10_000
+    told = failures.note(HERE, now=3600.0)
+    assert told is not None
+    assert told.others >= 80_000

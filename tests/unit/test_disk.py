@@ -15,6 +15,8 @@ from shared.disk import create_whole, disk_error, hash_file, read_document, sync
 from shared.errors import DiskFailed, InvalidDocument, NoRoom
 from shared.signing import load_or_create_key
 
+TOKEN = f"bf_{'0123456789ab'}_{'x' * 43}"
+
 
 def descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
@@ -50,7 +52,7 @@ def flushed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         pytest.param(lambda path: write_whole(path, b"{}"), id="a-document"),
         pytest.param(lambda path: create_whole(path, b"{}"), id="a-new-file"),
         pytest.param(load_or_create_key, id="a-key"),
-        pytest.param(lambda path: first_start._leave_token(path, "bf_x"), id="the-first-token"),
+        pytest.param(lambda path: first_start._leave_token(path, TOKEN), id="the-first-token"),
     ],
 )
 def test_bytes_are_flushed_before_the_name_and_the_directory_after_it(
