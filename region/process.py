@@ -119,18 +119,15 @@ async def _work(built: Region) -> None:
     built.ready.set()
     notify("READY=1")
     log.info("The region is ready.", action="start", fingerprint=built.fingerprint)
-    scheduler = clock.start(built.clock)
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(built.memory.follow(built.topics))
-            tasks.create_task(built.rack_keys.follow(built.topics))
-            tasks.create_task(built.gathered.run())
-            tasks.create_task(_write_sightings(built))
-            tasks.create_task(_import(built))
-            tasks.create_task(_upkeep(built))
-            tasks.create_task(_settle_doubts(built))
-    finally:
-        scheduler.shutdown(wait=False)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(built.memory.follow(built.topics))
+        tasks.create_task(built.rack_keys.follow(built.topics))
+        tasks.create_task(built.gathered.run())
+        tasks.create_task(clock.run(built.clock))
+        tasks.create_task(_write_sightings(built))
+        tasks.create_task(_import(built))
+        tasks.create_task(_upkeep(built))
+        tasks.create_task(_settle_doubts(built))
 
 
 async def _upkeep(built: Region) -> None:

@@ -1,10 +1,13 @@
-"""The clock: every process ticks once a minute, PostgreSQL decides what is due and who does it."""
+"""The clock: every process ticks once a minute, PostgreSQL decides what is due and who does it.
 
+Ticks are measured by the loop's monotonic clock: a wall clock that is set, by years even, moves none of them.
+"""
+
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
-from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from region.database.connection import transaction
@@ -63,15 +66,21 @@ class Clock:
             )
 
 
-def start(clock: Clock) -> AsyncIOScheduler:
-    """A running scheduler. An interval job first fires after a whole interval: call `tick` once yourself."""
-    scheduler = AsyncIOScheduler(
-        timezone=UTC, job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
-    )
-    scheduler.add_job(patiently(clock.tick), "interval", seconds=TICK_S, id="tick")
-    scheduler.add_job(patiently(clock.audit), "interval", seconds=SLICE_S, id="audit")
-    scheduler.start()
-    return scheduler
+async def run(clock: Clock) -> None:
+    """Tick and audit for ever. The first time is after a whole interval: call `tick` once yourself."""
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(_every(TICK_S, clock.tick))
+        tasks.create_task(_every(SLICE_S, clock.audit))
+
+
+async def _every(interval_s: float, job: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        await asyncio.sleep(interval_s)
+        try:
+            await patiently(job)()
+        except Exception:
+            # A fault of ours in one step must not end all later ones.
+            log.exception("A regular step broke off unexpectedly; it is tried again at its next turn.", action="tick")
 
 
 def patiently(job: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:

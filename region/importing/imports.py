@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import delete, func, select, text, update
+from sqlalchemy import delete, func, or_, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -115,10 +115,14 @@ async def enqueue(
 
 
 async def enqueue_due(connection: AsyncConnection, now: datetime) -> int | None:
-    """Enqueue the hourly sync when it is due; of processes that ask at once, one gets its id and the others None."""
+    """Enqueue the hourly sync when it is due; of processes that ask at once, one gets its id and the others None.
+
+    A next run that lies further ahead than any could was written by a clock that was wrong: it is due, too.
+    """
+    following = sync_schedule.c.next_run_at
     due = await connection.execute(
         update(sync_schedule)
-        .where(sync_schedule.c.enabled, sync_schedule.c.next_run_at <= now)
+        .where(sync_schedule.c.enabled, or_(following <= now, following > now + 2 * SYNC_PERIOD))
         .values(next_run_at=now + SYNC_PERIOD)
     )
     if due.rowcount == 0:

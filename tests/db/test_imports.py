@@ -163,6 +163,15 @@ async def test_a_sync_is_due_at_the_start_and_then_hourly(region: AsyncEngine) -
         assert (await imports.schedule(connection)).next_run_at == NOW + 101 * SYNC_PERIOD
 
 
+async def test_a_clock_that_was_wrong_by_years_does_not_put_the_sync_off(region: AsyncEngine) -> None:
+    assert await due(region, timedelta(days=3650)) is not None
+    assert await due(region) is not None, "not only in ten years"
+    assert await due(region, timedelta(minutes=59)) is None
+    assert await due(region, timedelta(minutes=60)) is not None
+    # Clocks of two processes may differ a little: that is not wrong.
+    assert await due(region, timedelta(minutes=10)) is None
+
+
 async def test_of_processes_that_look_at_once_one_wins_the_run(region: AsyncEngine) -> None:
     won = await asyncio.gather(*(due(region) for _ in range(8)))
     assert len([import_id for import_id in won if import_id is not None]) == 1

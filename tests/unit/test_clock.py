@@ -1,0 +1,52 @@
+"""The clock's ticks: they come whatever became of the one before."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+import pytest
+
+from region.importing import clock as clock_module
+from shared.errors import Unavailable
+
+
+@dataclass
+class Ticking:
+    """Stands in for a clock: its ticks end as the test says, the first one first."""
+
+    outcomes: list[Exception | None]
+    ticks: int = 0
+    audits: int = 0
+    enough: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def tick(self) -> None:
+        self.ticks += 1
+        if self.ticks >= 4:
+            self.enough.set()
+        if self.outcomes and (error := self.outcomes.pop(0)):
+            raise error
+
+    async def audit(self) -> None:
+        self.audits += 1
+
+
+async def ticks_come(ticking: Ticking) -> None:
+    running = asyncio.create_task(clock_module.run(ticking))  # type: ignore[arg-type]
+    try:
+        await asyncio.wait_for(ticking.enough.wait(), 10)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clock_module, "TICK_S", 0.01)
+    monkeypatch.setattr(clock_module, "SLICE_S", 0.01)
+
+
+async def test_a_tick_that_failed_ends_no_later_one() -> None:
+    ticking = Ticking(
+        [Unavailable("The database does not answer"), OSError(5, "Input/output error"), ValueError("ours")]
+    )
+    await ticks_come(ticking)
+    assert ticking.audits > 0
