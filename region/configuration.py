@@ -4,6 +4,7 @@ import inspect
 import ipaddress
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
+from urllib.parse import urlsplit
 
 import asyncpg
 from pydantic import BeforeValidator, Field, field_validator
@@ -51,7 +52,7 @@ class RegionConfiguration(ServiceConfiguration):
     host: str = Field("127.0.0.1", description="The address to listen on.")
     port: int = Field(5240, ge=0, le=65535, description="The port to listen on.")
     name: str = Field("region", max_length=64, description="How this region calls itself to racks and people.")
-    default_source_url: str = Field(DEFAULT_SOURCE_URL, description="The source a new region begins with.")
+    default_source_url: str = Field(DEFAULT_SOURCE_URL, description="The source a new region begins with.", repr=False)
     default_source_keyring: Path | None = Field(None, description="Its keyring, when it is not the shipped one.")
     admin_token_file: Path | None = Field(
         None, description="Where the first start leaves an administrator's token; <data_dir>/admin-token when unset."
@@ -89,7 +90,8 @@ def _require_usable(url: str) -> None:
     )
     try:
         parsed = make_url(url)
-        ports = [parsed.port, *(int(port) for port in _listed(parsed.query.get("port")))]
+        # asyncpg, which hears what changed, reads a URL in another way than SQLAlchemy does: both must take it.
+        ports = [parsed.port, urlsplit(url).port, *(int(port) for port in _listed(parsed.query.get("port")))]
         hosts = [parsed.host or "", *_listed(parsed.query.get("host"))]
         for host in hosts:
             if not host.startswith("/"):

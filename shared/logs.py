@@ -1,6 +1,7 @@
 """Logs: a sentence, an `action` and ids, one line each; JSON where a machine reads them."""
 
 import logging
+import re
 import sys
 from typing import Any, Literal, TextIO
 
@@ -16,6 +17,7 @@ def configure(level: str, log_format: LogFormat, stream: TextIO = sys.stderr) ->
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
+        _without_secrets,
     ]
     if log_format == "text":
         shared.append(_one_line)
@@ -45,6 +47,22 @@ def configure(level: str, log_format: LogFormat, stream: TextIO = sys.stderr) ->
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
+
+
+_SECRETS = ((re.compile(r"://[^/\s@]+@"), "://***@"), (re.compile(r"\b(bfe?_[0-9a-zA-Z]{0,12})[\w-]{30,}"), r"\1***"))
+
+
+def _without_secrets(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """What a library says of an address or a token, in a traceback for instance, shows no password and no secret (I7).
+
+    Our own lines carry none; this is for what we did not write.
+    """
+    for name, value in event.items():
+        if isinstance(value, str):
+            for secret, shown in _SECRETS:
+                value = secret.sub(shown, value)
+            event[name] = value
+    return event
 
 
 def _one_line(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

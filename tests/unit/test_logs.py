@@ -135,3 +135,19 @@ def test_ids_bound_to_a_task_are_on_every_line() -> None:
         logs.logger("x").info("ours")
         logging.getLogger("some.package").info("theirs")
     assert [line["request_id"] for line in documents(stream)] == ["r1", "r1"]
+
+
+def test_what_libraries_say_shows_no_password_and_no_token() -> None:
+    stream = written("json")
+    token = f"bf_0123456789ab_{'x' * 43}"
+    try:
+        raise ValueError(f"http://ann:c4n4ry@proxy.example:1/ with {token}")
+    except ValueError:
+        logging.getLogger("a.library").exception("https://c4n4ry@mirror.example/%s", token)
+        logs.logger("ours").exception("It failed.", url="http://:c4n4ry@mirror.example/", token=f"bfe_{'y' * 90}")
+    told = stream.getvalue()
+    assert "c4n4ry" not in told
+    assert "x" * 10 not in told
+    assert "y" * 20 not in told
+    assert "://***@proxy.example:1/" in told
+    assert "bf_0123456789ab" in told, "which token it was may be said"
