@@ -119,7 +119,13 @@ async def test_what_is_done_at_the_console_is_in_the_activity(
     environment = {name: value for name, value in os.environ.items() if not name.startswith("REGION_")}
     environment |= {"REGION_DATABASE_URL": database_url, "REGION_DATA_DIR": str(tmp_path)}
     printed = []
-    for command in (["rack-token", "--uses", "2"], ["admin-token", "--name", "Ann"], ["new-epoch"]):
+    for command in (
+        ["rack-token", "--uses", "2"],
+        ["admin-token", "--name", "Ann"],
+        ["new-epoch"],
+        ["key", "rotate-secrets"],
+        ["key", "forget-secrets"],
+    ):
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "region", *command, env=environment, stdout=PIPE, stderr=PIPE
         )
@@ -135,5 +141,5 @@ async def test_what_is_done_at_the_console_is_in_the_activity(
         ("the region's console", "enrolment_token.created", "Made an enrolment token for 2 racks."),
         ("the region's console", "token.created", "Made a token for Ann with the role admin."),
     ]
-    assert entries[2].action == "region.epoch_begun"
+    assert [entry.action for entry in entries[2:]] == ["region.epoch_begun", "secrets.rotated", "secrets.forgotten"]
     assert not any(secret[16:] in str(entries) for secret in printed[:2])

@@ -98,6 +98,19 @@ async def test_sessions_go_when_they_have_ended(region: AsyncEngine, clock: Cloc
     assert len(await column(region, "SELECT id FROM operator_tokens")) == 2, "expired tokens stay on the list"
 
 
+async def test_the_activity_says_in_time_that_the_last_administrators_token_expires(
+    region: AsyncEngine, clock: Clock
+) -> None:
+    async with transaction(region) as connection:
+        await operators.create_token(connection, "Ada", Role.ADMIN, NOW, NOW + 20 * DAYS)
+    for after in (0, 7, 8):
+        clock.pass_by(after * DAYS)
+        assert await tidy(region, clock())
+        told = await column(region, "SELECT sentence FROM activity WHERE action = 'token.expiring'")
+        assert len(told) == (1 if after else 0)
+    assert str(told[0]).startswith("The last administrator's token, Ada, expires on 2026-08-12;")
+
+
 async def test_enrolment_tokens_go_a_month_after_they_expired(region: AsyncEngine, clock: Clock) -> None:
     async with transaction(region) as connection:
         for lifetime in (timedelta(hours=1), 2 * DAYS):

@@ -121,8 +121,15 @@ async def test_the_proxys_password_stays_when_the_mask_comes_back(bench: Bench) 
 async def test_a_removed_source_leaves_no_password(bench: Bench) -> None:
     source = await add(bench.region)
     async with transaction(bench.region.engine) as connection:
+        # What is held of it keeps its row.
+        for statement in OF_BEFORE[-2:]:
+            values = {"source": source.id, "signer": "unsigned:https://mirror.example/maas/"}
+            named = re.findall(r":(\w+)", statement)
+            await connection.execute(text(statement), {name: values[name] for name in named})
         await sources.remove(connection, source.id, NOW)
-    assert "bfs1" not in await everything(bench.region.engine)
+    kept = await everything(bench.region.engine)
+    assert "mirror.example" in kept
+    assert "bfs1" not in kept
 
 
 OF_BEFORE = [
@@ -139,11 +146,11 @@ OF_BEFORE = [
     """
     INSERT INTO products (source_id, content_id, name, kind, os, release, arch, subarch, label, title, version,
                           codename, image, place)
-    VALUES (1, 'c', 'n', 'k', 'o', 'r', 'a', 's', 'l', 't', 'v', 'c', 'i', 'p')
+    VALUES (:source, 'c', 'n', 'k', 'o', 'r', 'a', 's', 'l', 't', 'v', 'c', 'i', 'p')
     """,
     """
     INSERT INTO versions (product_id, name, held_at, vouched_by)
-    VALUES (1, '1', now(), ARRAY[CAST(:signer AS text)])
+    SELECT id, '1', now(), ARRAY[CAST(:signer AS text)] FROM products WHERE name = 'n'
     """,
 ]
 
@@ -164,7 +171,8 @@ async def before(
 
     async with transaction(built.engine) as connection:
         await connection.run_sync(to_then)
-        values = {"mirror": MIRROR, "proxy": PROXY, "signer": f"unsigned:{MIRROR}", "own": built.fingerprint}
+        values: dict[str, object] = {"mirror": MIRROR, "proxy": PROXY, "signer": f"unsigned:{MIRROR}", "source": 1}
+        values["own"] = built.fingerprint
         for statement in OF_BEFORE:
             named = re.findall(r":(\w+)", statement)
             await connection.execute(text(statement), {name: values[name] for name in named})

@@ -250,6 +250,8 @@ def test_no_url(text: object) -> None:
         "http://bob:hunter2@/",
         "http://bob:hunter2@[::1/",
         "http://:hunter2@mirror.example:port/",
+        "http:/bob:hunter2@mirror.example/",
+        "bob:hunter2@mirror.example",
     ],
 )
 def test_a_refused_url_does_not_show_its_password(text: str) -> None:
