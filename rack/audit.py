@@ -1,11 +1,13 @@
 """Audit: are the bytes on this disk still the ones that were verified?
 
 Hard links share their bytes, so what is audited is the file behind the names (its inode), once. A file is in doubt when
-it was touched since it was verified, has another size, or its turn of the day has come; then it is read. What is wrong
-loses its names at once: better no answer than a wrong one.
+it was touched since it was verified, has another size, or its turn of the day has come; then it is read. What was read
+and is wrong loses its names at once: better no answer than a wrong one. What could not be read (too many open files, a
+disk that fails) keeps them, is told, and is read again by the next audit: nobody knows that it is wrong.
 """
 
 import os
+import stat
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,7 +84,8 @@ def _status(path: Path) -> os.stat_result | None:
 def settle(store: DiskStore, doubt: Doubt) -> bool:
     """Read the file. True if its bytes are right: it is marked as verified again. False: its names are gone.
 
-    Blocks for as long as the reading takes. Raises OSError when the names of a wrong file cannot be removed.
+    Blocks for as long as the reading takes. Raises OSError when the file cannot be read, which then keeps its names and
+    its mark; or when the names of a wrong file cannot be removed.
     """
     if doubt.stored:
         return _settle_stored(store, doubt)
@@ -116,9 +119,11 @@ def _drop(paths: Iterable[Path]) -> None:
 
 
 def _is_right(path: Path, doubt: Doubt) -> bool:
+    """Raises OSError when nobody can tell."""
+    found = _status(path)
+    if found is None or not stat.S_ISREG(found.st_mode) or found.st_size != doubt.size:
+        return False
     try:
-        plain = path.is_file() and not path.is_symlink() and path.stat().st_size == doubt.size
-        return plain and hash_file(path).digest() == doubt.sha256
-    except OSError:
-        # A disk that cannot read the bytes any more has lost them.
+        return hash_file(path).digest() == doubt.sha256
+    except FileNotFoundError:
         return False

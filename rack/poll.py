@@ -76,6 +76,7 @@ class Poller:
         self._etag = ""
         self._polling = asyncio.Lock()
         self._last_audit: datetime | None = None
+        self._unread: frozenset[Sha256] = frozenset()
         self._reported: tuple[Knows, tuple[Pending, ...], Fault] | None = None
         self._logged: tuple[str, str] | None = None
 
@@ -184,20 +185,29 @@ class Poller:
     async def _audit(self) -> None:
         now = self._now()
         found = await asyncio.to_thread(self._doubts, now)
+        unread: dict[Sha256, OSError] = {}
         for doubt in found:
-            if not await asyncio.to_thread(audit.settle, self._store, doubt):
+            try:
+                right = await asyncio.to_thread(audit.settle, self._store, doubt)
+            except OSError as error:
+                unread[doubt.sha256] = error
+                _log.error(f"A file here cannot be read; it stays. {error}", action="audit", path=doubt.name)
+                continue
+            if not right:
                 _log.warning(
                     "A file here was not what it had been; it is served no more and will be pulled again.",
                     action="audit",
                     sha256=doubt.sha256,
                     path=doubt.name,
                 )
-        self._last_audit = now
+        self._last_audit, self._unread = now, frozenset(unread)
+        if unread:
+            raise next(iter(unread.values()))
 
     def _doubts(self, now: datetime) -> list[audit.Doubt]:
         wanted = self.belief.manifest.files() if self.belief.manifest else {}
         places = list(audit.places(self._root, wanted.items(), self.belief.tree))
-        due = due_since({place.sha256 for place in places}, self._last_audit, now)
+        due = due_since({place.sha256 for place in places}, self._last_audit, now) | self._unread
         return audit.doubts(self._store, places, due)
 
     async def _pull(self, manifest: Manifest, went: Round, away: BootferryError | None) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.digest import Hasher
-from shared.errors import DiskFailed, InvalidDocument, NoRoom
+from shared.errors import DiskFailed, InvalidDocument, NoInodes, NoRoom
 
 READ_SIZE = 1024 * 1024
 
@@ -140,7 +140,16 @@ def hash_open(descriptor: int) -> Hasher:
 
 
 def disk_error(error: OSError, root: Path, needed: int = 0) -> NoRoom | DiskFailed:
-    """What an operator may be told about `error`; `needed` bytes were to be written below `root`."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return NoRoom(str(root), needed, shutil.disk_usage(root).free)
-    return DiskFailed(str(root), error)
+    """What an operator may be told about `error`; `needed` bytes were to be written below `root`.
+
+    A file system can be out of inodes while it has bytes: that is `NoInodes`.
+    """
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFailed(str(root), error)
+    try:
+        free, inodes = shutil.disk_usage(root).free, os.statvfs(root)
+    except OSError:
+        return DiskFailed(str(root), error)
+    if error.errno == errno.ENOSPC and inodes.f_files > 0 and inodes.f_favail == 0:
+        return NoInodes(str(root), needed, free)
+    return NoRoom(str(root), needed, free)

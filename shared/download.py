@@ -52,7 +52,7 @@ async def download(
     `progress` is called on the loop with the bytes of this file that have arrived, resumed ones included; it may fall
     back to 0 when a resumed prefix turns out to be wrong. Cancelling keeps what has arrived. Raises FetchError:
     WrongDigest and WrongSize say that the other side has other bytes; after any other kind, trying again resumes.
-    Raises Conflict while somebody else downloads the same file; NoRoom, DiskFailed.
+    Raises Conflict when somebody removes what has arrived; NoRoom, DiskFailed.
     """
     try:
         await _download(transfer, store, url, sha256, size, progress)
@@ -68,7 +68,8 @@ async def _download(
 
     def begin() -> None:
         # Kept in the list, so that it is closed also when nobody waits for this thread any more.
-        if not store.has(sha256, size):
+        # One that was stored by a process that died at once may not be flushed yet.
+        if not store.secure(sha256, size):
             writers.append(store.writer(sha256, size))
 
     try:

@@ -26,6 +26,7 @@ the API answers it, the journal shows it, operators search for it.
     │   ├── ForkedManifest          another one of the very number that was accepted before
     │   └── TooOld                  older than what was accepted before
     ├── NoRoom                      the disk cannot hold what was asked for
+    │   └── NoInodes                it has bytes left, and no inodes
     ├── DiskFailed                  the disk refused to read or write
     ├── Unavailable                 a part we need is away; trying again later will do
     └── InvalidConfiguration             the process cannot start as configured
@@ -527,6 +528,20 @@ class NoRoom(BootferryError):
         super().__init__(
             f"{spoken_size(needed)} are needed below {path} and {spoken_size(free)} are free;"
             " free some room or select fewer images."
+        )
+
+
+class NoInodes(NoRoom):
+    """The file system below `path` has `free` bytes and no inodes: no further file can be made."""
+
+    code = "no_inodes"
+
+    def __init__(self, path: str, needed: int, free: int) -> None:
+        super().__init__(path, needed, free)
+        BootferryError.__init__(
+            self,
+            f"No more files can be made below {path}: its file system has no inodes left, although"
+            f" {spoken_size(free)} are free; remove files that others keep there, or move the directory",
         )
 
 

@@ -62,5 +62,6 @@ async def get_file(
     try:
         return await file_response(request, region.store, sha256, size, accel_prefix=region.configuration.accel_prefix)
     except Unavailable:
+        region.clock.unread.add(sha256)
         region.doubted.set()
         raise

@@ -135,6 +135,9 @@ ROWS: Mapping[type[BootferryError], Row] = {
     errors.NoRoom: Row(
         HTTPStatus.INSUFFICIENT_STORAGE, "What was asked for does not fit on a disk. Nothing was fetched."
     ),
+    errors.NoInodes: Row(
+        HTTPStatus.INSUFFICIENT_STORAGE, "A disk has bytes left, and no inodes: no further file can be made on it."
+    ),
     DiskFailed: Row(HTTPStatus.SERVICE_UNAVAILABLE, "The disk refused to read or write."),
     Unavailable: Row(HTTPStatus.SERVICE_UNAVAILABLE, "A part is away, mostly the database."),
     Crowded: Row(HTTPStatus.SERVICE_UNAVAILABLE, "More is asked without a token than the region answers at once."),

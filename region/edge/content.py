@@ -34,7 +34,8 @@ async def file_response(
     `<accel_prefix>/<path below the store's directory>`, for an nginx in front to send; nginx answers the Range itself
     and needs `etag off; add_header ETag $upstream_http_etag; add_header Repr-Digest $upstream_http_repr_digest;`.
 
-    Raises Unavailable, before anything is sent, when the file is not there or was touched since it was verified.
+    Raises Unavailable, before anything is sent, when the file is not there, was touched since it was verified, or
+    cannot be read.
     """
     etag = f'"{sha256}"'
     status, part = decide(request.method, request.headers.getlist, etag, size)
@@ -51,7 +52,10 @@ async def file_response(
             412, "precondition_failed", f"This file's ETag is {etag}, which If-Match does not name; ask for it anew."
         )
 
-    file = await asyncio.to_thread(store.open, sha256, size)
+    try:
+        file = await asyncio.to_thread(_readable, store, sha256, size, part)
+    except OSError as error:
+        raise Unavailable(f"The file {sha256} cannot be read just now ({error.strerror})") from error
     if file is None:
         raise Unavailable(f"The file {sha256} is not as it was verified and is fetched again")
     headers |= {
@@ -66,6 +70,19 @@ async def file_response(
         redirect = f"{accel_prefix.rstrip('/')}/{store.name_below(sha256)}"
         return Response(headers=headers | {"X-Accel-Redirect": redirect})
     return _FileResponse(file, part, status, headers | {"Content-Length": str(len(part))})
+
+
+def _readable(store: Store, sha256: Sha256, size: int, part: range) -> StoredFile | None:
+    """The file, open, of which the first byte of `part` was read. Raises OSError: a status cannot be taken back."""
+    file = store.open(sha256, size)
+    try:
+        if file is not None and part:
+            file.read_at(part.start, 1)
+    except OSError:
+        if file is not None:
+            file.close()
+        raise
+    return file
 
 
 class _FileResponse(Response):

@@ -5,8 +5,8 @@ Ticks are measured by the loop's monotonic clock: a wall clock that is set, by y
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -14,6 +14,7 @@ from region.database.connection import transaction
 from region.fleet.sightings import Sightings
 from region.importing import housekeeping, imports, upkeep
 from shared.audit import SLICE_S
+from shared.digest import Sha256
 from shared.errors import Unavailable
 from shared.logs import logger
 from shared.store.base import Store
@@ -32,7 +33,7 @@ log = logger(__name__)
 
 @dataclass(slots=True)
 class Clock:
-    """What the ticks take, and when this process last audited the store."""
+    """What the ticks take, when this process last audited the store, and which files it could not read then."""
 
     engine: AsyncEngine
     store: Store
@@ -40,6 +41,7 @@ class Clock:
     prune_grace: timedelta
     now: Callable[[], datetime]
     last_audit_at: datetime | None = None
+    unread: set[Sha256] = field(default_factory=set)
 
     async def tick(self) -> None:
         """Start the sync if it is due, prune what has been unneeded for long enough, write sightings down, tidy."""
@@ -56,7 +58,7 @@ class Clock:
     async def audit(self) -> None:
         """Compare disk and catalogue; what was lost is asked for again at once."""
         now = self.now()
-        lost = await upkeep.audit(self.engine, self.store, self.last_audit_at, now)
+        lost = await upkeep.audit(self.engine, self.store, self.last_audit_at, now, self.unread)
         if lost is None:
             return
         self.last_audit_at = now

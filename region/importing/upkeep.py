@@ -72,25 +72,38 @@ async def let_go(engine: AsyncEngine, store: Store, digests: Collection[Sha256])
         return await files.leaving(connection, leaving)
 
 
-async def audit(engine: AsyncEngine, store: Store, last: datetime | None, now: datetime) -> list[Sha256] | None:
+async def audit(
+    engine: AsyncEngine, store: Store, last: datetime | None, now: datetime, unread: set[Sha256] | None = None
+) -> list[Sha256] | None:
     """Compare rows and disk, and ask for what was lost. The digests of files that were lost or spoiled.
 
-    Every file is looked at; those touched since they were verified, and those due since the audit `last`, are read.
-    None when another process audits just now.
+    Every file is looked at; those touched since they were verified, those due since the audit `last`, and those
+    `unread`, are read. A file that cannot be read stays as it is: it is told, and `unread` names it afterwards, for the
+    next audit. None when another process audits just now.
     """
+    unread = set() if unread is None else unread
     with ExitStack() as stack:
         if not await in_thread(stack.enter_context, store.alone(READING)):
             return None
         async with transaction(engine) as connection:
             rows = await files.all_stored(connection)
         touched = await in_thread(_touched, store, rows)
-        due = due_since((row.sha256 for row in rows), last, now)
-        wrong = [
-            row
-            for row in rows
-            if (row.sha256 in touched or row.sha256 in due)
-            and not await in_thread(_is_right, store, row.sha256, row.sha256 in touched)
-        ]
+        due = due_since((row.sha256 for row in rows), last, now) | unread | touched
+        unread.clear()
+        wrong = []
+        for row in rows:
+            if row.sha256 not in due:
+                continue
+            try:
+                right = await in_thread(_is_right, store, row.sha256, row.sha256 in touched)
+            except OSError as error:
+                unread.add(row.sha256)
+                log.error(
+                    f"A stored file cannot be read; it stays. {store.fault(error)}", action="audit", file=row.sha256
+                )
+                continue
+            if not right:
+                wrong.append(row)
     if not wrong:
         return []
     async with transaction(engine) as connection:
@@ -102,11 +115,22 @@ async def audit(engine: AsyncEngine, store: Store, last: datetime | None, now: d
 
 
 def _touched(store: Store, rows: Collection[Stored]) -> set[Sha256]:
-    return {row.sha256 for row in rows if not store.has(row.sha256, row.size)}
+    return {row.sha256 for row in rows if not _is_had(store, row)}
+
+
+def _is_had(store: Store, row: Stored) -> bool:
+    try:
+        return store.has(row.sha256, row.size)
+    except OSError:
+        # Nobody can tell: whoever reads it sees what is wrong.
+        return False
 
 
 def _is_right(store: Store, sha256: Sha256, touched: bool) -> bool:
-    """True if the bytes are right. A file that is wrong is not served from now on, whatever becomes of its row."""
+    """True if the bytes are right. A file that is wrong is not served from now on, whatever becomes of its row.
+
+    Raises OSError when they cannot be read: nobody knows what they are then.
+    """
     right = store.digest_of(sha256) == sha256
     try:
         if not right:

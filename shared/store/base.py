@@ -7,7 +7,11 @@ Rules that every store keeps, and every caller may rely on:
 - A file carries a mark that it was verified; whoever touches its bytes takes the mark away. `has` and `open` look at
   the mark and never read: rot that leaves the mark alone is found by whoever reads, see `shared.audit`.
 - What has arrived of a file is a prefix to resume from and proves nothing: it is hashed again by whoever resumes.
-- At most one writer is at work on a digest, among all processes that use the store.
+- Writers of one digest do not wait for each other: each has what arrives to itself, and whoever begins takes over what
+  one that has ended left behind. So a process that hangs in the middle of a file keeps nobody from it.
+- After a write or a flush that failed, what has arrived is thrown away: nobody can say what of it is on the disk.
+- OSError is no verdict on a file: only bytes that were read and differ are wrong, and only a name that is not there is
+  gone. Whoever cannot read tells it and leaves the file alone.
 - No name from outside reaches the store; a digest is the only one it takes.
 - Every method may block on a disk or a network: call it in a thread, and never inside a database transaction.
 - Faults of what lies below are OSError; `fault` turns one into what an operator is told.
@@ -55,7 +59,7 @@ class StoredFile(Protocol):
 
 
 class Writer(ABC):
-    """The one writer of a growing file. It ends by `commit`, `discard` or `close`; then only `close` is allowed."""
+    """A writer of a growing file. It ends by `commit`, `discard` or `close`; then only `close` is allowed."""
 
     def __init__(self, sha256: Sha256, size: int) -> None:
         self.sha256 = sha256
@@ -73,7 +77,7 @@ class Writer(ABC):
 
     @abstractmethod
     def write(self, chunk: bytes) -> None:
-        """Append `chunk` and hash it. Raises OSError; what was written before is kept."""
+        """Append `chunk` and hash it. Raises OSError: nothing of the file is left then, and the writer has ended."""
 
     @abstractmethod
     def restart(self) -> None:
@@ -83,8 +87,9 @@ class Writer(ABC):
     def commit(self) -> None:
         """File it: after this returns the store holds it, verified, also after a loss of power.
 
-        Raises InvalidValue when the bytes are not the promised ones: nothing appears in the store then. Raises
-        Conflict when somebody has removed what had arrived; OSError.
+        Raises InvalidValue when the bytes are not the promised ones, Conflict when somebody has removed what had
+        arrived: nothing appears in the store then. Raises OSError: nothing of the file is left then, and the writer has
+        ended.
         """
 
     @abstractmethod
@@ -112,12 +117,19 @@ class Store(ABC):
         """True if the file was verified with this digest, has this size, and nobody has written to it since."""
 
     @abstractmethod
-    def held(self) -> Iterator[tuple[Sha256, int]]:
-        """Every file there is, with its size in bytes, touched ones too; partial ones not."""
+    def secure(self, sha256: Sha256, size: int) -> bool:
+        """True if `has` is; the file then survives a loss of power, however the process ended that has filed it.
+
+        For whoever finds a file it has not filed itself and is about to write down that it is there. Raises OSError.
+        """
+
+    @abstractmethod
+    def held(self, beginning: str = "") -> Iterator[tuple[Sha256, int]]:
+        """Every file whose digest has this `beginning`, with its size in bytes, touched ones too; partial ones not."""
 
     @abstractmethod
     def open(self, sha256: Sha256, size: int) -> StoredFile | None:
-        """The file, to be read; None when `has` would be false."""
+        """The file, to be read; None when `has` would be false. Raises OSError: nobody knows what the file is then."""
 
     def location(self, sha256: Sha256) -> str | None:
         """A URL under which anybody who is told it may read the file for a while; None where the store has no such."""
@@ -125,14 +137,17 @@ class Store(ABC):
 
     @abstractmethod
     def writer(self, sha256: Sha256, size: int) -> Writer:
-        """The writer of this file. What has arrived earlier is read and hashed; more than `size` bytes are dropped.
+        """A writer of this file. What has arrived earlier is read and hashed; more than `size` bytes are dropped.
 
-        Raises Conflict while another writer is at work on this digest.
+        While another writer is at work on this digest, this one begins at its first byte. Raises OSError.
         """
 
     @abstractmethod
     def digest_of(self, sha256: Sha256) -> Sha256 | None:
-        """What the bytes filed under `sha256` really hash to; None when there are none, or none that can be read."""
+        """What the bytes filed under `sha256` really hash to; None when there is no such file.
+
+        Raises OSError when they cannot be read: nobody knows what they are then.
+        """
 
     @abstractmethod
     def reinstate(self, sha256: Sha256) -> None:

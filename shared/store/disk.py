@@ -4,29 +4,35 @@
     <root>/files/.<work>          locked by the one process that is at that work (`alone`)
     <root>/incoming/3c64c612…     what has arrived; locked by its writer, mode 0600
 
-Bytes, mode and mark are flushed before the one rename that makes the file appear, the directories after it. Locks are
-flock(2): the kernel lets them go when the process has ended, and not while it only sleeps.
+Nothing below `root` is reached through a link (`shared.store.below`): where one stands, there is no file. How a file
+grows, and in which order it is flushed, is in `shared.store.growing`.
 """
 
 import errno
-import fcntl
 import os
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
+from secrets import token_hex
+from types import TracebackType
 
-from shared.digest import Hasher, Sha256
-from shared.disk import disk_error, hash_file, hash_open, sync_directory
-from shared.errors import Conflict, DiskFailed, InvalidValue, NoRoom
-from shared.mark import holds_verified, is_verified, set_mark, take_mark
-from shared.store.base import Store, Writer
+from shared.digest import Sha256
+from shared.disk import disk_error, hash_open, sync_directory
+from shared.errors import DiskFailed, InvalidValue, NoRoom
+from shared.mark import is_verified, set_mark
+from shared.store import below
+from shared.store.base import Store
+from shared.store.below import ABSENT
+from shared.store.growing import FILES, INCOMING, DiskWriter, Memory, flush_shelf, locked, shelf_of
 
 HEADROOM_BYTES = 64 * 1024 * 1024
 """What a disk keeps free beside the files, for trees, databases and logs."""
+
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+"""O_NONBLOCK: a pipe that somebody has put in the place of a file must not be waited for."""
 
 
 class DiskFile(FileIO):
@@ -47,98 +53,134 @@ class DiskStore(Store):
     def __init__(self, root: Path) -> None:
         self.where = str(root)
         self._root = root
-        self._files = root / "files"
-        self._incoming = root / "incoming"
-        self._incoming.mkdir(parents=True, exist_ok=True)
-        self._files.mkdir(exist_ok=True)
-        self._flushed: set[Path] = set()
+        self._memory = Memory()
+        made = not root.is_dir()
+        root.mkdir(parents=True, exist_ok=True)
+        with below.directory(root) as descriptor:
+            for name in (INCOMING, FILES):
+                made |= below.make_directory(descriptor, name)
+        # A process may have made them and died before they were flushed. A disk that only reads has nothing to flush.
+        with suppress(*([] if made else [OSError])):
+            sync_directory(root)
+            sync_directory(root.parent)
 
     def has(self, sha256: Sha256, size: int) -> bool:
         """True if the file was verified with this digest, has this size, and nobody has written to it since."""
-        return holds_verified(self._path(sha256), size)
+        found = self.status(sha256)
+        return found is not None and is_verified(found, size)
 
-    def held(self) -> Iterator[tuple[Sha256, int]]:
-        """Every file below `files/`, with its size in bytes, whether touched or not."""
-        for directory in sorted(self._files.iterdir()):
-            if directory.is_symlink() or not directory.is_dir():
-                continue
-            with os.scandir(directory) as entries:
-                for entry in entries:
-                    try:
-                        sha256, found = Sha256(entry.name), entry.stat(follow_symlinks=False)
-                    except (InvalidValue, FileNotFoundError):
-                        # A stranger's file, or one that went away meanwhile: neither is held.
-                        continue
-                    if stat.S_ISREG(found.st_mode) and entry.path == str(self._path(sha256)):
-                        yield sha256, found.st_size
+    def secure(self, sha256: Sha256, size: int) -> bool:
+        """True if `has` is; the file then survives a loss of power, whoever filed it and however that one ended."""
+        shelf = shelf_of(sha256)
+        try:
+            with below.directory(self._root, FILES) as files, below.directory(self._root, FILES, shelf) as into:
+                descriptor = os.open(sha256, _READ, dir_fd=into)
+                try:
+                    if not is_verified(os.fstat(descriptor), size):
+                        return False
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+                flush_shelf(into, files, shelf, self._memory)
+        except OSError as error:
+            if error.errno in ABSENT:
+                return False
+            raise
+        return True
+
+    def held(self, beginning: str = "") -> Iterator[tuple[Sha256, int]]:
+        """Every file below `files/` whose digest has this `beginning`, with its size in bytes, touched or not."""
+        with below.directory(self._root, FILES) as files:
+            shelves = sorted(name for name in below.names(files) if name.startswith(beginning[:2]))
+        for shelf in shelves:
+            try:
+                with below.directory(self._root, FILES, shelf) as into, os.scandir(into) as entries:
+                    for entry in entries:
+                        if entry.name.startswith(beginning) and (found := _filed(entry, shelf)) is not None:
+                            yield found
+            except OSError as error:
+                # A stranger's file or link, or a directory that went away meanwhile.
+                if error.errno not in ABSENT:
+                    raise
 
     def open(self, sha256: Sha256, size: int) -> DiskFile | None:
         """The file, to be read; None when `has` would be false."""
-        try:
-            descriptor = os.open(self._path(sha256), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-                return None
-            raise
-        if not is_verified(os.fstat(descriptor), size):
-            os.close(descriptor)
+        descriptor = self._open(sha256)
+        if descriptor is None:
             return None
-        return DiskFile(descriptor, size)
+        try:
+            if is_verified(os.fstat(descriptor), size):
+                return DiskFile(descriptor, size)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+        return None
 
-    def writer(self, sha256: Sha256, size: int) -> "DiskWriter":
-        """The writer of this file. Raises Conflict while another writer is at work on this digest; OSError."""
-        return DiskWriter(self._incoming / sha256, self._path(sha256), sha256, size, self._flushed)
+    def writer(self, sha256: Sha256, size: int) -> DiskWriter:
+        """A writer of this file. Raises OSError."""
+        return DiskWriter(self._root, sha256, size, self._memory)
 
     def digest_of(self, sha256: Sha256) -> Sha256 | None:
-        """What the bytes filed under `sha256` really hash to; None when there are none, or none that can be read."""
-        try:
-            return hash_file(self._path(sha256)).digest()
-        except OSError:
-            # A disk that cannot read the bytes any more has lost them.
+        """What the bytes filed under `sha256` really hash to; None when there is no such file. Raises OSError."""
+        descriptor = self._open(sha256)
+        if descriptor is None:
             return None
+        try:
+            return hash_open(descriptor).digest() if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
+        finally:
+            os.close(descriptor)
 
     def reinstate(self, sha256: Sha256) -> None:
         """Mark the file as verified again: its bytes were read and are right. Its hard links are marked with it."""
-        path = self._path(sha256)
-        path.chmod(0o444)
-        set_mark(path)
+        with below.directory(self._root, FILES, shelf_of(sha256)) as into:
+            descriptor = os.open(sha256, _READ, dir_fd=into)
+        try:
+            os.fchmod(descriptor, 0o444)
+            set_mark(descriptor)
+        finally:
+            os.close(descriptor)
 
     def disown(self, sha256: Sha256) -> None:
         """Take the file's mark away, and with it that of all its hard links. No file is no error."""
-        try:
-            take_mark(self._path(sha256))
-        except (FileNotFoundError, NotADirectoryError):
-            return
+        with _NothingThere(), below.directory(self._root, FILES, shelf_of(sha256)) as into:
+            os.utime(sha256, dir_fd=into, follow_symlinks=False)
 
     def remove(self, *digests: Sha256) -> None:
         """Remove the files and what has arrived of them. Hard links elsewhere, and whoever has one open, keep them."""
         for sha256 in digests:
-            _clear(self._path(sha256))
-            _clear(self._incoming / sha256)
+            with _NothingThere(), below.directory(self._root, FILES, shelf_of(sha256)) as into:
+                below.clear(into, sha256)
+        with _NothingThere(), below.directory(self._root, INCOMING) as incoming:
+            for name in below.names(incoming):
+                if name.partition(".")[0] in digests:
+                    below.clear(incoming, name)
 
     def clear_incoming(self, keep: Iterable[Sha256]) -> None:
         """Drop what has arrived of files nobody waits for any more, and whatever else lies there."""
         kept = set(keep)
-        self._incoming.mkdir(parents=True, exist_ok=True)
-        for path in sorted(self._incoming.iterdir()):
-            if path.name not in kept or not stat.S_ISREG(path.lstat().st_mode):
-                _clear(path)
+        with below.directory(self._root, INCOMING, make=True) as incoming:
+            for name in sorted(below.names(incoming)):
+                found = below.status(incoming, name)
+                if found is not None and not (name.partition(".")[0] in kept and stat.S_ISREG(found.st_mode)):
+                    below.clear(incoming, name)
 
     @contextmanager
     def alone(self, work: str) -> Iterator[bool]:
         """True inside, if no other process is inside with the same `work`, a plain word. Raises OSError."""
-        self._files.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self._files / f".{work}", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with below.directory(self._root, FILES, make=True) as files:
+            descriptor = _open_lock(files, f".{work}")
         try:
-            yield _locked(descriptor)
+            yield locked(descriptor)
         finally:
             os.close(descriptor)
 
     def require_writable(self) -> None:
         """Raises OSError unless a file can be made and removed here just now."""
-        self._incoming.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=self._incoming, prefix="."):
-            pass
+        name = f".{token_hex(8)}"
+        with below.directory(self._root, INCOMING, make=True) as incoming:
+            os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=incoming))
+            os.unlink(name, dir_fd=incoming)
 
     def bytes_free(self) -> int:
         """Bytes this process may still write here, headroom deducted; never negative."""
@@ -156,138 +198,62 @@ class DiskStore(Store):
 
     def link(self, sha256: Sha256, target: Path) -> None:
         """Make `target` another name of the file. Raises FileNotFoundError when the file is not here; OSError."""
-        target.hardlink_to(self._path(sha256))
+        with below.directory(self._root, FILES, shelf_of(sha256)) as into:
+            os.link(sha256, target, src_dir_fd=into, follow_symlinks=False)
 
     def status(self, sha256: Sha256) -> os.stat_result | None:
         """What the file system says of the file, by which its hard links are known; None when it is not here."""
-        try:
-            return self._path(sha256).lstat()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        with _NothingThere(), below.directory(self._root, FILES, shelf_of(sha256)) as into:
+            return below.status(into, sha256)
+        return None
 
     def name_below(self, sha256: Sha256) -> str:
         """The file's name relative to the store's directory, for a web server in front that sends it (nginx)."""
-        return str(self._path(sha256).relative_to(self._root))
+        return f"{FILES}/{shelf_of(sha256)}/{sha256}"
 
     # --- where things are
 
-    def _path(self, sha256: Sha256) -> Path:
-        return self._files / sha256[:2] / sha256
+    def _open(self, sha256: Sha256) -> int | None:
+        """A descriptor to read what is filed under `sha256`; None when there is nothing, or a link. Raises OSError."""
+        with _NothingThere(), below.directory(self._root, FILES, shelf_of(sha256)) as into:
+            return os.open(sha256, _READ, dir_fd=into)
+        return None
 
     def _arrived(self, sha256: Sha256) -> int:
-        try:
-            return (self._incoming / sha256).lstat().st_size
-        except FileNotFoundError:
-            return 0
+        with _NothingThere(), below.directory(self._root, INCOMING) as incoming:
+            found = below.status(incoming, sha256)
+            return 0 if found is None else found.st_size
+        return 0
 
 
-class DiskWriter(Writer):
-    """The growing file `incoming`, to become `target`.
+class _NothingThere:
+    """Inside, a name that is not there, or a link in the place of a directory, ends the block and nothing else."""
 
-    `flushed` are the directories below `files/` whose own names this process has flushed: that is needed once for each,
-    not once for each file in it.
-    """
+    def __enter__(self) -> None:
+        pass
 
-    def __init__(self, incoming: Path, target: Path, sha256: Sha256, size: int, flushed: set[Path]) -> None:
-        super().__init__(sha256, size)
-        self._incoming, self._target, self._flushed = incoming, target, flushed
-        self._descriptor = _open_locked(incoming)
-        try:
-            if os.fstat(self._descriptor).st_size > size:
-                os.ftruncate(self._descriptor, 0)
-            self._hasher = hash_open(self._descriptor)
-            os.lseek(self._descriptor, 0, os.SEEK_END)
-        except BaseException:
-            self.close()
+    def __exit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> bool:
+        return isinstance(error, OSError) and error.errno in ABSENT
+
+
+def _filed(entry: "os.DirEntry[str]", shelf: str) -> tuple[Sha256, int] | None:
+    """Digest and size of a file on its shelf; None when it is a stranger's, or went away meanwhile. Raises OSError."""
+    try:
+        sha256, found = Sha256(entry.name), entry.stat(follow_symlinks=False)
+    except (InvalidValue, FileNotFoundError):
+        return None
+    ours = stat.S_ISREG(found.st_mode) and entry.name == sha256 and shelf_of(sha256) == shelf
+    return (sha256, found.st_size) if ours else None
+
+
+def _open_lock(files: int, name: str) -> int:
+    flags = os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(name, os.O_RDWR | flags, 0o600, dir_fd=files)
+    except OSError as error:
+        if error.errno != errno.EROFS:
             raise
-
-    def write(self, chunk: bytes) -> None:
-        """Append `chunk` and hash it. Raises OSError; what was written before is kept."""
-        view = memoryview(chunk)
-        while view:
-            view = view[os.write(self._descriptor, view) :]
-        self._hasher.update(chunk)
-
-    def restart(self) -> None:
-        """Drop what has arrived and begin anew."""
-        os.ftruncate(self._descriptor, 0)
-        os.lseek(self._descriptor, 0, os.SEEK_SET)
-        self._hasher = Hasher()
-
-    def commit(self) -> None:
-        """File it: after this returns the store holds it, verified, also after a loss of power."""
-        self._require_promised()
-        os.fchmod(self._descriptor, 0o444)
-        set_mark(self._descriptor)
-        os.fsync(self._descriptor)
-        if not _is_at(self._descriptor, self._incoming):
-            raise Conflict(f"What had arrived of {self.sha256} was removed while it was written; fetch it again.")
-        directory = self._target.parent
-        if not directory.is_dir():
-            # Somebody may have cleared the disk under a process that remembers the directory.
-            self._flushed.discard(directory)
-            directory.mkdir(parents=True, exist_ok=True)
-        self._incoming.replace(self._target)
-        sync_directory(directory)
-        if directory not in self._flushed:
-            sync_directory(directory.parent)
-            self._flushed.add(directory)
-        self.close()
-
-    def discard(self) -> None:
-        """Drop what has arrived; nobody resumes from it."""
-        try:
-            if _is_at(self._descriptor, self._incoming):
-                self._incoming.unlink(missing_ok=True)
-        finally:
-            self.close()
-
-    def close(self) -> None:
-        """Stop writing, let the lock go and keep what has arrived; harmless after any end."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-
-def _open_locked(path: Path) -> int:
-    """A descriptor of the file at `path`, made if need be, that nobody else has locked. Raises Conflict; OSError."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            descriptor = os.open(path, flags, 0o600)
-        except PermissionError:
-            # Killed while it was being committed: whole perhaps, and read-only already.
-            path.chmod(0o600)
-            descriptor = os.open(path, flags, 0o600)
-        if not _locked(descriptor):
-            os.close(descriptor)
-            raise Conflict(f"{path.name} is being downloaded already; wait for that to end.")
-        if _is_at(descriptor, path):
-            return descriptor
-        # It was committed or removed between the two calls: writing to it now would write to a stored file.
-        os.close(descriptor)
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    """True if `path` names the open file."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.lstat())
-    except FileNotFoundError:
-        return False
-
-
-def _clear(path: Path) -> None:
-    """Nothing is at `path` any more, whatever it was."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    # A disk that only reads is audited all the same.
+    return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=files)

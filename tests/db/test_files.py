@@ -1,6 +1,7 @@
 """Stored files: the rows and the disk agree, or the rows give in, whatever happens between two steps."""
 
 import asyncio
+import errno
 import os
 import threading
 from datetime import timedelta
@@ -542,6 +543,55 @@ async def test_what_an_auditor_found_before_it_died_is_found_again(engine: Async
     assert not store.has(sha256, 5)
     assert await audited(engine, store, at_its_turn(sha256, 1)) == [sha256]
     assert (await rows(engine), await leaving(engine)) == (set(), [])
+
+
+class Unreadable(DiskStore):
+    """A store on a disk of which a file cannot be read."""
+
+    stuck: Sha256
+    number = errno.EIO
+    at_a_look = False
+
+    def digest_of(self, sha256: Sha256) -> Sha256 | None:
+        self._refuse(sha256, not self.at_a_look)
+        return super().digest_of(sha256)
+
+    def has(self, sha256: Sha256, size: int) -> bool:
+        self._refuse(sha256, self.at_a_look)
+        return super().has(sha256, size)
+
+    def _refuse(self, sha256: Sha256, now: bool) -> None:
+        if now and sha256 == self.stuck:
+            raise OSError(self.number, os.strerror(self.number))
+
+
+@pytest.mark.parametrize("at_a_look", [False, True], ids=["when it is read", "when it is looked at"])
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE, errno.EACCES, errno.ENOMEM])
+async def test_a_file_that_cannot_be_read_keeps_row_bytes_and_mark_and_stops_no_audit(
+    engine: AsyncEngine, store: Store, number: int, at_a_look: bool
+) -> None:
+    stuck, spoiled = await kept(engine, store, b"stuck"), await kept(engine, store, b"other")
+    spoil(store, spoiled, quietly=False)
+    failing = Unreadable(Path(store.where))
+    failing.stuck, failing.number, failing.at_a_look = stuck, number, at_a_look
+    unread = {stuck}
+    turn = NOW + at_its_turn(stuck, 1)
+    assert await upkeep.audit(engine, failing, turn, turn, unread) == [spoiled]
+    assert unread == (set() if at_a_look else {stuck})
+    assert await rows(engine) == {stuck}
+    assert store.has(stuck, 5)
+    assert await upkeep.audit(engine, store, turn, turn, unread) == []
+    assert unread == set()
+
+
+async def test_a_file_nobody_could_read_is_read_by_the_next_audit_whatever_its_turn(
+    engine: AsyncEngine, store: Store
+) -> None:
+    sha256 = await kept(engine, store)
+    spoil(store, sha256, quietly=True)
+    turn = NOW + at_its_turn(sha256, 1)
+    assert await upkeep.audit(engine, store, turn, turn, set()) == []
+    assert await upkeep.audit(engine, store, turn, turn, {sha256}) == [sha256]
 
 
 class Immovable(DiskStore):

@@ -26,7 +26,8 @@ from shared.digest import Sha256
 from shared.errors import NoRoom
 from shared.names import ImageKey
 from shared.patience import Patience
-from shared.store.disk import DiskStore, DiskWriter
+from shared.store.disk import DiskStore
+from shared.store.growing import DiskWriter
 from tests.conftest import Clock
 from tests.db.bench import (
     CENTOS_8,

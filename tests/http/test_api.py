@@ -1,6 +1,7 @@
 """The region's API as curl sees it."""
 
 import asyncio
+import errno
 import io
 import json
 from typing import Any
@@ -11,6 +12,7 @@ from deploy.local.mirror.faults import Status
 from region.database.connection import transaction
 from region.people.operators import Role, create_token
 from shared.digest import Sha256
+from shared.store.disk import DiskFile, DiskStore
 from tests.conftest import NOW
 from tests.http.conftest import Client, Running, imported
 from tests.stores import stored_path
@@ -328,6 +330,36 @@ async def test_no_secret_is_answered(running: Running) -> None:
     assert str(running.client.token) not in everything
     assert json.dumps(running.mirror.keyring.hex()) not in everything
     assert "PRIVATE" not in everything
+
+
+async def test_a_file_that_cannot_be_read_is_503_and_an_audit_reads_it(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = Sha256(running.mirror.expected("resolute", "amd64", "ga-26.04")["boot-kernel"].sha256)
+    opened, read = DiskStore.open, DiskStore.digest_of
+    audited: list[Sha256] = []
+
+    def stuck(store: DiskStore, sha256: Sha256, size: int) -> DiskFile | None:
+        if sha256 == kernel:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return opened(store, sha256, size)
+
+    def note(store: DiskStore, sha256: Sha256) -> Sha256 | None:
+        audited.append(sha256)
+        return read(store, sha256)
+
+    monkeypatch.setattr(DiskStore, "digest_of", note)
+    with monkeypatch.context() as patch:
+        patch.setattr(DiskStore, "open", stuck)
+        answer = await running.client("GET", f"/files/{kernel}")
+        assert (answer.status, answer.json["code"]) == (503, "unavailable")
+        assert int(answer.headers["Retry-After"]) > 0
+    for _ in range(200):
+        if kernel in audited:
+            break
+        await asyncio.sleep(0.05)
+    assert kernel in audited
+    assert (await running.client("GET", f"/files/{kernel}")).status == 200
 
 
 async def test_a_touched_file_is_healed_as_soon_as_somebody_asks_for_it(running: Running) -> None:

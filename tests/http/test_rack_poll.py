@@ -27,6 +27,7 @@ from shared.errors import (
     TooOld,
     WrongDigest,
 )
+from shared.store.disk import DiskStore
 from shared.wire.report import Fault, Knows, Pending
 from tests.http.fake_region import FakeRegion, noise, tar_xz, tree_bytes, ubuntu
 from tests.http.running_rack import Rack, running_rack, until
@@ -360,6 +361,32 @@ async def test_a_wrong_file_that_cannot_be_healed_is_not_served(region: FakeRegi
     region.manifest_status = 200
     await rack.poller.poll()
     assert await rack.boot(KERNEL) == (200, image[KERNEL])
+
+
+async def test_a_file_that_cannot_be_read_is_told_and_served_and_keeps_nobody_from_being_audited(
+    region: FakeRegion, rack: Rack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = ubuntu("1")
+    region.publish(image)
+    await rack.poller.poll()
+    read = DiskStore.digest_of
+
+    def stuck(store: DiskStore, sha256: Sha256) -> Sha256 | None:
+        if sha256 == Sha256.of(image[KERNEL]):
+            raise OSError(errno.EMFILE, "Too many open files")
+        return read(store, sha256)
+
+    flip_unseen(stored_path(rack.store, Sha256.of(image[SQUASHFS])))
+    rack.clock.offset = timedelta(days=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(DiskStore, "digest_of", stuck)
+        for _ in range(2):
+            await rack.poller.poll()
+            assert "Too many open files" in str(rack.error()), "it is read again by every audit"
+            assert await rack.boot(KERNEL) == (200, image[KERNEL])
+            assert tree_bytes(rack.root) == image
+    await rack.poller.poll()
+    assert rack.error() is None
 
 
 async def test_wrong_bytes_are_asked_for_once_a_poll_and_never_served(region: FakeRegion, rack: Rack) -> None:

@@ -47,17 +47,22 @@ class MemoryStore(Store):
 
     capacity: int = 2**62
     files: dict[Sha256, Kept] = field(default_factory=dict)
-    arriving: dict[Sha256, bytearray] = field(default_factory=dict)
-    locked: set[Sha256 | str] = field(default_factory=set)
+    arriving: dict[str, bytearray] = field(default_factory=dict)
+    locked: set[str] = field(default_factory=set)
+    begun: int = 0
     where: str = "memory"
 
     def has(self, sha256: Sha256, size: int) -> bool:
         kept = self.files.get(sha256)
         return kept is not None and kept.marked and len(kept.content) == size
 
-    def held(self) -> Iterator[tuple[Sha256, int]]:
+    def secure(self, sha256: Sha256, size: int) -> bool:
+        return self.has(sha256, size)
+
+    def held(self, beginning: str = "") -> Iterator[tuple[Sha256, int]]:
         for sha256, kept in list(self.files.items()):
-            yield sha256, len(kept.content)
+            if sha256.startswith(beginning):
+                yield sha256, len(kept.content)
 
     def open(self, sha256: Sha256, size: int) -> MemoryFile | None:
         return MemoryFile(self.files[sha256].content) if self.has(sha256, size) else None
@@ -79,12 +84,14 @@ class MemoryStore(Store):
     def remove(self, *digests: Sha256) -> None:
         for sha256 in digests:
             self.files.pop(sha256, None)
-            self.arriving.pop(sha256, None)
+            for name in [name for name in self.arriving if name.startswith(sha256)]:
+                del self.arriving[name]
+                self.locked.discard(name)
 
     def clear_incoming(self, keep: Iterable[Sha256]) -> None:
         kept = set(keep)
-        for sha256 in set(self.arriving) - kept:
-            del self.arriving[sha256]
+        for name in [name for name in self.arriving if name.partition(".")[0] not in kept]:
+            del self.arriving[name]
 
     @contextmanager
     def alone(self, work: str) -> Iterator[bool]:
@@ -129,21 +136,21 @@ class MemoryWriter(Writer):
 
     def __init__(self, store: MemoryStore, sha256: Sha256, size: int) -> None:
         super().__init__(sha256, size)
-        if sha256 in store.locked:
-            raise Conflict(f"{sha256} is being written already.")
-        store.locked.add(sha256)
+        store.begun += 1
+        self._name = f"{sha256}.{store.begun}" if sha256 in store.locked else str(sha256)
+        store.locked.add(self._name)
         self._store, self._open = store, True
-        self._bytes = store.arriving.setdefault(sha256, bytearray())
+        self._bytes = store.arriving.setdefault(self._name, bytearray())
         if len(self._bytes) > size:
             self._bytes.clear()
         self._hasher.update(self._bytes)
 
     def write(self, chunk: bytes) -> None:
-        """Append as much of `chunk` as there is room for."""
-        taken = chunk[: self._store.bytes_free()]
-        self._bytes += taken
-        if len(taken) < len(chunk):
+        """Append `chunk`; without room for it nothing is left."""
+        if len(chunk) > self._store.bytes_free():
+            self.discard()
             raise full()
+        self._bytes += chunk
         self._hasher.update(chunk)
 
     def restart(self) -> None:
@@ -154,20 +161,21 @@ class MemoryWriter(Writer):
     def commit(self) -> None:
         """File it."""
         self._require_promised()
-        if self._store.arriving.get(self.sha256) is not self._bytes:
+        if self._store.arriving.get(self._name) is not self._bytes:
             raise Conflict(f"What had arrived of {self.sha256} was removed.")
-        del self._store.arriving[self.sha256]
+        del self._store.arriving[self._name]
         self._store.files[self.sha256] = Kept(bytes(self._bytes))
         self.close()
 
     def discard(self) -> None:
         """Drop what has arrived."""
-        if self._store.arriving.get(self.sha256) is self._bytes:
-            del self._store.arriving[self.sha256]
+        if self._store.arriving.get(self._name) is self._bytes:
+            del self._store.arriving[self._name]
         self.close()
 
     def close(self) -> None:
         """Let the lock go."""
         if self._open:
             self._open = False
-            self._store.locked.discard(self.sha256)
+            if self._store.arriving.get(self._name, self._bytes) is self._bytes:
+                self._store.locked.discard(self._name)

@@ -75,6 +75,7 @@ EXAMPLES = [
     errors.ForkedManifest(1_789_000_000, 7),
     errors.TooOld(URL, NOON, NOON),
     errors.NoRoom("/var/lib/bootferry", 10**9, 10**6),
+    errors.NoInodes("/var/lib/bootferry", 10**9, 10**6),
     errors.DiskFailed("/var/lib/bootferry", OSError(5, "Input/output error")),
     errors.DiskFailed("/var/lib/bootferry", OSError("it is gone")),
     errors.Unavailable("The database does not answer"),

@@ -1,7 +1,9 @@
 """What the rack's audit makes of names that share one file: in the store, in the tree, in trees of before."""
 
+import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,3 +76,25 @@ def test_a_name_whose_file_the_store_has_lost_is_read_by_itself(store: DiskStore
     assert not link.exists()
     assert not holds_verified(tmp_path / "before", SIZE)
     assert doubts(store, [Place(None, A, SIZE), Place(link, A, SIZE)], {A}) == []
+
+
+@pytest.mark.parametrize("stored", [True, False], ids=["in-the-store", "in-the-tree-only"])
+@pytest.mark.parametrize("call", ["open", "preadv"])
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.ESTALE, errno.EACCES, errno.ENOMEM])
+def test_a_file_that_cannot_be_read_keeps_its_names_and_its_mark(
+    store: DiskStore, tmp_path: Path, link: Path, number: int, call: str, stored: bool
+) -> None:
+    if not stored:
+        store.remove(A)
+    [doubt] = doubts(store, places(tmp_path, [(A, SIZE)], TREE), {A})
+
+    def fail(*_args: Any, **_options: Any) -> int:
+        raise OSError(number, os.strerror(number))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, call, fail)
+        with pytest.raises(OSError, match=r"\w"):
+            settle(store, doubt)
+    assert holds_verified(link, SIZE)
+    assert stored_path(store, A).exists() is stored
+    assert settle(store, doubt)
