@@ -51,6 +51,7 @@ _IMPORT = {
     "bytes_done": 204_000_000,
     "error_code": "",
     "error": "",
+    "retry_at": None,
 }
 _OFFER = {
     **_IMAGE,

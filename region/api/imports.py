@@ -29,7 +29,7 @@ class ImportShown(Shape):
     """A run. `error` is one sentence that says what to do; empty unless it failed or was stopped."""
 
     id: int
-    trigger: Literal["schedule", "operator", "selection", "healing"]
+    trigger: Literal["schedule", "operator", "selection", "healing", "retry"]
     requested_by: str
     requested_at: datetime
     scope: list[str] | None
@@ -41,6 +41,9 @@ class ImportShown(Shape):
     bytes_done: int
     error_code: str
     error: str
+    retry_at: datetime | None = Field(
+        description="It failed for a reason that may pass, and is tried again by itself then; null otherwise."
+    )
 
 
 class ImageProgressShown(Shape):

@@ -25,7 +25,12 @@ _STATES = {
     "failed": Cell("Failed", "red"),
     "cancelled": Cell("Stopped", "yellow"),
 }
-_TRIGGERS = {"schedule": "the hourly sync", "healing": "a damaged file", "selection": "a selection by "}
+_TRIGGERS = {
+    "schedule": "the hourly sync",
+    "healing": "a damaged file",
+    "retry": "another attempt",
+    "selection": "a selection by ",
+}
 
 
 class Switch(StrEnum):
@@ -165,6 +170,7 @@ def show(
             ("Took", _took(run)),
             ("Fetched", _fetched(run)),
             ("Error", Cell(str(run.get("error") or ""), "red")),
+            ("Tries again", words.when(run["retry_at"], now) if run.get("retry_at") else ""),
         ],
     )
     images = run.get("images")

@@ -290,10 +290,13 @@ imports = Table(
     _bytes("bytes_done"),
     _text("error_code", default=""),
     _text("error", default=""),
+    _moment("retry_at", nullable=True),
+    _bytes("tries"),
     CheckConstraint("state IN ('queued', 'running', 'succeeded', 'failed', 'cancelled')", name="state"),
-    CheckConstraint("trigger IN ('schedule', 'operator', 'selection', 'healing')", name="trigger"),
+    CheckConstraint("trigger IN ('schedule', 'operator', 'selection', 'healing', 'retry')", name="trigger"),
     Index("uq_imports_queued", "state", unique=True, postgresql_where=text("state = 'queued'")),
     Index("uq_imports_running", "state", unique=True, postgresql_where=text("state = 'running'")),
+    Index("ix_imports_retry", "retry_at", postgresql_where=text("retry_at IS NOT NULL")),
 )
 
 import_images = Table(

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from region.database.connection import transaction
 from region.fleet.sightings import Sightings
-from region.importing import housekeeping, imports, upkeep
+from region.importing import housekeeping, imports, retries, upkeep
 from shared.audit import SLICE_S
 from shared.digest import Sha256
 from shared.errors import Unavailable
@@ -44,11 +44,14 @@ class Clock:
     unread: set[Sha256] = field(default_factory=set)
 
     async def tick(self) -> None:
-        """Start the sync if it is due, prune what has been unneeded for long enough, write sightings down, tidy."""
+        """Start the sync if it is due, and what is to be tried again; prune, look for files without a row, tidy."""
         async with transaction(self.engine) as connection:
             import_id = await imports.enqueue_due(connection, self.now())
+            again = await retries.enqueue_due(connection, self.now())
         if import_id is not None:
             log.info("The hourly sync is due.", action="sync", import_id=import_id)
+        elif again:
+            log.info("An import that failed is tried again.", action="sync", import_id=again[0])
         gone = await upkeep.prune(self.engine, self.store, self.prune_grace, self.now())
         if gone:
             log.info(f"{len(gone)} files nobody needs any more were deleted.", action="prune")

@@ -93,19 +93,35 @@ async def fetch(
 
         async def bring(file: File, waiting: Sequence[Import]) -> None:
             async with slots:
-                try:
-                    await _fetch_one(fetching, file, _ways(file, waiting[0], roads, connections))
-                    await asyncio.to_thread(_require_stored, fetching.store, file)
-                except (FetchError, DiskFailed, NoRoom, NoRoad, InvalidConfiguration, Conflict) as error:
-                    log.warning(f"A file could not be fetched. {error}", action="fetch", code=error.code)
-                    for entry in waiting:
-                        errors.setdefault(entry.image, error)
-                    return
-            stored(file.sha256, file.size)
+                error = await _bring(fetching, file, waiting[0], roads, connections)
+            if error is None:
+                stored(file.sha256, file.size)
+                return
+            log.warning(f"A file could not be fetched. {error}", action="fetch", code=error.code, file=file.sha256)
+            for entry in waiting:
+                errors.setdefault(entry.image, error)
 
         async with asyncio.TaskGroup() as tasks:
             for file, waiting in files.values():
                 tasks.create_task(bring(file, waiting))
+
+
+async def _bring(
+    fetching: Fetching,
+    file: File,
+    wanted_for: Import,
+    roads: Mapping[Sha256, Sequence[Road]],
+    connections: Mapping[int, tuple[reading.Upstream, Transfer] | InvalidConfiguration],
+) -> BootferryError | None:
+    """Why the store does not hold the file; None when it does."""
+    try:
+        await _fetch_one(fetching, file, _ways(file, wanted_for, roads, connections))
+        await asyncio.to_thread(_require_stored, fetching.store, file)
+    except OSError as fault:
+        return fetching.store.fault(fault, file.size)
+    except (FetchError, DiskFailed, NoRoom, NoRoad, InvalidConfiguration, Conflict) as error:
+        return error
+    return None
 
 
 def _ways(

@@ -40,12 +40,16 @@ log = logger(__name__)
 
 @dataclass(slots=True)
 class Holding:
-    """What one import has brought in. `run` until `close`; `stored` is called for each file that has arrived."""
+    """What one import has brought in. `run` until `close`; `stored` is called for each file that has arrived.
+
+    `refused` have arrived and got no row, as another process was deleting them: they must be fetched again.
+    """
 
     engine: AsyncEngine
     publisher: Publisher
     claim: Claim
     now: Callable[[], datetime]
+    refused: set[Sha256] = field(default_factory=set)
     _arrived: dict[Sha256, int] = field(default_factory=dict)
     _closed: asyncio.Event = field(default_factory=asyncio.Event)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -105,10 +109,11 @@ class Holding:
             async with transaction(self.engine) as connection:
                 await imports.require_lease(connection, self.claim)
                 refused = await files.record(connection, arrived, self.now())
+            self.refused |= refused
             for sha256 in arrived:
                 del self._arrived[sha256]
             for sha256 in refused:
-                # Another process began to delete it since it was looked for: the next sync fetches it anew.
+                # Another process began to delete it since it was looked for: the next attempt fetches it anew.
                 log.warning("A file that has arrived is being deleted.", action="publish", file=sha256)
         return [sha256 for sha256 in arrived if sha256 not in refused]
 

@@ -25,7 +25,7 @@ from region.catalogue.products import Reading
 from region.catalogue.trust import TrustChanged
 from region.database.connection import transaction
 from region.database.topics import Topic, notify
-from region.importing import imports, reading, upkeep
+from region.importing import imports, reading, retries, room, upkeep
 from region.importing.fetching import Fetching, fetch
 from region.importing.holding import Holding
 from region.importing.imports import Claim, ImageProgress, LeaseLost
@@ -36,7 +36,7 @@ from region.publishing.held import Publisher
 from region.secrets import Address, Secrets
 from region.stream.documents import newest_lts
 from shared.digest import Sha256
-from shared.errors import BootferryError, Conflict, NoRoom, Unavailable
+from shared.errors import BootferryError, Conflict, Unavailable
 from shared.logs import logger
 from shared.names import ImageKey
 from shared.patience import Patience
@@ -144,16 +144,18 @@ async def run_next(importer: Importer) -> bool:
             state, code, error = "cancelled", stopped.code, str(stopped)
         case [first, *_]:
             state, code, error = "failed", first.code, str(first)
+    again = state == "failed" and any(map(retries.may_pass, failures))
+    retry_at = importer.now() + retries.pause(claim.tries) if again else None
     ended = {"action": "import", "import_id": claim.import_id, "state": state, "bytes": sum(run.done.values())}
     try:
         async with transaction(importer.engine) as connection:
             await _write_progress(importer, run, connection)
-            await imports.finish(connection, claim, state, importer.now(), code, error)
+            await imports.finish(connection, claim, state, importer.now(), code, error, retry_at)
     except LeaseLost as lost:
         log.warning(str(lost), **ended)
         return True
     if state == "failed":
-        log.warning(f"An import failed. {error}", code=code, **ended)
+        log.warning(f"An import failed. {error}", code=code, **ended, retry_at=retry_at and retry_at.isoformat())
     else:
         log.info("An import was stopped." if state == "cancelled" else "An import succeeded.", **ended)
     return True
@@ -179,7 +181,11 @@ def _told(group: ExceptionGroup[Exception], store: Store) -> BootferryError:
 
 
 async def _heartbeat(importer: Importer, run: _Run) -> None:
-    """Write progress and extend the lease once a second; a lease that could not be extended in time is lost."""
+    """Write progress and extend the lease once a second.
+
+    Raises LeaseLost when another process has it. Raises Unavailable when nobody could be asked for as long as a lease
+    lasts: it may be anybody's now, and whoever finds the database back first claims it, perhaps this process again.
+    """
     extended = time.monotonic()
     while True:
         await asyncio.sleep(PROGRESS_PERIOD_S)
@@ -188,7 +194,7 @@ async def _heartbeat(importer: Importer, run: _Run) -> None:
                 stop = await _write_progress(importer, run, connection)
         except Unavailable:
             if time.monotonic() - extended > importer.lease_s:
-                raise LeaseLost(run.claim.import_id) from None
+                raise
             continue
         extended = time.monotonic()
         if stop:
@@ -213,17 +219,18 @@ async def _carry_out(importer: Importer, run: _Run) -> None:
         decided = await make_plan(connection)
         known_sources = await sources.list_all(connection)
     chosen = [entry for entry in decided.imports if _is_in_scope(run.claim, entry)]
-    await asyncio.to_thread(importer.store.clear_incoming, decided.fetch)
     for entry in chosen:
         run.images.setdefault(entry.image, set()).update(file.sha256 for file in entry.missing)
         run.totals |= {file.sha256: file.size for file in entry.missing}
     try:
-        await asyncio.to_thread(importer.store.require_room, run.totals.items())
-    except NoRoom as error:
-        log.warning(f"Nothing is fetched. {error}", action="fetch", code=error.code)
-        run.errors = dict.fromkeys(run.images, error)
-    else:
-        await _bring(importer, run, chosen, known_sources)
+        await asyncio.to_thread(importer.store.clear_incoming, decided.fetch)
+        too_large = await asyncio.to_thread(room.too_large, importer.store, chosen)
+    except OSError as error:
+        too_large = dict.fromkeys((entry.image for entry in chosen if entry.missing), importer.store.fault(error))
+    for image, told in too_large.items():
+        log.warning(f"An image is not fetched. {told}", action="fetch", code=told.code, image=str(image))
+    run.errors |= too_large
+    await _bring(importer, run, [entry for entry in chosen if entry.image not in too_large], known_sources)
     await _withdraw(importer, run)
 
 
@@ -268,6 +275,9 @@ async def _bring(importer: Importer, run: _Run, chosen: list[Import], known_sour
             )
         finally:
             holding.close()
+    for entry in chosen:
+        if holding.refused & {file.sha256 for file in entry.missing}:
+            run.errors.setdefault(entry.image, Conflict("A file that had arrived was being deleted; sync again later."))
 
 
 async def _stuck(importer: Importer, wanted_files: Collection[Sha256]) -> set[Sha256]:

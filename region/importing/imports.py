@@ -1,6 +1,10 @@
-"""Imports: the runs that bring versions in. At most one waits and at most one runs, whichever process runs it."""
+"""Imports: the runs that bring versions in. At most one waits and at most one runs, whichever process runs it.
 
-from collections.abc import Mapping
+One that failed for a reason that may pass has a `retry_at` (`region.importing.retries`). Whatever run covers it before
+then takes its place.
+"""
+
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -18,6 +22,9 @@ SYNC_PERIOD = promises.SYNC_PERIOD
 LEASE_S = 10.0
 """A runner says once a second that it is alive; after so many seconds of silence another takes over."""
 
+UNATTENDED = ("healing", "retry")
+"""What the region asks of itself beside the hourly sync: no sync, and any other wish gives the run its name."""
+
 
 class LeaseLost(BootferryError):
     """Another process took this import over, or it was ended: whoever hears this must stop writing."""
@@ -30,12 +37,16 @@ class LeaseLost(BootferryError):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The right to carry an import out; every write shows it. `scope` None means everything selected."""
+    """The right to carry an import out; every write shows it. `scope` None means everything selected.
+
+    `tries` counts the attempts in a row that failed before this one.
+    """
 
     import_id: int
     fence: int
     trigger: str
     scope: frozenset[str] | None
+    tries: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +61,7 @@ class ImageProgress:
 
 @dataclass(frozen=True, slots=True)
 class Import:
-    """A run as operators see it."""
+    """A run as operators see it. `retry_at`: it failed for a reason that may pass, and is tried again then."""
 
     id: int
     trigger: str
@@ -65,6 +76,7 @@ class Import:
     bytes_done: int
     error_code: str
     error: str
+    retry_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +89,17 @@ class Schedule:
 
 
 _ENQUEUE = text("""
-    INSERT INTO imports (trigger, requested_by, requested_at, scope)
-    VALUES (:trigger, :requested_by, :now, CAST(:scope AS text[]))
+    INSERT INTO imports (trigger, requested_by, requested_at, scope, tries)
+    VALUES (:trigger, :requested_by, :now, CAST(:scope AS text[]), :tries)
     ON CONFLICT (state) WHERE state = 'queued' DO UPDATE
-    SET trigger = CASE WHEN excluded.trigger IN ('operator', 'selection') OR imports.trigger = 'healing'
+    SET trigger = CASE WHEN excluded.trigger IN ('operator', 'selection') OR imports.trigger IN ('healing', 'retry')
                        THEN excluded.trigger ELSE imports.trigger END,
-        requested_by = CASE WHEN excluded.trigger IN ('operator', 'selection') OR imports.trigger = 'healing'
+        requested_by = CASE WHEN excluded.trigger IN ('operator', 'selection')
+                                 OR imports.trigger IN ('healing', 'retry')
                             THEN excluded.requested_by ELSE imports.requested_by END,
         scope = CASE WHEN imports.scope IS NULL OR excluded.scope IS NULL THEN NULL
                      ELSE ARRAY(SELECT DISTINCT unnest(imports.scope || excluded.scope)) END,
+        tries = least(imports.tries, excluded.tries),
         cancel_requested = false
     RETURNING id
 """)
@@ -96,9 +110,13 @@ async def enqueue(
     trigger: str,
     requested_by: str,
     now: datetime,
-    scope: frozenset[ImageKey] | None = None,
+    scope: Collection[ImageKey] | None = None,
+    tries: int = 0,
 ) -> int:
-    """The id of the import that will do this. One that waits already takes the wish in: asking twice is one run."""
+    """The id of the import that will do this. One that waits already takes the wish in: asking twice is one run.
+
+    `tries` counts the attempts in a row that failed before it.
+    """
     import_id: int = (
         await connection.execute(
             _ENQUEUE,
@@ -107,6 +125,7 @@ async def enqueue(
                 "requested_by": requested_by,
                 "now": now,
                 "scope": None if scope is None else sorted(map(str, scope)),
+                "tries": tries,
             },
         )
     ).scalar_one()
@@ -141,14 +160,20 @@ _CLAIM = text("""
         WHERE (state = 'running' AND lease_until < clock_timestamp())
            OR (state = 'queued' AND NOT EXISTS (SELECT FROM imports WHERE state = 'running'))
         ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED)
-    RETURNING id, fence, trigger, scope
+    RETURNING id, fence, trigger, scope, tries
+""")
+
+_SUPERSEDE = text("""
+    UPDATE imports SET retry_at = NULL
+    WHERE retry_at IS NOT NULL AND id <> :id AND (CAST(:scope AS text[]) IS NULL OR scope <@ CAST(:scope AS text[]))
 """)
 
 
 async def claim(connection: AsyncConnection, owner: str, lease_s: float = LEASE_S) -> Claim | None:
     """An import nobody carries out: one that waits, or one whose runner let its lease run out. None when there is none.
 
-    Leases are measured by PostgreSQL's clock, which all processes share.
+    Leases are measured by PostgreSQL's clock, which all processes share. What was to be tried again and is covered by
+    this import is not tried again beside it.
     """
     try:
         row = (await connection.execute(_CLAIM, {"owner": owner, "lease_s": lease_s})).one_or_none()
@@ -157,8 +182,9 @@ async def claim(connection: AsyncConnection, owner: str, lease_s: float = LEASE_
         return None
     if row is None:
         return None
+    await connection.execute(_SUPERSEDE, {"id": row.id, "scope": row.scope})
     await notify(connection, Topic.IMPORTS, Topic.IMAGES)
-    return Claim(row.id, row.fence, row.trigger, None if row.scope is None else frozenset(row.scope))
+    return Claim(row.id, row.fence, row.trigger, None if row.scope is None else frozenset(row.scope), row.tries)
 
 
 async def require_lease(connection: AsyncConnection, held: Claim) -> None:
@@ -233,15 +259,31 @@ async def _record_images(
     )
 
 
-async def finish(connection: AsyncConnection, held: Claim, state: str, now: datetime, code: str, error: str) -> None:
+async def finish(
+    connection: AsyncConnection,
+    held: Claim,
+    state: str,
+    now: datetime,
+    code: str,
+    error: str,
+    retry_at: datetime | None = None,
+) -> None:
     """The import has ended as `state`; the sync it belonged to is done with it. Raises LeaseLost."""
     await require_lease(connection, held)
     await connection.execute(
         update(imports)
         .where(imports.c.id == held.import_id)
-        .values(state=state, finished_at=now, lease_owner=None, lease_until=None, error_code=code, error=error)
+        .values(
+            state=state,
+            finished_at=now,
+            lease_owner=None,
+            lease_until=None,
+            error_code=code,
+            error=error,
+            retry_at=retry_at,
+        )
     )
-    if held.trigger != "healing":
+    if held.trigger not in UNATTENDED:
         await connection.execute(update(sync_schedule).values(last_run_at=now))
     await notify(connection, Topic.IMPORTS, Topic.IMAGES, Topic.SYNC)
 

@@ -199,6 +199,9 @@ class DiskStore(Store):
     def link(self, sha256: Sha256, target: Path) -> None:
         """Make `target` another name of the file. Raises FileNotFoundError when the file is not here; OSError."""
         with below.directory(self._root, FILES, shelf_of(sha256)) as into:
+            found = below.status(into, sha256)
+            if found is None or not stat.S_ISREG(found.st_mode):
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), sha256)
             os.link(sha256, target, src_dir_fd=into, follow_symlinks=False)
 
     def status(self, sha256: Sha256) -> os.stat_result | None:

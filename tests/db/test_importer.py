@@ -520,6 +520,12 @@ class Full(DiskStore):
         return self.free
 
 
+class Fuller(Full):
+    """One that has no room for even the smallest of the images."""
+
+    free = 4_000
+
+
 class Broken(DiskStore):
     """A store on a disk that fails when a file is to be kept."""
 
@@ -546,13 +552,58 @@ def on(bench: Bench, kind: type[DiskStore]) -> Bench:
 
 
 async def test_a_disk_without_room_is_noticed_before_the_first_byte(bench: Bench, server: Server) -> None:
-    failed = await on(bench, Full).import_now()
+    failed = await on(bench, Fuller).import_now()
     assert (failed.state, failed.error_code) == ("failed", NoRoom.code)
-    assert "10.0 kB are free" in failed.error
+    assert "4.0 kB are free" in failed.error
     assert paths_asked(server) == []
     assert ((await bench.image()).status, (await bench.image()).error) == ("failed", failed.error)
     assert (await on(bench, DiskStore).import_now()).state == "succeeded"
     assert ((await bench.image()).status, (await bench.image()).error) == ("stored", "")
+
+
+async def test_an_image_that_fits_comes_although_another_does_not(bench: Bench, server: Server) -> None:
+    await bench.select(RESOLUTE, NOBLE)
+    server.misbehave("noble/*", Status(404))
+    await bench.import_now()
+    await bench.select(NOBLE, CENTOS_8)
+    server.behave()
+    server.requests.clear()
+    failed = await on(bench, Full).import_now()
+    assert (failed.state, failed.error_code, failed.retry_at) == (
+        "failed",
+        NoRoom.code,
+        bench.region.now() + timedelta(minutes=1),
+    )
+    assert ((await bench.image(CENTOS_8)).status, (await bench.image(NOBLE)).status) == ("stored", "failed")
+    assert (await bench.image(NOBLE)).error_code == NoRoom.code
+    assert paths_asked(server, "noble/*") == []
+    assert (await on(bench, DiskStore).import_now()).state == "succeeded"
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EIO, errno.ENOSPC])
+@pytest.mark.parametrize("step", ["clear_incoming", "bytes_free", "writer", "secure", "has"])
+async def test_a_disk_that_fails_at_any_step_takes_nothing_away_and_the_next_attempt_brings_the_rest(
+    bench: Bench, mirror: Mirror, step: str, number: int
+) -> None:
+    await bench.import_now()
+    before = await bench.manifest()
+    published = mirror.publish(release="resolute", arch="amd64")
+
+    class Failing(DiskStore):
+        """A store on a disk that fails at one step."""
+
+    def fail(*_args: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    setattr(Failing, step, fail)
+    failed = await on(bench, Failing).import_now("schedule")
+    assert (failed.state, failed.error_code) == ("failed", "no_room" if number == errno.ENOSPC else "disk_failed")
+    assert failed.retry_at is not None
+    assert await bench.manifest() == before
+    assert (await bench.image()).held_version == "20260701"
+    assert (await on(bench, DiskStore).import_now()).state == "succeeded"
+    assert (await bench.image()).held_version == published.version
+    await bench.stored()
 
 
 async def test_what_is_there_already_needs_no_room(bench: Bench) -> None:

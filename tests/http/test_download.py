@@ -55,7 +55,7 @@ from shared.http import client_session
 from shared.pace import Pace
 from shared.store.base import Store
 from shared.store.disk import DiskStore
-from tests.stores import content_of, incoming_path
+from tests.stores import content_of, incoming_path, put, stored_path
 from tests.unit.memory_store import MemoryStore
 
 P = ParamSpec("P")
@@ -819,6 +819,18 @@ async def test_a_disk_that_fills_up_says_so_and_nothing_of_the_file_stays(
     assert client.begun() is None
     await client.fetch(upstream.url + PATH)
     assert client.holds()
+
+
+async def test_a_file_that_a_dead_process_left_in_the_store_is_flushed_before_it_counts(
+    upstream: Server, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have died between the rename and the flush of the directory; a row is about to say that it is there."""
+    put(client.store, CONTENT)
+    flushed: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda found: flushed.append(str(Path(f"/proc/self/fd/{found}").readlink())))
+    await client.fetch(upstream.url + PATH)
+    assert stored_path(client.store, SHA256).parent.as_posix() in flushed
+    assert upstream.asked() == []
 
 
 @pytest.mark.parametrize("kind", ["link", "directory"])

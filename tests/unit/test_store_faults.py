@@ -146,6 +146,10 @@ def test_nothing_behind_a_link_is_changed_or_removed(
     store.disown(A)
     with pytest.raises(OSError, match=r"Not a directory|symbolic links"):
         store.reinstate(A)
+    with pytest.raises(OSError, match=r"Not a directory|No such file"):
+        store.link(A, tmp_path / "name")
+    assert not (tmp_path / "name").is_symlink()
+    assert real.stat().st_nlink == 1
     store.remove(A)
     assert real.read_bytes() == CONTENT
     assert real.stat().st_mtime == VERIFIED_AT

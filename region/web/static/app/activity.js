@@ -135,6 +135,7 @@ function Import({ run }) {
       </p>
       <p class="entry-outcome"><${Status} entry=${IMPORT[run.state]} /> <span class="muted">${figures(run)}</span></p>
       ${run.error && html`<p class=${run.state === "failed" ? "error" : ""}>${run.error}</p>`}
+      ${run.retry_at && html`<p class="muted">It tries again at ${dateTime(run.retry_at)}.</p>`}
       <details onToggle=${open}>
         <summary>Images of import ${run.id}</summary>
         ${problem.value && html`<p class="error">${problem.value.message}</p>`}

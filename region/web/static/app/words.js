@@ -64,6 +64,7 @@ export const TRIGGER = {
   operator: "Sync by hand",
   selection: "Import of a new selection",
   healing: "Repair of lost files",
+  retry: "Another attempt",
 };
 
 export const ROLE = {
