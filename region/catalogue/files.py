@@ -9,6 +9,7 @@ Rules:
 - A digest comes to `leaving_files` from `files` only. Whoever alone writes `files`, as the holder of an import's lease
   does, and has seen a digest in neither table, knows that no bytes of it go until it has recorded them.
 - Nothing here asks the store: whoever records a file has seen it there.
+- A file found without a row is recorded under the lock of whoever removes (`upkeep.adopt`): none goes in between.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -103,6 +104,38 @@ async def all_leaving(connection: AsyncConnection) -> list[Sha256]:
         select(leaving_files.c.sha256).order_by(leaving_files.c.since, leaving_files.c.sha256)
     )
     return [Sha256(sha256) for sha256 in rows]
+
+
+async def without_row(connection: AsyncConnection, digests: Collection[Sha256]) -> list[Sha256]:
+    """Those of `digests` that are neither stored nor leaving, in order."""
+    rows = await connection.scalars(
+        text("""
+            SELECT sha256 FROM unnest(CAST(:digests AS text[])) AS given (sha256)
+            WHERE NOT EXISTS (SELECT FROM files WHERE files.sha256 = given.sha256)
+              AND NOT EXISTS (SELECT FROM leaving_files WHERE leaving_files.sha256 = given.sha256)
+            ORDER BY sha256
+        """),
+        {"digests": list(digests)},
+    )
+    return [Sha256(sha256) for sha256 in rows]
+
+
+async def leave_unknown(connection: AsyncConnection, wrong: Collection[Sha256], now: datetime) -> list[Sha256]:
+    """Let files go that have no row, and whose bytes were read and are wrong; their digests.
+
+    One that was fetched and recorded meanwhile stays. Each gets a row and loses it again in one transaction, so that
+    whoever is about to record the same digest waits, and is then refused.
+    """
+    taken = await connection.scalars(
+        text("""
+            INSERT INTO files (sha256, size, stored_at)
+            SELECT sha256, 0, :now FROM unnest(CAST(:digests AS text[])) AS given (sha256)
+            WHERE NOT EXISTS (SELECT FROM leaving_files WHERE leaving_files.sha256 = given.sha256)
+            ON CONFLICT (sha256) DO NOTHING RETURNING sha256
+        """),
+        {"digests": sorted(wrong), "now": now},
+    )
+    return await _move_out(connection, "sha256 = ANY(:digests)", {"digests": list(taken)}, now)
 
 
 async def mark_unneeded(connection: AsyncConnection, now: datetime) -> None:

@@ -55,6 +55,9 @@ class Clock:
         gone = await upkeep.prune(self.engine, self.store, self.prune_grace, self.now())
         if gone:
             log.info(f"{len(gone)} files nobody needs any more were deleted.", action="prune")
+        adopted = await upkeep.adopt(self.engine, self.store, upkeep.shelves_of(self.now()), self.now())
+        if adopted:
+            log.info(f"{len(adopted)} stored files had no row; they have one now.", action="adopt", files=adopted[:10])
         await self.sightings.flush()
         await housekeeping.tidy(self.engine, self.now())
 

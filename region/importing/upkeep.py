@@ -1,6 +1,9 @@
 """Upkeep of the store: the prune removes what nobody needs, the audit what is not as it was verified.
 
-Both work in steps. No step waits for the disk inside a transaction, a crash after any of them leaves what the next
+A file without a row (a process died before it wrote one; the database was restored) is adopted: it gets the row that is
+true, and either somebody needs it, or the prune takes it away after its grace like any other.
+
+All work in steps. No step waits for the disk inside a transaction, a crash after any of them leaves what the next
 prune finishes, and a stored file is never removed that was fetched anew meanwhile:
 
 - a file leaves as `region.catalogue.files` tells: its row, its bytes, the row that says it is leaving;
@@ -70,6 +73,55 @@ async def let_go(engine: AsyncEngine, store: Store, digests: Collection[Sha256])
     await finish_leaving(engine, store)
     async with transaction(engine) as connection:
         return await files.leaving(connection, leaving)
+
+
+def shelves_of(now: datetime) -> list[str]:
+    """The beginnings of digests that are looked through in this minute: all of them within 64 minutes."""
+    first = int(now.timestamp()) // 60 % 64 * 4
+    return [f"{number:02x}" for number in range(first, first + 4)]
+
+
+async def adopt(engine: AsyncEngine, store: Store, beginnings: Collection[str], now: datetime) -> list[Sha256]:
+    """Give files without a row one, if their bytes are right; remove those whose bytes are wrong. Those that have one.
+
+    Only files whose digests have one of these `beginnings` are looked at, so that a large store is listed in slices.
+    Nothing is removed meanwhile: whoever removes bytes does so under the same lock.
+    """
+    with ExitStack() as stack:
+        if not await in_thread(stack.enter_context, store.alone(REMOVING)):
+            return []
+        found: dict[Sha256, int] = {}
+        for beginning in beginnings:
+            found |= await in_thread(lambda: dict(store.held(beginning)))  # noqa: B023  it has ended by the next turn
+        async with transaction(engine) as connection:
+            unknown = await files.without_row(connection, found)
+        right: dict[Sha256, int] = {}
+        wrong: list[Sha256] = []
+        for sha256 in unknown:
+            try:
+                if await in_thread(_is_secured, store, sha256, found[sha256]):
+                    right[sha256] = found[sha256]
+                else:
+                    wrong.append(sha256)
+            except OSError as error:
+                log.error(f"A file without a row cannot be read; it stays. {store.fault(error)}", action="adopt")
+        if right or wrong:
+            async with transaction(engine) as connection:
+                refused = await files.record(connection, right, now)
+                await files.leave_unknown(connection, wrong, now)
+    if wrong:
+        await finish_leaving(engine, store)
+    return sorted(right.keys() - refused) if right else []
+
+
+def _is_secured(store: Store, sha256: Sha256, size: int) -> bool:
+    """True if the file is the right one, marked and flushed. Raises OSError."""
+    if store.secure(sha256, size):
+        return True
+    if store.digest_of(sha256) != sha256:
+        return False
+    store.reinstate(sha256)
+    return store.secure(sha256, size)
 
 
 async def audit(

@@ -630,3 +630,125 @@ def test_every_file_is_read_once_a_day() -> None:
         for sha256 in slice_of_day(digests, NOW + timedelta(seconds=turn * SLICE_S))
     ]
     assert sorted(read) == sorted(digests)
+
+
+# Files without a row
+
+ALL = [f"{number:02x}" for number in range(256)]
+
+
+async def adopted(engine: AsyncEngine, store: Store, after: timedelta = timedelta(0)) -> list[Sha256]:
+    return await upkeep.adopt(engine, store, ALL, NOW + after)
+
+
+async def test_a_file_without_a_row_gets_one_and_goes_after_its_grace_like_any_other(
+    engine: AsyncEngine, store: Store
+) -> None:
+    known, orphan = await kept(engine, store, b"known"), put(store, b"orphan")
+    assert await adopted(engine, store) == [orphan]
+    assert await rows(engine) == {known, orphan}
+    assert await adopted(engine, store) == []
+    assert await pruned(engine, store, timedelta(0)) == []
+    assert await pruned(engine, store, GRACE - timedelta(seconds=1)) == []
+    assert set(await pruned(engine, store, GRACE)) == {known, orphan}
+    assert list(store.held()) == []
+
+
+@pytest.mark.parametrize("harm", ["touched", "spoiled"])
+async def test_a_file_without_a_row_that_was_touched_is_read_first(
+    engine: AsyncEngine, store: Store, harm: str
+) -> None:
+    sha256 = put(store, b"bytes")
+    if harm == "spoiled":
+        spoil(store, sha256, quietly=False)
+    else:
+        os.utime(stored_path(store, sha256))
+    assert await adopted(engine, store) == ([sha256] if harm == "touched" else [])
+    assert store.has(sha256, 5) is (harm == "touched")
+    assert stored_path(store, sha256).exists() is (harm == "touched")
+    assert await rows(engine) == ({sha256} if harm == "touched" else set())
+    assert await leaving(engine) == []
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.EACCES])
+async def test_a_file_without_a_row_that_cannot_be_read_stays(engine: AsyncEngine, store: Store, number: int) -> None:
+    sha256 = put(store, b"bytes")
+    os.utime(stored_path(store, sha256))
+    failing = Unreadable(Path(store.where))
+    failing.stuck, failing.number = sha256, number
+    assert await adopted(engine, failing) == []
+    assert stored_path(store, sha256).exists()
+    assert await adopted(engine, store) == [sha256]
+
+
+async def test_a_file_that_is_leaving_or_about_to_get_its_row_is_not_taken(engine: AsyncEngine, store: Watched) -> None:
+    sha256 = await begun(engine, store)
+    fresh = put(store, b"fresh")
+    assert await adopted(engine, store) == [fresh]
+    assert (await rows(engine), await leaving(engine)) == ({fresh}, [sha256])
+    assert await recorded(engine, b"fresh")
+    assert store.has(fresh, 5)
+
+
+async def test_nobody_adopts_what_somebody_removes_just_now(engine: AsyncEngine, store: Watched) -> None:
+    await kept(engine, store)
+    await pruned(engine, store, timedelta(0))
+    store.hold_up()
+    pruning = asyncio.create_task(pruned(engine, store, GRACE))
+    await store.until_reached()
+    second = DiskStore(Path(store.where))
+    put(second, b"orphan")
+    assert await adopted(engine, second) == []
+    store.go_on.set()
+    await pruning
+    assert len(await adopted(engine, second)) == 1
+    assert await idle_in_a_transaction(engine) == 0
+
+
+async def test_a_wrong_file_without_a_row_spares_the_one_that_is_recorded_meanwhile(engine: AsyncEngine) -> None:
+    sha256 = Sha256.of(b"bytes")
+    assert await recorded(engine, b"bytes")
+    async with transaction(engine) as connection:
+        assert await files.leave_unknown(connection, [sha256], NOW) == []
+    assert (await rows(engine), await leaving(engine)) == ({sha256}, [])
+
+
+async def test_whoever_records_a_file_that_goes_without_ever_having_had_a_row_is_refused(engine: AsyncEngine) -> None:
+    sha256 = Sha256.of(b"bytes")
+    async with engine.connect() as removing:
+        assert await files.leave_unknown(removing, [sha256], NOW) == [sha256]
+        recording = asyncio.create_task(recorded(engine, b"bytes"))
+        await until_somebody_waits(engine)
+        await removing.commit()
+        assert not await recording
+    assert (await rows(engine), await leaving(engine)) == (set(), [sha256])
+
+
+def test_the_whole_store_is_looked_through_within_64_minutes_a_slice_a_minute() -> None:
+    slices = [upkeep.shelves_of(NOW + timedelta(minutes=minute, seconds=7)) for minute in range(64)]
+    assert sorted(beginning for found in slices for beginning in found) == ALL
+    assert {len(found) for found in slices} == {4}
+
+
+# A database of before
+
+
+async def test_a_database_of_before_ends_in_a_true_state(engine: AsyncEngine, store: Store) -> None:
+    """The dump has rows for files that have gone since, none for some that came, and calls one leaving that is back."""
+    stays, gone = await kept(engine, store, b"stays"), await kept(engine, store, b"gone")
+    back = put(store, b"bytes")
+    async with transaction(engine) as connection:
+        await connection.execute(
+            text("INSERT INTO leaving_files (sha256, size, since) VALUES (:sha256, 5, :now)"),
+            {"sha256": back, "now": NOW},
+        )
+    store.remove(gone)
+    came = put(store, b"came since")
+    assert await audited(engine, store) == [gone]
+    assert await adopted(engine, store) == [came]
+    await pruned(engine, store, timedelta(0))
+    held = {sha256 for sha256, _ in store.held()}
+    assert held == await rows(engine) == {stays, came}
+    assert await leaving(engine) == []
+    async with transaction(engine) as connection:
+        assert list(await connection.scalars(text("SELECT trigger FROM imports"))) == ["healing"]
