@@ -74,6 +74,10 @@ class DiskStore(Store):
         shelf = shelf_of(sha256)
         try:
             with below.directory(self._root, FILES) as files, below.directory(self._root, FILES, shelf) as into:
+                if sha256 in self._memory.unsure:
+                    # A second flush of what could not be flushed proves nothing: it is fetched again.
+                    below.clear(into, sha256)
+                    self._memory.unsure.discard(sha256)
                 descriptor = os.open(sha256, _READ, dir_fd=into)
                 try:
                     if not is_verified(os.fstat(descriptor), size):

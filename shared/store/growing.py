@@ -32,10 +32,15 @@ INCOMING, FILES = "incoming", "files"
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What a process knows of its store: shelves whose own names it has flushed, arrived files that are spoiled."""
+    """What a process knows of its store.
+
+    `flushed` are shelves whose own names it has flushed; `spoiled` names in `incoming/` that nobody may resume from;
+    `unsure` stored files whose names may be gone after a loss of power. Of the last two it could not take them away.
+    """
 
     flushed: set[str] = field(default_factory=set)
     spoiled: set[str] = field(default_factory=set)
+    unsure: set[str] = field(default_factory=set)
 
 
 def shelf_of(sha256: Sha256) -> str:
@@ -101,8 +106,10 @@ class DiskWriter(Writer):
                 flush_shelf(into, files, shelf, self._memory)
             except OSError:
                 # It may be gone after a loss of power: nobody shall find it and believe it.
+                self._memory.unsure.add(self.sha256)
                 with suppress(OSError):
                     os.unlink(self.sha256, dir_fd=into)
+                    self._memory.unsure.discard(self.sha256)
                 raise
 
     def discard(self) -> None:

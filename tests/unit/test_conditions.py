@@ -2,7 +2,8 @@
 
 import pytest
 
-from shared.conditions import UNSATISFIABLE, decide, parse_range
+from shared.conditions import UNSATISFIABLE, decide, parse_range, representation_headers
+from shared.digest import Sha256
 
 ETAG = f'"{"a" * 64}"'
 OTHER = f'"{"b" * 64}"'
@@ -26,6 +27,12 @@ OTHER = f'"{"b" * 64}"'
         pytest.param("bytes= 0-1 , ,", 10_000, range(2), id="white space and empty list elements"),
         pytest.param("bytes=10000-", 10_000, UNSATISFIABLE, id="starts at the end"),
         pytest.param("bytes=20000-30000", 10_000, UNSATISFIABLE, id="starts beyond the end"),
+        pytest.param("bytes=10000-10000", 10_000, UNSATISFIABLE, id="the byte after the last"),
+        pytest.param("bytes=10001-", 10_000, UNSATISFIABLE, id="starts two bytes after the last"),
+        pytest.param("bytes=9999-10000", 10_000, range(9999, 10_000), id="the last byte and one that is not there"),
+        pytest.param("bytes=20000-15000", 10_000, None, id="starts beyond the end and ends before it starts"),
+        pytest.param("bytes=1-", 1, UNSATISFIABLE, id="starts at the end of one byte"),
+        pytest.param("bytes=0-0", 0, UNSATISFIABLE, id="the first byte of an empty file"),
         pytest.param("bytes=-0", 10_000, UNSATISFIABLE, id="suffix of no bytes"),
         pytest.param("bytes=0-", 0, UNSATISFIABLE, id="an empty file"),
         pytest.param("bytes=-5", 0, None, id="suffix of an empty file"),
@@ -76,6 +83,12 @@ def test_parse_range(header: str, size: int, expected: object) -> None:
         pytest.param("GET", [("range", "bytes=5-9")], (206, range(5, 10)), id="Range"),
         pytest.param("HEAD", [("range", "bytes=5-9")], (200, range(100)), id="Range is for GET only"),
         pytest.param("GET", [("range", "bytes=100-")], (416, range(0)), id="Range outside"),
+        pytest.param("GET", [("range", "bytes=150-199")], (416, range(0)), id="Range far outside"),
+        pytest.param("GET", [("range", "bytes=99-")], (206, range(99, 100)), id="Range of the last byte"),
+        pytest.param("HEAD", [("range", "bytes=100-")], (200, range(100)), id="Range outside, on HEAD"),
+        pytest.param(
+            "GET", [("range", "bytes=100-"), ("if-none-match", ETAG)], (304, range(0)), id="If-None-Match before 416"
+        ),
         pytest.param("GET", [("range", "bytes=5-9"), ("range", "bytes=7-8")], (200, range(100)), id="two Range lines"),
         pytest.param(
             "GET", [("range", "bytes=5-9"), ("if-none-match", ETAG)], (304, range(0)), id="If-None-Match before Range"
@@ -107,3 +120,19 @@ def test_decide(method: str, headers: list[tuple[str, str]], expected: tuple[int
         return [value for name, value in headers if name == wanted]
 
     assert decide(method, lines, ETAG, 100) == expected
+
+
+@pytest.mark.parametrize(
+    ("status", "part", "content_range"),
+    [
+        pytest.param(200, range(100), None, id="the whole file"),
+        pytest.param(206, range(5, 10), "bytes 5-9/100", id="a part"),
+        pytest.param(206, range(99, 100), "bytes 99-99/100", id="the last byte"),
+        pytest.param(416, range(0), "bytes */100", id="a range that begins past the end"),
+        pytest.param(304, range(0), None, id="not modified"),
+    ],
+)
+def test_what_an_answer_says_of_its_bytes(status: int, part: range, content_range: str | None) -> None:
+    headers = representation_headers(Sha256("a" * 64), 100, status, part)
+    assert headers.get("Content-Range") == content_range
+    assert headers["ETag"] == ETAG

@@ -454,6 +454,19 @@ def test_a_file_that_versions_share_is_counted_once() -> None:
     assert decided.fetch_bytes == 300
 
 
+def test_needed_are_all_files_of_the_targets_and_fetched_are_those_that_lack() -> None:
+    """Racks must hold what is needed, whether the region has it already or not; what is replaced is not needed."""
+    products = [
+        product("ga", version("1", "k1 s1", held=True), version("2", "k2 s2")),
+        product("hwe", version("2", "h2 s2", held=True)),
+        product("other", version("1", "o1"), image=JAMMY),
+    ]
+    decided = decide([(1, NOBLE)], products, {sha("k1"): 100, sha("s1"): 100, sha("h2"): 100, sha("s2"): 100})
+    assert decided.needed == {sha("k2"): 100, sha("s2"): 100, sha("h2"): 100}
+    assert decided.fetch == {sha("k2"): 100}
+    assert decide([], products, {}).needed == {}
+
+
 def test_held_counts_versions_of_every_image() -> None:
     assert decide([(1, JAMMY)], crowd(3), {}).held == 3
 

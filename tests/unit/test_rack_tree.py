@@ -148,6 +148,26 @@ def test_two_images_that_claim_one_name_are_refused() -> None:
         plan(ROOT, manifest(*entries), {sha("two")}, unpacked(one={"c/d": "1"}), None)
 
 
+@pytest.mark.parametrize(
+    "entries",
+    [
+        pytest.param((file("a/b/c", "one", "a:c:b"), file("a/b/c/d", "two", "x:y:z")), id="the directory comes first"),
+        pytest.param((file("a/b/c/d", "two", "a:c:b"), file("a/b/c", "one", "x:y:z")), id="the directory comes last"),
+        pytest.param((file("a/b", "one", "a:c:b"), file("a/b/c/d/e", "two", "x:y:z")), id="far below it"),
+    ],
+)
+def test_two_images_that_nest_are_refused(entries: tuple[Entry, ...]) -> None:
+    """A name cannot be a file of one image and a directory of the other: no tree of the two could be built."""
+    with pytest.raises(InvalidDocument, match="is both a file and a directory"):
+        plan(ROOT, manifest(*entries), {sha("one"), sha("two")}, {}, None)
+
+
+def test_images_whose_names_only_look_alike_stand_beside_each_other() -> None:
+    entries = (file("a/b/c", "one", "a:c:b"), file("a/b/cd/e", "two", "x:y:z"), file("a/b/c.d", "two", "x:y:z"))
+    draft = plan(ROOT, manifest(*entries), {sha("one"), sha("two")}, {}, None)
+    assert set(draft.names) == {"a/b/c", "a/b/cd/e", "a/b/c.d"}
+
+
 DIFFS = [
     pytest.param((), set(), [], id="nothing-wanted"),
     pytest.param(NOBLE_2, set(), ["ga2", "root2", "hwe2"], id="nothing-held"),

@@ -285,6 +285,57 @@ def test_a_file_removed_in_the_last_moment_is_a_conflict_and_nothing_else(store:
     assert not store.has(A, SIZE)
 
 
+CALLS = ("open", "mkdir", "stat", "fstat", "write", "ftruncate", "fchmod", "utime", "fsync", "rename", "unlink")
+
+
+@pytest.mark.parametrize(
+    "number", [errno.EIO, errno.ENOSPC, errno.EMFILE, errno.EROFS], ids=errno.errorcode.__getitem__
+)
+@pytest.mark.parametrize("lasting", [False, True], ids=["once", "from then on"])
+def test_whichever_call_fails_a_file_is_stored_whole_or_not_at_all(tmp_path: Path, number: int, lasting: bool) -> None:
+    """Each call that filing one file makes is failed in turn, and what is found afterwards is right or absent."""
+    failed = 0
+    for turn in range(200):
+        store = DiskStore(tmp_path / str(turn))
+        begin(store, A, CONTENT[:3], SIZE)
+        calls = 0
+
+        def failing_at(original: Callable[..., Any], turn: int = turn) -> Callable[..., Any]:
+            def call(*args: Any, **options: Any) -> Any:
+                nonlocal calls
+                calls += 1
+                if calls == turn + 1 or (lasting and calls > turn):
+                    raise failure(number)
+                return original(*args, **options)
+
+            return call
+
+        before = descriptors()
+        with pytest.MonkeyPatch.context() as patch:
+            for name in CALLS:
+                patch.setattr(os, name, failing_at(getattr(os, name)))
+            try:
+                with closing(store.writer(A, SIZE)) as writer:
+                    writer.write(CONTENT[writer.arrived :])
+                    writer.commit()
+            except OSError:
+                failed += 1
+                done = False
+            else:
+                done = True
+        assert descriptors() == before
+        if not (lasting and not done):
+            assert content_of(store, A, SIZE) == (CONTENT if done else None)
+        assert content_of(store, A, SIZE) in (CONTENT, None)
+        assert store.secure(A, SIZE) is done, "nobody writes a row for what may be gone after a loss of power"
+        put(store, CONTENT)
+        assert content_of(store, A, SIZE) == CONTENT
+        if calls <= turn:
+            break
+    assert failed > 15
+    assert calls <= turn, "every call had its turn"
+
+
 # --- what survives a loss of power --------------------------------------------------------------------------------
 
 
