@@ -651,6 +651,51 @@ async def test_a_file_that_was_stored_before_a_crash_is_recorded_without_fetchin
     assert (await bench.image()).status == "stored"
 
 
+async def test_after_the_restore_of_an_older_dump_nothing_is_fetched_that_still_lies_there(
+    bench: Bench, mirror: Mirror, server: Server
+) -> None:
+    """The dump knows of none of the new version's files, and of one that has gone since."""
+    await bench.import_now()
+    old = await bench.manifest()
+    async with transaction(bench.region.engine) as connection:
+        dump = {row.sha256: row.size for row in await files.all_stored(connection)}
+    published = mirror.publish(release="resolute", arch="amd64")
+    assert (await bench.import_now()).state == "succeeded"
+    current = await bench.manifest()
+    gone = next(entry.sha256 for entry in old.entries if entry.sha256 not in current.files())
+    bench.region.store.remove(gone)
+    await restore(bench, dump, "20260701")
+    for _ in range(64):
+        bench.region.clock.now.pass_by(timedelta(minutes=1))  # type: ignore[attr-defined]
+        await bench.region.clock.tick()
+    await bench.region.clock.audit()
+    server.requests.clear()
+    assert await run_next(bench.region.importer)
+    assert (await bench.image()).held_version == published.version
+    assert paths_asked(server) == []
+    assert (await bench.manifest()).files() == current.files()
+    assert await bench.stored() == {sha256 for sha256, _ in bench.region.store.held()} >= set(current.files())
+
+
+async def restore(bench: Bench, dump: dict[Sha256, int], version: str) -> None:
+    """The tables say again what they said before the newest version came."""
+    async with transaction(bench.region.engine) as connection:
+        await connection.execute(text("DELETE FROM files"))
+        assert await files.record(connection, dump, bench.region.now()) == set()
+        await connection.execute(text("UPDATE versions SET held_at = NULL, vouched_by = NULL"))
+        await connection.execute(
+            text("""
+                UPDATE versions SET held_at = now(), vouched_by = documents.vouched_by
+                FROM products JOIN stream_documents AS documents USING (source_id, content_id)
+                WHERE products.id = versions.product_id AND versions.id IN (
+                    SELECT version_id FROM items GROUP BY version_id
+                    HAVING bool_and(items.sha256 = ANY(:dump)))
+                  AND (products.kind = 'bootloader' OR versions.name = :version)
+            """),
+            {"dump": list(dump), "version": version},
+        )
+
+
 class Immovable(DiskStore):
     """A store on a disk that removes nothing."""
 
