@@ -52,14 +52,15 @@ class Clock:
             log.info("The hourly sync is due.", action="sync", import_id=import_id)
         elif again:
             log.info("An import that failed is tried again.", action="sync", import_id=again[0])
+        await self.sightings.flush()
+        await housekeeping.tidy(self.engine, self.now())
+        # Last what a failing disk may end.
         gone = await upkeep.prune(self.engine, self.store, self.prune_grace, self.now())
         if gone:
             log.info(f"{len(gone)} files nobody needs any more were deleted.", action="prune")
         adopted = await upkeep.adopt(self.engine, self.store, upkeep.shelves_of(self.now()), self.now())
         if adopted:
             log.info(f"{len(adopted)} stored files had no row; they have one now.", action="adopt", files=adopted[:10])
-        await self.sightings.flush()
-        await housekeeping.tidy(self.engine, self.now())
 
     async def audit(self) -> None:
         """Compare disk and catalogue; what was lost is asked for again at once."""

@@ -2,7 +2,8 @@
 
 A file has a road for each source and path that lists its digest: that of the version it is wanted for first, the others
 after. A road that fails costs nothing but itself; the bytes are the right ones by their digest, whoever sends them.
-When all roads have failed, those whose failure may pass are tried again after growing pauses.
+When all roads have failed, those whose failure may pass are tried again after growing pauses, and not before the moment
+that a mirror asks for (`Retry-After`); if that is longer than patience lasts, the file fails for now.
 """
 
 import asyncio

@@ -1,6 +1,7 @@
 """What failed for a passing reason is tried again by itself, with growing pauses, until something else covers it."""
 
 import asyncio
+import time
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import timedelta
@@ -187,6 +188,17 @@ async def test_a_mirror_that_is_away_for_minutes_is_asked_again_in_growing_pause
     assert (done.state, done.retry_at) == ("succeeded", None)
     assert (await bench.image()).status == "stored"
     assert not await tick(bench, 8 * MINUTE)
+
+
+async def test_a_mirror_is_not_asked_again_before_it_wants_to_be(bench: Bench, server: Server) -> None:
+    server.misbehave("resolute/*/squashfs", Status(503, {"Retry-After": "2"}), times=1)
+    server.misbehave("resolute/*/boot-initrd", Status(503, {"Retry-After": "3600"}))
+    began = time.monotonic()
+    failed = await bench.import_now()
+    assert time.monotonic() - began >= 2
+    assert (failed.state, failed.retry_at) == ("failed", NOW + MINUTE)
+    asked = [path.rpartition("/")[2] for path in paths_asked(server, "resolute/*")]
+    assert (asked.count("squashfs"), asked.count("boot-initrd")) == (2, len(set(paths_asked(server, "*/boot-initrd"))))
 
 
 async def test_one_failure_that_may_pass_among_others_is_enough(bench: Bench, server: Server) -> None:
