@@ -6,11 +6,12 @@ import os
 import threading
 import time
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from deploy.local.mirror.faults import Cut, Flip, Hang, Status
 from deploy.local.mirror.key import Key
@@ -739,6 +740,27 @@ async def test_a_file_that_cannot_be_deleted_costs_its_own_image_only(
     assert file.path not in paths_asked(server)
     assert ((await bench.image()).status, (await bench.image(CENTOS_8)).status) == ("failed", "stored")
     assert (await on(bench, DiskStore).import_now()).state == "succeeded"
+    assert (await bench.image()).status == "stored"
+
+
+async def test_a_file_that_is_refused_its_row_fails_its_image_which_is_tried_again(
+    bench: Bench, mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It began to be deleted after the import had looked: the import must not seem to have succeeded without it."""
+    squashfs = Sha256(mirror.expected("resolute", "amd64", "ga-26.04")["squashfs"].sha256)
+    record = files.record
+
+    async def refusing(connection: AsyncConnection, found: dict[Sha256, int], now: datetime) -> set[Sha256]:
+        refused = await record(connection, {name: size for name, size in found.items() if name != squashfs}, now)
+        return refused | {squashfs} & found.keys()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "record", refusing)
+        failed = await bench.import_now()
+    assert (failed.state, failed.error_code) == ("failed", "conflict")
+    assert failed.retry_at == bench.region.now() + timedelta(minutes=1)
+    assert (await bench.image()).status == "failed"
+    assert (await bench.import_now()).state == "succeeded"
     assert (await bench.image()).status == "stored"
 
 
