@@ -119,6 +119,7 @@ async def metrics(region: TheRegion, request: Request) -> Response:
         _gauge("bootferry_files", "Files stored.", stored.count),
         _gauge("bootferry_files_bytes", "Bytes of the files stored.", stored.size),
         _gauge("bootferry_disk_free_bytes", "Bytes free for files.", await asyncio.to_thread(region.store.bytes_free)),
+        _gauge("bootferry_unreadable_files", "Stored files this process could not read.", len(region.clock.unread)),
         _gauge("bootferry_manifest_epoch", "Epoch of the current manifest.", order[0]),
         _gauge("bootferry_manifest_serial", "Serial of the current manifest.", order[1]),
         _gauge("bootferry_racks", "Racks enrolled.", len(known_racks)),

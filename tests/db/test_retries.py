@@ -229,10 +229,13 @@ async def test_a_runner_that_finds_the_database_again_too_late_claims_the_import
 ) -> None:
     bench.region.importer = replace(bench.region.importer, lease_s=0.3)
     import_id = await bench.ask()
-    away = errors.Unavailable("The database does not answer")
+    this_task, write_progress = asyncio.current_task(), importer._write_progress
 
-    async def unanswered(*_args: Any) -> bool:
-        raise away
+    async def unanswered(*args: Any) -> bool:
+        """The database answers nothing while the import runs, and everything as soon as it has ended."""
+        if asyncio.current_task() is not this_task:
+            raise errors.Unavailable("The database does not answer")
+        return await write_progress(*args)
 
     with monkeypatch.context() as patch:
         patch.setattr(importer, "_write_progress", unanswered)

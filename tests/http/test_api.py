@@ -309,6 +309,7 @@ async def test_health_and_docs_answer_everyone_and_metrics_a_viewer(running: Run
     assert (await nobody("GET", "/metrics")).status == 401
     metrics = (await running.client("GET", "/metrics")).body.decode()
     assert 'bootferry_image_status{image="ubuntu:resolute:amd64",status="stored"} 1.0' in metrics
+    assert "bootferry_unreadable_files 0.0" in metrics
     docs = await nobody("GET", "/docs")
     assert b"//" not in docs.body.replace(b"http://www.w3.org", b""), "the page must not name another host"
     assert "default-src 'self'" in docs.headers["Content-Security-Policy"]
