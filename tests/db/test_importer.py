@@ -607,6 +607,43 @@ async def test_a_disk_that_fails_at_any_step_takes_nothing_away_and_the_next_att
     await bench.stored()
 
 
+async def test_a_disk_that_fails_keeps_no_operators_wish_from_being_carried_out(bench: Bench, mirror: Mirror) -> None:
+    await bench.select(RESOLUTE, CENTOS_8)
+    await bench.import_now()
+    await bench.select(RESOLUTE)
+    mirror.publish(release="resolute", arch="amd64")
+
+    class Failing(DiskStore):
+        """A store on a disk that fails before anything is fetched."""
+
+        def bytes_free(self) -> int:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    failed = await on(bench, Failing).import_now("operator")
+    assert (failed.state, failed.error_code) == ("failed", "disk_failed")
+    assert (await bench.image()).held_version == "20260701"
+    assert await bench.digests_at("centos/amd64/generic/8/stable") == {}
+
+
+async def test_a_disk_that_fails_at_one_file_costs_its_image_only(bench: Bench, mirror: Mirror) -> None:
+    squashfs = Sha256(mirror.expected("resolute", "amd64", "ga-26.04")["squashfs"].sha256)
+    await bench.select(RESOLUTE, CENTOS_8)
+
+    class Failing(DiskStore):
+        """A store on a disk that keeps a file and cannot say so."""
+
+        def has(self, sha256: Sha256, size: int) -> bool:
+            if sha256 == squashfs and stored_path(self, sha256).exists():
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return super().has(sha256, size)
+
+    failed = await on(bench, Failing).import_now()
+    assert (failed.state, failed.error_code) == ("failed", "disk_failed")
+    assert ((await bench.image()).status, (await bench.image(CENTOS_8)).status) == ("failed", "stored")
+    assert squashfs not in await on(bench, DiskStore).stored()
+    assert (await bench.import_now()).state == "succeeded"
+
+
 async def test_what_is_there_already_needs_no_room(bench: Bench) -> None:
     await bench.import_now()
     await bench.select(RESOLUTE, CENTOS_8)
