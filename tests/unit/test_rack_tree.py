@@ -156,10 +156,21 @@ def test_two_images_that_claim_one_name_are_refused() -> None:
         pytest.param((file("a/b", "one", "a:c:b"), file("a/b/c/d/e", "two", "x:y:z")), id="far below it"),
     ],
 )
-def test_two_images_that_nest_are_refused(entries: tuple[Entry, ...]) -> None:
+def test_a_manifest_of_two_images_that_nest_is_none(entries: tuple[Entry, ...]) -> None:
     """A name cannot be a file of one image and a directory of the other: no tree of the two could be built."""
     with pytest.raises(InvalidDocument, match="is both a file and a directory"):
-        plan(ROOT, manifest(*entries), {sha("one"), sha("two")}, {}, None)
+        manifest(*entries)
+
+
+@pytest.mark.parametrize("member", ["c", "c/d/e"])
+@pytest.mark.parametrize("order", [1, -1], ids=["the archive comes first", "the archive comes last"])
+def test_two_images_that_nest_by_the_members_of_an_archive_are_refused(member: str, order: int) -> None:
+    """What is in an archive, no manifest says: a member is where the other image has a directory, or below its file."""
+    images = ("bootloader:a:a", "ubuntu:z:z")[::order]
+    entries = (bundle("a/b", "one", images[0]), file("a/b/c/d", "two", images[1]))
+    known = manifest(*entries)
+    with pytest.raises(InvalidDocument, match="is both a file and a directory"):
+        plan(ROOT, known, {sha("two")}, unpacked(one={member: "1"}), None)
 
 
 def test_images_whose_names_only_look_alike_stand_beside_each_other() -> None:
