@@ -6,7 +6,7 @@ Ticks are measured by the loop's monotonic clock: a wall clock that is set, by y
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 

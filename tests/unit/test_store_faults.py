@@ -198,6 +198,7 @@ def test_a_lock_behind_a_link_is_none(store: DiskStore, tmp_path: Path) -> None:
     assert not (tmp_path / "victim").exists()
 
 
+@pytest.mark.timeout(20)
 def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(store: DiskStore) -> None:
     put(store, CONTENT)
     stored_path(store, A).unlink()
