@@ -68,7 +68,7 @@ _STATES = {
     "53200": "The database has no memory left",
     "53300": "The database has no connection left",
     "53": "The database lacks something; its log says what",
-    "55P03": "A table of the database is locked",
+    "55P03": "Something in the database is locked",
     "57014": "The database took too long",
     "57": "The database is starting, or shutting down",
     "58": "The database cannot read or write its disk",

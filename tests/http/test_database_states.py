@@ -176,7 +176,7 @@ STATES: dict[str, tuple[Callable[[Site], Any], str]] = {
     "too many connections": (_full, "The database has no connection left"),
     "read-only": (_read_only, "The database is read-only"),
     "frozen": (_frozen_site, "The database does not answer"),
-    "a locked table": (_locked, "A table of the database is locked"),
+    "a locked table": (_locked, "Something in the database is locked"),
 }
 
 
@@ -233,7 +233,7 @@ async def test_however_many_ask_whether_it_is_ready_one_look_is_made(
         ("57P01", "The database is starting, or shutting down"),
         ("57P03", "The database is starting, or shutting down"),
         ("25006", "The database is read-only"),
-        ("55P03", "A table of the database is locked"),
+        ("55P03", "Something in the database is locked"),
         ("57014", "The database took too long"),
         ("40P01", "The database let another change go first"),
         ("58030", "The database cannot read or write its disk"),

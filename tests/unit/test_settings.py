@@ -10,6 +10,7 @@ import pytest
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
+from region.configuration import RegionConfiguration
 from shared.configuration import EX_CONFIG, ServiceConfiguration
 from shared.errors import InvalidConfiguration
 
@@ -224,3 +225,41 @@ def test_a_refusal_does_not_show_the_value(
 
 def test_the_exit_status_is_the_one_of_sysexits() -> None:
     assert EX_CONFIG == 78
+
+
+# --- addresses ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "networks"),
+    [
+        pytest.param(None, ["127.0.0.1/32", "::1/128"], id="unset"),
+        pytest.param("10.0.0.7", ["10.0.0.7/32"], id="one"),
+        pytest.param("10.0.0.7, 10.1.0.0/16,fd00::/8", ["10.0.0.7/32", "10.1.0.0/16", "fd00::/8"], id="several"),
+        pytest.param("none", [], id="none"),
+    ],
+)
+def test_addresses_are_a_list(
+    config: Path, monkeypatch: pytest.MonkeyPatch, value: str | None, networks: list[str]
+) -> None:
+    if value is not None:
+        monkeypatch.setenv("REGION_TRUSTED_PROXIES", value)
+    assert [str(network) for network in RegionConfiguration.load().trusted_proxies] == networks
+
+
+@pytest.mark.parametrize("value", ["*", "example.org", "10.0.0.0/33", "10.0.0.1/8", "10.0.0.1;10.0.0.2"])
+def test_what_is_no_address_is_refused(config: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("REGION_TRUSTED_PROXIES", value)
+    with pytest.raises(
+        InvalidConfiguration, match=r"REGION_TRUSTED_PROXIES is not usable: it must be addresses or netw"
+    ):
+        RegionConfiguration.load()
+
+
+def test_addresses_in_the_file_are_a_list_too(config: Path) -> None:
+    (config.parent / "region.toml").write_text('trusted_proxies = ["10.0.0.7"]\nmetrics_addresses = "10.1.0.0/16"\n')
+    found = RegionConfiguration.load()
+    assert [str(network) for network in (*found.trusted_proxies, *(found.metrics_addresses or ()))] == [
+        "10.0.0.7/32",
+        "10.1.0.0/16",
+    ]
