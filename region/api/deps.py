@@ -73,22 +73,30 @@ async def identify(request: Request) -> "Operator | SignedRack | None":
     elsewhere, Unavailable.
     """
     region: Region = request.app.state.region
-    scheme, token = get_authorization_scheme_param(request.headers.get("authorization"))
-    cookie = request.cookies.get(SESSION_COOKIE)
-    bears = scheme.lower() == "bearer"
-    if not bears and "signature-input" in request.headers:
+    token = _bearer_token(request)
+    if token is None and "signature-input" in request.headers:
         return authenticate_head(region, request)
-    if not bears and cookie is None:
+    if token is None and SESSION_COOKIE not in request.cookies:
         return None
+    if token is None:
+        require_same_origin(request)
     region.require_ready()
-    # A transaction of its own, so that nobody holds a connection while a body is on its way.
+    return replace(await _operator(region, request, token, using=True), address=address_of(request))
+
+
+async def _operator(region: Region, request: Request, token: str | None, *, using: bool) -> Operator:
+    # A transaction of its own, so that nobody holds a connection while a body, or an event, is on its way.
     async with transaction(region.request_engine) as connection:
-        if bears:
-            operator = await operators.authenticate(connection, token, region.now())
-        else:
-            require_same_origin(request)
-            operator, _ = await sessions.resume_session(connection, cookie or "", region.now())
-    return replace(operator, address=address_of(request))
+        if token is not None:
+            return await operators.authenticate(connection, token, region.now(), using=using)
+        secret = request.cookies.get(SESSION_COOKIE, "")
+        operator, _ = await sessions.resume_session(connection, secret, region.now(), using=using)
+        return operator
+
+
+def _bearer_token(request: Request) -> str | None:
+    scheme, token = get_authorization_scheme_param(request.headers.get("authorization"))
+    return token if scheme.lower() == "bearer" else None
 
 
 async def look_again(region: Region, request: Request) -> None:
@@ -96,13 +104,7 @@ async def look_again(region: Region, request: Request) -> None:
 
     That is no use of token or session: who only listens is idle.
     """
-    _, token = get_authorization_scheme_param(request.headers.get("authorization"))
-    async with transaction(region.request_engine) as connection:
-        if token:
-            await operators.authenticate(connection, token, region.now(), using=False)
-        else:
-            secret = request.cookies.get(SESSION_COOKIE, "")
-            await sessions.resume_session(connection, secret, region.now(), using=False)
+    await _operator(region, request, _bearer_token(request), using=False)
 
 
 def vouch(region: Region, caller: object, body: bytes) -> None:
