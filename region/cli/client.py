@@ -77,7 +77,7 @@ class Api:
                 return await self._ask(method, *path, body=body, query=query, headers=headers)
             except HttpStatus as error:
                 failures += 1
-                wait_s = self.patience.wait_s(error, failures, self.rng) if _is_busy(error) else None
+                wait_s = self.patience.wait_s(error, failures, self.rng) if _may_be_asked_again(method, error) else None
                 if wait_s is None:
                     raise
             note(f"The region is busy; it is asked again in {wait_s:.0f} seconds.")
@@ -142,9 +142,11 @@ class Api:
         return {"Authorization": f"Bearer {self.token}"} if self.token else {}
 
 
-def _is_busy(error: HttpStatus) -> bool:
-    """True if the region did nothing and says when it will: then a change, too, may be sent again."""
-    return error.status == 503 and asked_s(error) > 0
+def _may_be_asked_again(method: str, error: HttpStatus) -> bool:
+    """True if the region says when to come back, and whoever comes back does nothing twice."""
+    # A change may have been made when its answer failed: only admission knows that nothing was begun.
+    begun_nothing = method == "GET" or error.problem == "crowded"
+    return error.status == 503 and asked_s(error) > 0 and begun_nothing
 
 
 @asynccontextmanager

@@ -11,13 +11,13 @@ from shared.errors import HttpStatus
 from shared.http import client_session
 from tests.http.test_download import raw_server, response
 
-PROBLEM = b'{"code": "unavailable", "detail": "The region is busy; try again in 2 seconds."}'
 GOOD = response(b'{"items": []}')
 
 
-def busy(retry_after: str, status: str = "503 Service Unavailable") -> bytes:
+def busy(retry_after: str, status: str = "503 Service Unavailable", code: str = "crowded") -> bytes:
+    problem = b'{"code": "%s", "detail": "Come back."}' % code.encode()
     return response(
-        PROBLEM, status, Content_Type="application/problem+json", Retry_After=retry_after, Connection="close"
+        problem, status, Content_Type="application/problem+json", Retry_After=retry_after, Connection="close"
     )
 
 
@@ -53,6 +53,14 @@ async def test_a_busy_region_is_asked_again_when_it_said(
     assert slept == [12, 7]
     told = capsys.readouterr()
     assert (told.out, told.err.splitlines()[0]) == ("", "The region is busy; it is asked again in 12 seconds.")
+
+
+async def test_a_change_that_may_have_been_made_is_not_sent_again(slept: list[float]) -> None:
+    away = busy("5", code="unavailable")
+    with pytest.raises(HttpStatus):
+        await asked([away, GOOD], "POST")
+    assert slept == []
+    assert (await asked([away, GOOD], "GET"))[0].body == {"items": []}
 
 
 @pytest.mark.parametrize(
