@@ -32,6 +32,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from region.database.connection import transaction
 from tests.e2e.conftest import Ferry
 from tests.e2e.site import Service
+from tests.http.conftest import free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -414,9 +415,10 @@ async def lose_the_database(stage: Stage) -> None:
     """Start on databases that are not there, or whose address is none."""
     site, password = stage.ferry.site, stage.quoted["database"]
     for number, address in enumerate(("127.0.0.1:1", "127.0.0.1:port")):
-        environment = {"REGION_DATABASE_URL": f"postgresql://u:{password}@{address}/x"}
+        port = free_port()
+        environment = {"REGION_DATABASE_URL": f"postgresql://u:{password}@{address}/x", "REGION_PORT": str(port)}
         log = site.directory / f"lost-{number}.log"
-        lost = Service(["region", "serve"], stage.ferry.region.environment | environment, log, 0)
+        lost = Service(["region", "serve"], stage.ferry.region.environment | environment, log, port)
         site.services.append(lost)
         lost.start()
 
