@@ -22,6 +22,9 @@ SYNC_PERIOD = promises.SYNC_PERIOD
 LEASE_S = 10.0
 """A runner says once a second that it is alive; after so many seconds of silence another takes over."""
 
+STANDSTILL_S = 15.0
+"""A runner that stands still in the middle of a transaction is put out of it, so that its locks block nobody longer."""
+
 UNATTENDED = ("healing", "retry")
 """What the region asks of itself beside the hourly sync: no sync, and any other wish gives the run its name."""
 
@@ -160,7 +163,8 @@ _CLAIM = text("""
         WHERE (state = 'running' AND lease_until < clock_timestamp())
            OR (state = 'queued' AND NOT EXISTS (SELECT FROM imports WHERE state = 'running'))
         ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED)
-    RETURNING id, fence, trigger, scope, tries
+    RETURNING id, fence, trigger, scope, tries,
+              set_config('idle_in_transaction_session_timeout', :standstill, true)
 """)
 
 _SUPERSEDE = text("""
@@ -176,7 +180,8 @@ async def claim(connection: AsyncConnection, owner: str, lease_s: float = LEASE_
     this import is not tried again beside it.
     """
     try:
-        row = (await connection.execute(_CLAIM, {"owner": owner, "lease_s": lease_s})).one_or_none()
+        values = {"owner": owner, "lease_s": lease_s, "standstill": _standstill()}
+        row = (await connection.execute(_CLAIM, values)).one_or_none()
     except IntegrityError:
         # Another process began to run one between our look and our write.
         return None
@@ -187,10 +192,15 @@ async def claim(connection: AsyncConnection, owner: str, lease_s: float = LEASE_
     return Claim(row.id, row.fence, row.trigger, None if row.scope is None else frozenset(row.scope), row.tries)
 
 
+def _standstill() -> str:
+    """The setting's value, for one transaction, in milliseconds."""
+    return str(int(STANDSTILL_S * 1000))
+
+
 async def require_lease(connection: AsyncConnection, held: Claim) -> None:
     """Until this transaction ends nobody can take the import over. Raises LeaseLost when somebody has."""
     row = await connection.execute(
-        select(imports.c.id)
+        select(imports.c.id, func.set_config("idle_in_transaction_session_timeout", _standstill(), True))
         .where(imports.c.id == held.import_id, imports.c.fence == held.fence, imports.c.state == "running")
         .with_for_update(read=True)
     )
@@ -213,7 +223,7 @@ async def record_progress(
                 UPDATE imports SET bytes_total = :total, bytes_done = :done,
                     lease_until = clock_timestamp() + make_interval(secs => :lease_s)
                 WHERE id = :id AND fence = :fence AND state = 'running'
-                RETURNING cancel_requested
+                RETURNING cancel_requested, set_config('idle_in_transaction_session_timeout', :standstill, true)
             """),
             {
                 "total": bytes_total,
@@ -221,6 +231,7 @@ async def record_progress(
                 "lease_s": lease_s,
                 "id": held.import_id,
                 "fence": held.fence,
+                "standstill": _standstill(),
             },
         )
     ).one_or_none()

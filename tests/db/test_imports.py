@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from region.database.connection import transaction
 from region.importing import imports
 from region.importing.imports import SYNC_PERIOD, Claim, ImageProgress, LeaseLost
-from shared.errors import Conflict, NotFound
+from shared.errors import Conflict, NotFound, Unavailable
 from shared.names import ImageKey
 from tests.db.rows import NOBLE, NOW, make_region, until_somebody_waits
 
@@ -370,3 +370,46 @@ async def test_imports_are_listed_newest_first_page_by_page(region: AsyncEngine)
         for ask in (imports.get(connection, 99), imports.request_cancel(connection, 99, NOW)):
             with pytest.raises(NotFound):
                 await ask
+
+
+async def shows_its_lease(connection: AsyncConnection, claim: Claim) -> None:
+    await imports.require_lease(connection, claim)
+
+
+async def writes_its_progress(connection: AsyncConnection, claim: Claim) -> None:
+    await imports.record_progress(connection, claim, {}, 2, 1, lease_s=0.1)
+
+
+@pytest.mark.parametrize("step", [shows_its_lease, writes_its_progress])
+async def test_a_runner_that_stands_still_in_a_transaction_blocks_nobody(
+    region: AsyncEngine, monkeypatch: pytest.MonkeyPatch, step: Callable[[AsyncConnection, Claim], Awaitable[None]]
+) -> None:
+    """It was stopped by a signal, say, with a lock on the very row that its successor must claim."""
+    monkeypatch.setattr(imports, "STANDSTILL_S", 0.3)
+    await enqueued(region)
+    async with transaction(region) as connection:
+        claim = await imports.claim(connection, "one", lease_s=0.1)
+    assert claim is not None
+    taken: list[Claim | None] = []
+    with pytest.raises(Unavailable):
+        async with transaction(region) as connection:
+            await step(connection, claim)
+            await asyncio.sleep(1.5)
+            taken.append(await claimed(region, "two"))
+            await connection.execute(text("SELECT 1"))
+    assert [found.fence for found in taken if found] == [2]
+
+
+async def test_a_runner_that_stands_still_while_it_claims_blocks_nobody(
+    region: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(imports, "STANDSTILL_S", 0.3)
+    await enqueued(region)
+    taken: list[Claim | None] = []
+    with pytest.raises(Unavailable):
+        async with transaction(region) as connection:
+            assert await imports.claim(connection, "one") is not None
+            await asyncio.sleep(1.5)
+            taken.append(await claimed(region, "two"))
+            await connection.execute(text("SELECT 1"))
+    assert [found.fence for found in taken if found] == [1]
