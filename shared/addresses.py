@@ -70,12 +70,12 @@ def literal(host: str) -> Address | None:
         return ipaddress.ip_address(plain)
     except ValueError:
         pass
-    # What begins with a digit is a number or a name; inet_aton itself would also take words after a space.
-    if not plain[:1].isdigit() or not plain.isascii() or not plain.isprintable() or " " in plain:
+    if plain != "".join(plain.split()):
+        # inet_aton would take the first word.
         return None
     try:
         return ipaddress.IPv4Address(socket.inet_aton(plain))
-    except OSError:
+    except (OSError, ValueError):
         return None
 
 

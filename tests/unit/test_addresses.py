@@ -14,10 +14,13 @@ NEVER = [
     *("::ffff:169.254.169.254", "::169.254.169.254", "64:ff9b::169.254.169.254", "64:ff9b::a9fe:a9fe"),
     *("2002:a9fe:a9fe::", "2002:a9fe:a9fe::1", "2002:6464:64c8::1", "::ffff:100.100.100.200"),
     *("64:ff9b::100.100.100.200", "::ffff:0.0.0.0", "64:ff9b::192.0.0.192"),
-    # NAT64 of a network's own: the IPv4 address at the end, or after 48, 56 or 64 bits (RFC 6052, section 2.2).
-    *("64:ff9b:1::169.254.169.254", "64:ff9b:1:a9fe:a9:fe00::", "64:ff9b:1:a9:fe:a9fe::", "64:ff9b:1:0:a9:fea9:fe00:0"),
+    # NAT64 of a network's own: 100.100.100.200 at the end, or after 48, 56 or 64 bits (RFC 6052, section 2.2).
+    *("64:ff9b:1::6464:64c8", "64:ff9b:1:6464:64:c800::", "64:ff9b:1:64:64:64c8::", "64:ff9b:1:0:64:6464:c800:0"),
+    # The byte after 64 bits belongs to no address.
+    *("64:ff9b:1:6464:164:c800::", "64:ff9b:1:64:ff64:64c8::"),
     # Teredo: the server, and the client's address with every bit turned.
-    *("2001:0:a9fe:a9fe::", "2001:0:cb00:7107:0:0:5601:5601"),
+    *("2001:0:6464:64c8:0:0:f5ff:fffe", "2001:0:cb00:7107:0:0:9b9b:9b37"),
+    *("::2", "::ffff:0.0.0.1"),
 ]
 PRIVATE = [
     *("10.0.0.1", "10.255.255.255", "100.64.0.1", "100.127.255.255", "127.0.0.1", "127.9.9.9", "172.16.0.1"),
@@ -32,6 +35,9 @@ PRIVATE = [
         "2002:7f00:1::1",
     ),
     "2001:0:cb00:7107:0:0:f5ff:fffe",
+    # One less than 100.100.100.200, in each of those places, and one more.
+    *("64:ff9b:1::6464:64c7", "64:ff9b:1:6464:64:c700::", "64:ff9b:1:64:64:64c7::", "64:ff9b:1:0:64:6464:c700:0"),
+    *("::ffff:100.100.100.201", "::ffff:100.100.100.199"),
 ]
 PUBLIC = [
     *("1.1.1.1", "9.255.255.255", "11.0.0.0", "100.63.255.255", "100.128.0.0", "126.255.255.255", "128.0.0.1"),
@@ -84,6 +90,14 @@ def test_more_spellings(text: str, address: str) -> None:
     assert str(literal(text)) == address
 
 
-@pytest.mark.parametrize("text", ["mirror.example", "1and1.example", "3com", "", "1.2.3.4.5", "10.0.0.1 x", "0x", "-1"])
+@pytest.mark.parametrize("text", ["mirror.example", "1and1.example", "3com", "", "1.2.3.4.5", "0x", "-1"])
 def test_a_name_is_no_address(text: str) -> None:
+    assert literal(text) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["10.0.0.1 x", "10.0.0.1\tx", "10.0.0.1\n", " 10.0.0.1", "10.0.0.1\0", "X10.0.0.1", "\uff11\uff10.0.0.1", "\ud800"],
+)
+def test_what_only_begins_like_an_address_is_none(text: str) -> None:
     assert literal(text) is None
