@@ -35,7 +35,7 @@ from region.importing.imports import Import
 from shared.digest import Sha256
 from shared.download import Transfer
 from shared.errors import BootferryError
-from shared.http import client_session, request
+from shared.http import client_session, read_capped, request
 from shared.pace import Pace
 from shared.patience import Patience
 from shared.store.disk import DiskStore
@@ -47,7 +47,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 INDEX = "streams/v1/index.sjson"
 PRODUCTS = "streams/v1/com.ubuntu*.sjson"
-PACE = Pace(floor_bytes_per_s=20_000, window_s=0.3, slack_s=1.0)
+PACE = Pace(floor_bytes_per_s=20_000, window_s=0.3, slack_s=2.6)
 MOST_SECONDS = 20.0
 MOST_BYTES = 160_000_000
 """A document may have 64 MiB; one is read at a time, and nothing else grows."""
@@ -157,11 +157,12 @@ async def site(
 
 
 def hurry(patch: pytest.MonkeyPatch) -> None:
-    """No transfer may take longer than a second or two."""
+    """No transfer may take longer than two or three seconds."""
     patch.setattr(
-        reading, "client_session", functools.partial(client_session, connect_timeout_s=0.2, read_timeout_s=0.4)
+        reading, "client_session", functools.partial(client_session, connect_timeout_s=0.5, read_timeout_s=0.7)
     )
-    patch.setattr(reading, "request", functools.partial(request, deadline_s=1.4))
+    patch.setattr(reading, "request", functools.partial(request, deadline_s=3.0))
+    patch.setattr(reading, "read_capped", functools.partial(read_capped, pace=PACE))
     patch.setattr(fetching, "Transfer", functools.partial(Transfer, pace=PACE))
 
 
@@ -416,7 +417,7 @@ async def test_a_rack_pulls_from_a_region_that_does_everything_wrong(tmp_path: P
 
     async with (
         serve(mirror) as server,
-        client_session(connect_timeout_s=0.2, read_timeout_s=0.4) as session,
+        client_session(connect_timeout_s=0.5, read_timeout_s=0.7) as session,
     ):
         with ThreadPoolExecutor(2) as executor:
 
