@@ -182,11 +182,11 @@ async def _send(line: Line, sent: bytes) -> None:
     """Send it, and take what comes until nothing comes any longer."""
     reader, writer = line
     writer.write(sent)
+    patience_s = 20.0 if sent else 0.3
     with contextlib.suppress(ConnectionError, TimeoutError):
-        async with asyncio.timeout(2):
-            await writer.drain()
-            while await asyncio.wait_for(reader.read(1024 * 1024), 0.3):
-                pass
+        await asyncio.wait_for(writer.drain(), 2)
+        while await asyncio.wait_for(reader.read(1024 * 1024), patience_s):
+            patience_s = 0.3
     writer.transport.abort()
 
 
