@@ -21,6 +21,7 @@ from rack import identity as identities
 from rack import program
 from rack.configuration import RackConfiguration
 from rack.lock import holder
+from rack.owner import become_owner
 from rack.state import State
 from rack.tree import Tree, behind, load_current, shown_by
 from shared import __version__
@@ -73,6 +74,13 @@ def command_line(arguments: Sequence[str]) -> int:
 def _told(command: Callable[[], None]) -> None:
     if status := program.told(command):
         raise typer.Exit(status)
+
+
+def _configured() -> RackConfiguration:
+    """The configuration; root, who may have typed the command, is the data directory's owner now."""
+    configuration = RackConfiguration.load()
+    become_owner(configuration.data_dir)
+    return configuration
 
 
 def _version(wanted: bool) -> None:
@@ -163,7 +171,7 @@ def poll() -> None:
 
 
 def _poll() -> None:
-    configuration = RackConfiguration.load()
+    configuration = _configured()
     process = holder(configuration.data_dir / "lock")
     if process is None:
         raise Conflict(f"No bootferry-rack runs in {configuration.data_dir}; start it, then it polls by itself.")
@@ -180,7 +188,7 @@ def status(
 
 
 def _status(output: Output) -> None:
-    facts = _facts(RackConfiguration.load())
+    facts = _facts(_configured())
     if output is Output.JSON:
         typer.echo(json.dumps(facts, indent=2))
         return

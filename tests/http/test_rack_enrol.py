@@ -1,8 +1,13 @@
 """Enrolment of a rack: what is sent, what is kept, and what is refused."""
 
+import asyncio
 import os
+import shutil
 import stat
-from collections.abc import AsyncIterator, Callable
+import sys
+import tempfile
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -35,6 +40,17 @@ NAME = Name("rack-a")
 async def region() -> AsyncIterator[FakeRegion]:
     async with FakeRegion.running() as region:
         yield region
+
+
+@pytest.fixture
+def open_to_all() -> Iterator[Path]:
+    """A directory that every user can reach, and in it a file of root's elsewhere."""
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        elsewhere = Path(directory) / "elsewhere"
+        elsewhere.mkdir()
+        (elsewhere / "shadow").write_text("root's own")
+        yield Path(directory)
 
 
 async def enrol(
@@ -98,6 +114,42 @@ async def test_an_enrolment_cut_short_between_its_two_files_counts(region: FakeR
     directory = tmp_path / "identity"
     (directory / "rack.key").rename(directory / "rack.key.new")
     assert fingerprint(identities.load(tmp_path).key) == fingerprint(identity.key)
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="only root can give files away")
+@pytest.mark.parametrize("spoilt", [False, True], ids=["as-it-was", "enrolled-by-root-before"])
+async def test_what_root_types_leaves_a_rack_that_its_own_user_can_start(
+    region: FakeRegion, open_to_all: Path, spoilt: bool
+) -> None:
+    root, elsewhere = open_to_all / "rack", open_to_all / "elsewhere"
+    await enrol(region, root)
+    os.chown(root, 12345, 12345)
+    (root / "trap").symlink_to(elsewhere)
+    os.link(elsewhere / "shadow", root / "another-name")
+    if not spoilt:
+        for path in (root / "identity", *(root / "identity").iterdir()):
+            os.chown(path, 12345, 12345)
+    for arguments in (["enrol", "--region", str(region.url), "--token", "-", "--again"], ["status"]):
+        process = await asyncio.create_subprocess_exec(
+            # The interpreter of these tests may be one that only root can read; files are the user's all the same.
+            *("setpriv", "--securebits", "+no_setuid_fixup", sys.executable, "-m", "rack", *arguments),
+            cwd=Path(__file__).parents[2],
+            env={
+                "PATH": os.environ["PATH"],
+                "RACK_DATA_DIR": str(root),
+                "BOOTFERRY_CONFIG_DIR": str(open_to_all / "none"),
+            },
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=PIPE,
+        )
+        _, err = await asyncio.wait_for(process.communicate(f"{region.token}\n".encode()), 20)
+        assert process.returncode == 0, err.decode()
+    owners = {path.name: path.lstat().st_uid for path in (root, *root.rglob("*"))}
+    others = {owners.pop("trap"), owners.pop("another-name")}
+    assert set(owners.values()) == {12345}, owners
+    assert {"files", "incoming", "rack.key", "region.json"} <= set(owners)
+    assert others == {elsewhere.stat().st_uid} == {(elsewhere / "shadow").stat().st_uid} == {0}
 
 
 async def test_an_answer_by_somebody_else_is_refused(
