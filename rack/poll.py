@@ -1,8 +1,9 @@
 """Poll: one round that makes this disk equal to what the region publishes.
 
-It asks for the manifest, audits the disk, pulls what is missing, swaps the tree, reports and prunes, in this order
-(`beat.py` says when). Whatever fails, the tree that machines boot from stays: only a manifest signed by this rack's
-region, not older than the last one and no other of its number, with bytes that were verified, ever changes it.
+It asks for the manifest, waits for an operator where that takes much away (`brake.py`), audits the disk, pulls what is
+missing, swaps the tree, reports and prunes, in this order (`beat.py` says when). Whatever fails, the tree that machines
+boot from stays: only a manifest signed by this rack's region, not older than the last one and no other of its number,
+with bytes that were verified, ever changes it.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rack import audit, tree
+from rack import audit, brake, tree
 from rack.belief import Belief, Round, fault, pending
 from rack.client import Published, Region
 from rack.identity import Identity
@@ -24,7 +25,7 @@ from shared.audit import due_since
 from shared.digest import Sha256
 from shared.disk import disk_error, write_whole
 from shared.download import Transfer
-from shared.errors import BootferryError, FetchError, ForkedManifest, Replayed, TooOld
+from shared.errors import BootferryError, FetchError, ForkedManifest, Replayed, TooOld, WaitsForConfirmation
 from shared.logs import logger
 from shared.patience import Patience, is_regions, patiently
 from shared.signing import fingerprint
@@ -74,6 +75,7 @@ class Poller:
         self._host, self._port = host, port
         self._state = State()
         self._etag = ""
+        self._waiting: Published | None = None
         self._polling = asyncio.Lock()
         self._last_audit: datetime | None = None
         self._unread: frozenset[Sha256] = frozenset()
@@ -97,7 +99,7 @@ class Poller:
             _log.warning("The manifest kept here is not used.", action="recover", error=str(error), code=error.code)
             return
         self.belief.manifest, self.belief.knows = manifest, knows
-        self._state.floor, self._state.floor_sha256 = manifest.order, knows.sha256
+        self._remember(manifest, knows)
         self._measure(Round())
 
     @property
@@ -146,11 +148,19 @@ class Poller:
 
     async def _ask(self) -> None:
         published = await patiently(lambda: self._region.manifest(self._etag), self._habits.patience, self._rng)
-        if published is not None:
-            await asyncio.to_thread(self._accept, published)
+        # Where there is no news, one that waits is looked at again: what this rack shows may have changed.
+        if (found := published or self._waiting) is not None:
+            await asyncio.to_thread(self._accept, found)
 
     def _accept(self, published: Published) -> None:
         manifest, knows = self._opened(published.envelope)
+        shown = self.belief.tree.images() if self.belief.tree else set()
+        try:
+            brake.require_confirmed(manifest, shown, self._state.confirmed)
+        except WaitsForConfirmation:
+            # It is asked for by its ETag, as if it had been accepted: it need not travel again every five minutes.
+            self._waiting, self._etag = published, published.etag
+            raise
         if knows != self.belief.knows:
             write_whole(self._root / "manifest.json", published.envelope)
             _log.info(
@@ -160,9 +170,15 @@ class Poller:
                 serial=manifest.serial,
                 files=len(manifest.files()),
             )
-        self._state.floor, self._state.floor_sha256 = manifest.order, knows.sha256
+        self._remember(manifest, knows)
         self._state.save(self._root)
-        self.belief.manifest, self.belief.knows, self._etag = manifest, knows, published.etag
+        self.belief.manifest, self.belief.knows = manifest, knows
+        self._etag, self._waiting = published.etag, None
+
+    def _remember(self, manifest: Manifest, knows: Knows) -> None:
+        """What is accepted never falls (I3), a confirmation neither."""
+        self._state.floor, self._state.floor_sha256 = manifest.order, knows.sha256
+        self._state.confirmed = brake.confirmed(manifest, self._state.confirmed)
 
     def _opened(self, envelope: bytes) -> tuple[Manifest, Knows]:
         """The manifest this rack's region has signed, not older than the last one (I2, I3) and no other of its number.

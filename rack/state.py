@@ -17,9 +17,10 @@ class State:
     """`floor` is the (epoch, serial) below which no manifest of the region with the fingerprint `region` is accepted.
 
     Of those with just that number only the one is whose payload has the SHA-256 `floor_sha256` ("": any, in a state of
-    before). `unwanted` says since when (seconds since 1970) each thing on disk is named by nothing. `sequence` is that
-    of the last report. The last poll, its error, and by image the code and sentence of why it is pending (`faults`) are
-    for people who ask `bootferry-rack status`.
+    before). `confirmed` is the last confirmation of a large removal that was accepted from it (`rack.brake`).
+    `unwanted` says since when (seconds since 1970) each thing on disk is named by nothing. `sequence` is that of the
+    last report. The last poll, its error, and by image the code and sentence of why it is pending (`faults`) are for
+    people who ask `bootferry-rack status`.
     """
 
     region: str = ""
@@ -31,6 +32,7 @@ class State:
     error: str = ""
     floor_sha256: str = ""
     faults: dict[str, tuple[str, str]] = field(default_factory=dict)
+    confirmed: tuple[int, int] = (0, 0)
 
     @classmethod
     def load(cls, root: Path) -> "State":
@@ -47,6 +49,7 @@ class State:
                 error=str(document["error"]),
                 floor_sha256=str(document.get("floor_sha256", "")),
                 faults={str(image): (str(code), str(why)) for image, (code, why) in document.get("faults", {}).items()},
+                confirmed=(int(document.get("confirmed", (0, 0))[0]), int(document.get("confirmed", (0, 0))[1])),
             )
         except (OSError, InvalidDocument, KeyError, IndexError, TypeError, ValueError, AttributeError):
             return cls()

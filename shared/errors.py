@@ -25,6 +25,7 @@ the API answers it, the journal shows it, operators search for it.
     │   ├── InvalidKeyring          no key to believe; KeyTooSmall · KeyAlgorithmRefused · KeyExpired · KeyRevoked
     │   ├── ForkedManifest          another one of the very number that was accepted before
     │   └── TooOld                  older than what was accepted before
+    ├── WaitsForConfirmation        a rack keeps what a manifest would take away, until an operator confirms that
     ├── NoRoom                      the disk cannot hold what was asked for
     │   └── NoInodes                it has bytes left, and no inodes
     ├── DiskFailed                  the disk refused to read or write
@@ -32,7 +33,7 @@ the API answers it, the journal shows it, operators search for it.
     └── InvalidConfiguration             the process cannot start as configured
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import ClassVar
 
@@ -516,6 +517,21 @@ class TooOld(SignatureError):
     def __init__(self, what: str, found: datetime | str, floor: datetime | str) -> None:
         self.what, self.found, self.floor = what, found, floor
         super().__init__(f"{what} is of {found}, older than one of {floor} accepted before; what is held stays.")
+
+
+class WaitsForConfirmation(BootferryError):
+    """The manifest `order` would take the images `taken` away from a rack, out of the `shown` ones it shows."""
+
+    code = "waits_for_confirmation"
+
+    def __init__(self, order: tuple[int, int], taken: Sequence[str], shown: int) -> None:
+        self.order, self.taken, self.shown = order, tuple(taken), shown
+        named = ", ".join(self.taken[:3]) + (f" and {len(self.taken) - 3} more" if len(self.taken) > 3 else "")
+        super().__init__(
+            f"The region's manifest (epoch {order[0]}, serial {order[1]}) would take away {len(self.taken)} of the"
+            f" {shown} images this rack shows ({named}); they stay until an operator confirms that: bootferry"
+            " rack confirm"
+        )
 
 
 class NoRoom(BootferryError):

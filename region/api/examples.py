@@ -115,6 +115,7 @@ _EFFECT = {
 _LAPSE = {"lapses": ["ubuntu:noble:amd64"], "held": [_UNVOUCHED], "moved": [], **_EFFECT}
 
 SHAPES: Mapping[str, Any] = {
+    "ConfirmedShown": {"epoch": 1_784_000_000, "serial": 18},
     "ActivityShown": {
         "id": 310,
         "at": _NOON,
@@ -391,6 +392,10 @@ OPERATIONS: Mapping[str, str] = {
     "events": "Server-sent events: each names what changed; the first ones name everything there is.",
     "get_manifest": "The signed list of what racks are to serve, as a DSSE envelope. Send `If-None-Match`.",
     "manifest_events": "Server-sent events: one whenever a manifest was published, with its epoch and serial.",
+    "confirm_manifest": (
+        "Publishes the manifest anew, with word that an operator wants what it takes away. A rack waits for that before"
+        " it drops more than half of the images it shows."
+    ),
     "get_file": "A stored file by its SHA-256. Takes `Range`, `If-Range`, `If-Match`, `If-None-Match`, and HEAD.",
     "get_region": "The region's name, version and key. A rack compares the fingerprint with its token.",
     "livez": "Answers as long as the process does. It looks at nothing else.",

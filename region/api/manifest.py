@@ -1,4 +1,4 @@
-"""/manifest: what racks are to hold, and word that it changed. A poll costs no query."""
+"""/manifest: what racks are to hold, word that it changed, and an operator's word. A poll costs no query."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -6,7 +6,9 @@ from collections.abc import AsyncIterator
 from fastapi import APIRouter, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from region.api.deps import TheRack, TheRegion
+from region.actions import region as acts
+from region.api.deps import Changer, TheRack, TheRegion, Transaction
+from region.api.models import Shape
 from region.api.problems import documented
 from region.database.topics import Topic
 from region.process import Region
@@ -14,6 +16,13 @@ from shared.conditions import decide
 from shared.wire.envelope import MEDIA_TYPE
 
 router = APIRouter()
+
+
+class ConfirmedShown(Shape):
+    """The manifest that carries the confirmation."""
+
+    epoch: int
+    serial: int
 
 
 @router.get(
@@ -67,3 +76,11 @@ def _word(region: Region) -> ServerSentEvent | None:
         return None
     epoch, serial = region.memory.published.manifest.order
     return ServerSentEvent(event="manifest", data={"epoch": epoch, "serial": serial})
+
+
+@router.post(
+    "/manifest/confirmation", tags=["racks"], summary="Confirm what the manifest takes away", responses=documented(409)
+)
+async def confirm_manifest(operator: Changer, region: TheRegion, connection: Transaction) -> ConfirmedShown:
+    epoch, serial = await acts.confirm(connection, operator, region.publisher, region.now())
+    return ConfirmedShown(epoch=epoch, serial=serial)

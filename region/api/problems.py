@@ -131,6 +131,11 @@ ROWS: Mapping[type[BootferryError], Row] = {
         HTTPStatus.UNPROCESSABLE_ENTITY,
         "A correctly signed document older than one accepted before: a replay, or a mirror gone back.",
     ),
+    errors.WaitsForConfirmation: Row(
+        HTTPStatus.CONFLICT,
+        "The manifest would take away more than half of the images a rack shows; the rack keeps them until an operator"
+        " confirms that.",
+    ),
     # What the region itself lacks.
     errors.NoRoom: Row(
         HTTPStatus.INSUFFICIENT_STORAGE, "What was asked for does not fit on a disk. Nothing was fetched."

@@ -86,13 +86,14 @@ TREE: Mapping[str, Mapping[str, Command | Group]] = {
         ),
         "racks": racks.list_all,
         "rack": Group(
-            "One rack: show or remove it; and the tokens that let racks enrol.",
+            "One rack: show or remove it; the tokens that let racks enrol; and letting racks drop what they hold on to.",
             {
                 "show": racks.show,
                 "remove": racks.remove,
                 "token": racks.token,
                 "tokens": racks.tokens,
                 "revoke": racks.revoke,
+                "confirm": racks.confirm_removal,
             },
         ),
     },

@@ -197,6 +197,29 @@ def remove(rack: RackArgument, yes: Yes = False, chosen: Output = Format.TABLE) 
         output.say(f"The rack {found.get('name')} was removed.")
 
 
+def confirm_removal(yes: Yes = False, chosen: Output = Format.TABLE) -> None:
+    """Let racks drop images that they hold on to.
+
+    A rack keeps what the manifest takes away, when that is more than half of the images it shows, until an operator
+    confirms it. This confirms it for every rack.
+    """
+
+    async def look(api: "Api") -> list[dict[str, Any]]:
+        return await api.list("racks", limit=WHOLE_PAGE)
+
+    async def act(api: "Api") -> Item:
+        return (await api.ask("POST", "manifest", "confirmation")).body
+
+    waiting = [item for item in call(look) if item.get("last_error_code") == "waits_for_confirmation"]
+    for item in waiting:
+        output.note(f"{item.get('name')}: {item.get('last_error')}")
+    asked = "will drop these images" if waiting else "waits, as far as they have reported; confirm it all the same"
+    confirm(f"{words.counted(len(waiting), 'rack') if waiting else 'No rack'} {asked}. Go on?", yes=yes)
+    done = call(act)
+    if not output.show_data(chosen, done):
+        output.say("Confirmed: racks take what the manifest takes away with their next poll.")
+
+
 async def _find(api: "Api", rack: str) -> Item:
     return pick(await api.list("racks", limit=WHOLE_PAGE), "rack", rack)
 

@@ -381,7 +381,8 @@ async def _withdraw(importer: Importer, run: _Run) -> None:
             importer.publisher,
             importer.now(),
             withdraw=withdraw,
-            confirmed=attended and bool(withdraw),
+            # What was unselected is an operator's deed, whoever carries it out.
+            confirmed=bool(withdraw if attended else withdraw & decided.unwanted),
             begin=True,
         )
         await files.mark_unneeded(connection, importer.now())

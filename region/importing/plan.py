@@ -41,7 +41,8 @@ class Import:
 class Plan:
     """What to do now.
 
-    `withdraw` are ids of held versions; `lost` are those of them that upstream, not an operator, took away.
+    `withdraw` are ids of held versions; `lost` are those of them that upstream, not an operator, took away, `unwanted`
+    those that an operator has unselected.
     `unavailable` are images that are selected and that no source offers now. `held` counts held versions.
     `needed` are all files of the targets, `fetch` those of them to be fetched; digest to size in bytes.
     """
@@ -51,6 +52,7 @@ class Plan:
     lost: frozenset[int]
     unavailable: frozenset[ImageKey]
     held: int
+    unwanted: frozenset[int] = frozenset()
     needed: Mapping[Sha256, int] = field(default_factory=dict)
     fetch: Mapping[Sha256, int] = field(default_factory=dict)
 
@@ -78,18 +80,22 @@ def plan(selected: Wishes, targets: Iterable[Target], held: Iterable[Held]) -> P
     imports = [_import(target) for target in target_of.values() if target.current and not _is_whole(target)]
     withdraw: set[int] = set()
     lost: set[int] = set()
+    unwanted: set[int] = set()
     for place, version in ((place, version) for place, versions in held_at.items() for version in versions):
         match _fate(version, target_of.get(place), by_image[version.image], selected):
             case "withdraw":
                 withdraw.add(version.version_id)
             case "lost":
                 lost.add(version.version_id)
+            case "unwanted":
+                unwanted.add(version.version_id)
             case "stay" if place not in target_of and (missing := _missing(version.files)):
                 imports.append(_again(version, missing))
     return Plan(
         imports=tuple(sorted(imports, key=lambda entry: (entry.image, entry.place, entry.version))),
-        withdraw=frozenset(withdraw | lost),
+        withdraw=frozenset(withdraw | lost | unwanted),
         lost=frozenset(lost),
+        unwanted=frozenset(unwanted),
         unavailable=frozenset(wish.image for wish in selected if not by_image.get(wish.image)),
         held=sum(map(len, held_at.values())),
         needed={file.sha256: file.size for target in target_of.values() for file in target.files},
@@ -99,12 +105,12 @@ def plan(selected: Wishes, targets: Iterable[Target], held: Iterable[Held]) -> P
 
 def _fate(
     version: Held, target: Target | None, targets: Iterable[Target], selected: Wishes
-) -> Literal["stay", "withdraw", "lost"]:
+) -> Literal["stay", "withdraw", "lost", "unwanted"]:
     """What becomes of a held version; `target` is that of its place, `targets` are those of its image."""
     if target is not None and target.version_id == version.version_id:
         return "stay"
     if not _is_wanted(version, selected):
-        return "withdraw"
+        return "unwanted"
     if target is not None:
         return "withdraw" if target.held else "stay"
     return "lost" if _came_from_elsewhere(version, targets) else "stay"

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from region.actions import imports as import_acts
 from region.actions import settings as settings_acts
 from region.actions import sync as sync_acts
-from region.actions.region import new_epoch
+from region.actions.region import confirm, new_epoch
 from region.database.connection import transaction
 from region.importing import imports
 from region.importing.imports import Schedule
@@ -26,8 +26,8 @@ from region.people.operators import Role
 from region.people.settings import Preferences
 from region.publishing import manifest
 from region.publishing.held import Publisher
-from shared.errors import InvalidValue, PreconditionFailed
-from tests.db.rows import EPOCH, NOW, hold, kernel, make_region, make_source, publish, until_somebody_waits
+from shared.errors import Conflict, InvalidValue, PreconditionFailed
+from tests.db.rows import EPOCH, NOW, hold, kernel, make_rack, make_region, make_source, publish, until_somebody_waits
 
 
 @pytest.mark.parametrize(
@@ -74,6 +74,36 @@ async def test_settings_have_their_bounds(engine: AsyncEngine) -> None:
             assert found.settings.retention_days == days
         entries = await activity.list_recent(connection, 10, None)
     assert [entry.sentence for entry in entries] == ["Set the retention to 3650 days.", "Set the retention to 1 day."]
+
+
+async def test_an_epoch_is_later_than_any_that_racks_know(engine: AsyncEngine) -> None:
+    """Of a region whose clock went back years, with a database of before: racks know what it has forgotten."""
+    key = Ed25519PrivateKey.generate()
+    now = NOW - timedelta(days=3650)
+    async with transaction(engine) as connection:
+        await make_region(connection, key)
+        await make_rack(connection, "later", epoch=EPOCH + 10**6, serial=3)
+        # Whoever claims to know the end of time must not bring it about.
+        await make_rack(connection, "lying", epoch=2**63 - 1, serial=1)
+        assert await new_epoch(connection, CONSOLE, Publisher(key), now) == EPOCH + 10**6 + 1
+
+
+async def test_a_confirmation_is_a_manifest_of_its_own_and_written_down(engine: AsyncEngine) -> None:
+    key = Ed25519PrivateKey.generate()
+    async with transaction(engine) as connection:
+        await make_region(connection, key)
+        with pytest.raises(Conflict):
+            await confirm(connection, CONSOLE, Publisher(key), NOW)
+        await hold(connection, await make_source(connection, kernel("1")), "1")
+        before = (await publish(connection, key)).manifest
+        order = await confirm(connection, CONSOLE, Publisher(key), NOW)
+        published = await manifest.current(connection, key)
+        told = await activity.last(connection, "region")
+    assert published is not None
+    assert (published.manifest.entries, before.confirmed) == (before.entries, (0, 0))
+    assert published.manifest.confirmed == published.manifest.order == order == (EPOCH, before.serial + 1)
+    assert told is not None
+    assert (told.action, told.after) == ("region.removal_confirmed", {"confirmed": [*order]})
 
 
 async def change_settings(connection: AsyncConnection, actor: Actor) -> object:

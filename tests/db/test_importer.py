@@ -127,6 +127,21 @@ async def test_what_is_unselected_is_withdrawn_and_its_files_wait_for_the_grace(
     assert len(unneeded) == 2
 
 
+async def test_what_an_operator_unselects_is_confirmed_to_racks_whoever_carries_it_out(bench: Bench) -> None:
+    await bench.select(NOBLE, JAMMY, CENTOS_8)
+    await bench.import_now()
+    assert (await bench.manifest()).confirmed == (0, 0), "nothing was taken away"
+    await bench.select(NOBLE, JAMMY)
+    await bench.import_now("selection")
+    first = await bench.manifest()
+    assert first.confirmed == first.order
+    # The import that was to do it was lost, and the hourly one does it.
+    await bench.select(NOBLE)
+    await bench.import_now("schedule")
+    second = await bench.manifest()
+    assert second.confirmed == second.order > first.order
+
+
 async def test_a_new_version_replaces_the_old_one_and_no_manifest_lacks_the_image(
     bench: Bench, mirror: Mirror, server: Server
 ) -> None:

@@ -92,6 +92,7 @@ class FakeRegion:
 
         self.order = (EPOCH, 0)
         self.published = False
+        self.confirmed = (0, 0)
         self.entries: tuple[Entry, ...] = ()
         self.files: dict[Sha256, bytes] = {}
         self.requests: list[web.BaseRequest] = []
@@ -134,7 +135,7 @@ class FakeRegion:
 
     def manifest(self) -> Manifest:
         """What it publishes now."""
-        return Manifest(*self.order, CREATED_AT + timedelta(days=self.order[1]), self.entries)
+        return Manifest(*self.order, CREATED_AT + timedelta(days=self.order[1]), self.entries, self.confirmed)
 
     def seen(self, method: str, path: str) -> list[web.BaseRequest]:
         """The requests that came for a path that begins with `path`."""

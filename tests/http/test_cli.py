@@ -582,6 +582,11 @@ def test_a_rack_enrols_with_the_command_that_is_shown(operator: Operator, tmp_pa
     told = operator("rack", "show", shown["id"][:8]).out
     assert told.startswith("Rack       attic\n")
     assert re.search(r"^ubuntu/\S+ +Behind +- +-$", told, re.MULTILINE)
+    asked = operator.on_terminal("rack", "confirm", types="n\r", once="No rack waits, as far as they have reported")
+    assert (asked.code, "Nothing was changed." in asked.out) == (1, True)
+    assert operator("rack", "confirm").code == 2, "nobody is there to say yes"
+    confirmed = operator("rack", "confirm", "--yes", "-o", "json").json
+    assert operator("rack", "confirm", "--yes", "-o", "json").json["serial"] == confirmed["serial"] + 1
     assert operator("rack", "remove", "attic", "--yes").out == "The rack attic was removed.\n"
     assert operator("rack", "remove", "attic", "--yes").code == 1
 

@@ -78,6 +78,7 @@ async def test_every_operation_of_operators_answers_as_described(running: Runnin
     await call("DELETE", f"{second}?dry_run=true", may_lack=no_location)
     await call("DELETE", second, may_lack={"ETag"})
     await call("DELETE", "/unvouched")
+    await call("POST", "/manifest/confirmation")
     started = await call("POST", "/imports")
     await imported(client, started.json["id"])
     await call("PATCH", "/sync", json={"enabled": False})
@@ -184,7 +185,7 @@ async def test_roles_may_do_what_the_description_says(running: Running) -> None:
             *(("PUT", "/images/ubuntu:resolute:amd64/pin"), ("DELETE", "/images/ubuntu:resolute:amd64/pin")),
             *(("DELETE", "/unvouched"), ("DELETE", "/unvouched?dry_run=true"), ("POST", "/imports")),
             *(("PUT", "/selections"), ("POST", "/selections"), ("DELETE", "/images/ubuntu:resolute:amd64")),
-            *(("PATCH", "/sync"), ("POST", "/imports/1/cancel")),
+            *(("PATCH", "/sync"), ("POST", "/imports/1/cancel"), ("POST", "/manifest/confirmation")),
         ],
         "operator": [
             *(("POST", "/sources"), ("POST", "/sources/probe"), ("PATCH", "/sources/1"), ("DELETE", "/sources/1")),
