@@ -28,6 +28,7 @@ from shared import __version__
 from shared.errors import BootferryError, Conflict, InvalidValue
 from shared.http import client_session
 from shared.names import Name
+from shared.promises import POLL_PERIOD
 from shared.signing import fingerprint
 from shared.sizes import spoken_size
 from shared.store.disk import DiskStore
@@ -176,7 +177,11 @@ def _poll() -> None:
     if process is None:
         raise Conflict(f"No bootferry-rack runs in {configuration.data_dir}; start it, then it polls by itself.")
     os.kill(process, signal.SIGHUP)
-    typer.echo(f"bootferry-rack (process {process}) polls now.")
+    minutes = round(POLL_PERIOD.total_seconds() / 60)
+    typer.echo(
+        f"bootferry-rack (process {process}) polls now; if a poll is under way, once more right after it, which is"
+        f" within some {minutes} minutes."
+    )
 
 
 @cli.command()

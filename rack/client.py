@@ -13,11 +13,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
+from math import isfinite
 
 import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
+from rack.haste import WITHIN_S, Hint
 from rack.identity import Identity
 from shared.digest import Sha256
 from shared.errors import BootferryError, InvalidRequestSignature, Replayed, TooLarge
@@ -118,8 +120,8 @@ class Region:
         url = self._proxy or self._identity.region_url
         return await asyncio.to_thread(_own_address, url.host or "", url.port or 0)
 
-    async def hints(self) -> AsyncGenerator[tuple[int, int], None]:
-        """(epoch, serial) of the region's manifest, now and whenever it changes, until the connection ends.
+    async def hints(self) -> AsyncGenerator[Hint, None]:
+        """What the region says of its manifest, now and whenever it changes, until the connection ends.
 
         Nobody has signed them: they say that asking for the manifest may be worth it, no more. An event stream of the
         HTML standard, section 9.2. Raises FetchError, InvalidRequestSignature.
@@ -128,14 +130,16 @@ class Region:
         async with self._ask("GET", "manifest/events", headers=headers, deadline_s=None) as response:
             event = data = ""
             while line := await _line(response):
+                # What is buffered is read without a pause; machines wait for this loop.
+                await asyncio.sleep(0)
                 field, _, value = line.strip().partition(":")
                 if field == "event":
                     event = value.strip()
                 elif field == "data":
                     data = value.strip()
                 elif not field and not value:
-                    if event == "manifest" and (order := _order(data)):
-                        yield order
+                    if event == "manifest" and (hint := _hint(data)):
+                        yield hint
                     event = data = ""
 
     def _url(self, path: str) -> URL:
@@ -233,9 +237,11 @@ async def _line(response: aiohttp.ClientResponse) -> str:
     return line.decode("utf-8", "replace")
 
 
-def _order(data: str) -> tuple[int, int] | None:
+def _hint(data: str) -> Hint | None:
     try:
         document = json.loads(data)
-        return int(document["epoch"]), int(document["serial"])
-    except (ValueError, KeyError, TypeError):
+        within_s = float(document.get("within_seconds", WITHIN_S))
+        order = int(document["epoch"]), int(document["serial"])
+        return Hint(order, within_s if isfinite(within_s) else WITHIN_S, document.get("last") is True)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None

@@ -1,16 +1,21 @@
 """Poll: one round that makes this disk equal to what the region publishes.
 
-It asks for the manifest, waits for an operator where that takes much away (`brake.py`), audits the disk, pulls what is
+It audits the disk, asks for the manifest, waits for an operator where that takes much away (`brake.py`), pulls what is
 missing, swaps the tree, reports and prunes, in this order (`beat.py` says when). Whatever fails, the tree that machines
 boot from stays: only a manifest signed by this rack's region, not older than the last one and no other of its number,
 with bytes that were verified, ever changes it.
+
+The region has so much time for each of its answers, whatever it sends meanwhile (`Habits`): a slow one, or one that
+drips, never keeps this rack from the next poll. What did not arrive in time is kept, and the next poll goes on with it.
 """
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from rack import audit, brake, tree
@@ -25,9 +30,19 @@ from shared.audit import due_since
 from shared.digest import Sha256
 from shared.disk import disk_error, write_whole
 from shared.download import Transfer
-from shared.errors import BootferryError, FetchError, ForkedManifest, Replayed, TooOld, WaitsForConfirmation
+from shared.errors import (
+    BootferryError,
+    FetchError,
+    ForkedManifest,
+    HttpStatus,
+    Replayed,
+    TimedOut,
+    TooOld,
+    WaitsForConfirmation,
+)
 from shared.logs import logger
-from shared.patience import Patience, is_regions, patiently
+from shared.patience import Patience, is_regions, is_transient, patiently
+from shared.promises import POLL_PERIOD
 from shared.signing import fingerprint
 from shared.store.disk import DiskStore
 from shared.wire.envelope import open_envelope
@@ -37,6 +52,9 @@ from shared.wire.report import Fault, Knows, Pending, Report
 REPORT_EVERY_S = 5.0
 SEQUENCE_AHEAD_MS = 24 * 3600 * 1000
 """A region takes no sequence that lies further ahead of its clock."""
+ASK_WITHIN_S = 150.0
+REPORT_WITHIN_S = 60.0
+PULL_FOR_S = POLL_PERIOD.total_seconds()
 
 _log = logger(__name__)
 
@@ -49,6 +67,10 @@ class Habits:
     prune_grace_s: float = 3600.0
     patience: Patience = field(default_factory=Patience)
     report_every_s: float = REPORT_EVERY_S
+    ask_within_s: float = ASK_WITHIN_S
+    report_within_s: float = REPORT_WITHIN_S
+    pull_for_s: float = PULL_FOR_S
+    report_again: Patience = field(default_factory=lambda: Patience(first_s=5.0, most_s=60.0))
 
 
 class Poller:
@@ -65,6 +87,7 @@ class Poller:
         habits: Habits,
         rng: random.Random,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        elapsed_s: Callable[[], float] = time.monotonic,
         port: int = 0,
         host: str = "",
         told: Callable[[str], None] = lambda _: None,
@@ -72,6 +95,8 @@ class Poller:
         self.belief = Belief()
         self._root, self._store, self._identity, self._region, self._transfer = root, store, identity, region, transfer
         self._habits, self._rng, self._now, self._told = habits, rng, now, told
+        # The daily reading goes by this clock: whoever sets the machine's does not stop it for as long as that was off.
+        self._steady, self._began_at, self._began_s = elapsed_s, now(), elapsed_s()
         self._host, self._port = host, port
         self._state = State()
         self._etag = ""
@@ -81,6 +106,10 @@ class Poller:
         self._unread: frozenset[Sha256] = frozenset()
         self._reported: tuple[Knows, tuple[Pending, ...], Fault] | None = None
         self._logged: tuple[str, str] | None = None
+        self._failed: list[BootferryError] = []
+        self._untaken = 0
+        self.report_due_s = float("inf")
+        """When to send the last report again, by the loop's clock; never, if the region took it."""
 
     def recover(self) -> None:
         """Believe again what was believed when the last process ended, as far as it verifies. Blocks.
@@ -117,9 +146,11 @@ class Poller:
         async with self._polling:
             went = Round()
             errors = went.errors
+            audited: list[BootferryError] = []
+            await self._attempt(self._audit, audited)
             await self._attempt(self._ask, errors)
             away = next((error for error in errors if isinstance(error, FetchError) or is_regions(error)), None)
-            await self._attempt(self._audit, errors)
+            errors += audited
             if (manifest := self.belief.manifest) is not None:
                 await self._attempt(lambda: self._pull(manifest, went, away), errors)
                 await self._attempt(lambda: self._advance(manifest, went), errors)
@@ -127,10 +158,23 @@ class Poller:
             await self._attempt(lambda: asyncio.to_thread(self._measure, went), errors)
             self.belief.last_error = went.error
             self.belief.last_poll_at = self._now()
+            refused: list[BootferryError] = []
             if away is None:
-                await self._attempt(lambda: self._report_patiently(went), errors)
+                await self._attempt(lambda: self._report_patiently(went), refused)
+            errors += refused
             await self._attempt(lambda: asyncio.to_thread(self._prune), errors)
+            self.belief.polls[errors[0].code if errors else "ok"] += 1
             await self._attempt(lambda: self._conclude(errors), errors)
+            self._put_off(refused)
+            self._failed = [error for error in errors if error not in refused]
+
+    async def report_again(self) -> None:
+        """Send the report that the region did not take, as things are now. Never raises."""
+        async with self._polling:
+            went, refused = Round(self._failed), list[BootferryError]()
+            await self._attempt(lambda: self._report(went), refused)
+            self._put_off(refused)
+            await self._attempt(lambda: self._conclude(went.errors + refused), [])
 
     async def _attempt(self, step: Callable[[], Awaitable[None]], errors: list[BootferryError]) -> None:
         try:
@@ -147,10 +191,20 @@ class Poller:
     # --- the region's word
 
     async def _ask(self) -> None:
-        published = await patiently(lambda: self._region.manifest(self._etag), self._habits.patience, self._rng)
+        async with self._within(self._habits.ask_within_s):
+            published = await patiently(lambda: self._region.manifest(self._etag), self._habits.patience, self._rng)
         # Where there is no news, one that waits is looked at again: what this rack shows may have changed.
         if (found := published or self._waiting) is not None:
             await asyncio.to_thread(self._accept, found)
+
+    @asynccontextmanager
+    async def _within(self, seconds: float) -> AsyncIterator[None]:
+        """Inside, the region is waited for, so many seconds at most. Raises TimedOut."""
+        try:
+            async with asyncio.timeout(seconds):
+                yield
+        except TimeoutError as error:
+            raise TimedOut(str(self._identity.region_url), seconds) from error
 
     def _accept(self, published: Published) -> None:
         manifest, knows = self._opened(published.envelope)
@@ -199,7 +253,7 @@ class Poller:
     # --- the disk
 
     async def _audit(self) -> None:
-        now = self._now()
+        now = self._began_at + timedelta(seconds=self._steady() - self._began_s)
         found = await asyncio.to_thread(self._doubts, now)
         unread: dict[Sha256, OSError] = {}
         for doubt in found:
@@ -244,16 +298,20 @@ class Poller:
         done = asyncio.Event()
         watch = asyncio.create_task(self._while_pulling(manifest, went, done))
         try:
-            await pull(
-                self._transfer,
-                self._store,
-                self._region.file_url,
-                missing,
-                went.miss,
-                at_once=self._habits.at_once,
-                patience=self._habits.patience,
-                rng=self._rng,
-            )
+            async with asyncio.timeout(self._habits.pull_for_s):
+                await pull(
+                    self._transfer,
+                    self._store,
+                    self._region.file_url,
+                    missing,
+                    went.miss,
+                    at_once=self._habits.at_once,
+                    patience=self._habits.patience,
+                    rng=self._rng,
+                )
+        except TimeoutError:
+            # No fault: what has arrived is kept, and the next poll, which is due now, goes on with the newest manifest.
+            _log.info("The pull goes on with the next poll.", action="pull")
         except asyncio.CancelledError:
             watch.cancel()
             raise
@@ -334,7 +392,8 @@ class Poller:
             bytes_free=belief.bytes_free,
             error=fault(went.error),
         )
-        await self._region.report(report)
+        async with self._within(self._habits.report_within_s):
+            await self._region.report(report)
         self._reported = report.knows, report.pending, report.error
 
     def _next_sequence(self) -> int:
@@ -342,6 +401,16 @@ class Poller:
         state, now_ms = self._state, int(self._region.now().timestamp() * 1000)
         state.sequence = max(state.sequence + 1, now_ms) if state.sequence < now_ms + SEQUENCE_AHEAD_MS else now_ms
         return state.sequence
+
+    def _put_off(self, refused: list[BootferryError]) -> None:
+        """When the report that was `refused`, if any, is sent again: pauses grow, and the region may ask for longer."""
+        if not refused or not is_transient(refused[0]):
+            self._untaken, self.report_due_s = 0, float("inf")
+            return
+        self._untaken += 1
+        asked_s = refused[0].retry_after if isinstance(refused[0], HttpStatus) else 0.0
+        pause_s = self._habits.report_again.pause_s(self._untaken, self._rng)
+        self.report_due_s = asyncio.get_running_loop().time() + max(asked_s, pause_s)
 
     async def _address(self) -> str:
         """Where machines reach this rack, as far as it can know: as `host:port`."""
@@ -353,7 +422,6 @@ class Poller:
         """Remember how the poll went; the log hears of it when it changed, not every five minutes."""
         error = errors[0] if errors else None
         self.belief.last_error = error
-        self.belief.polls[error.code if error else "ok"] += 1
         key = (error.code, str(getattr(error, "url", ""))) if error else None
         if key != self._logged:
             if error:

@@ -391,7 +391,10 @@ OPERATIONS: Mapping[str, str] = {
     "get_storage": "The room that images take on the region's disk, and the room that is left.",
     "events": "Server-sent events: each names what changed; the first ones name everything there is.",
     "get_manifest": "The signed list of what racks are to serve, as a DSSE envelope. Send `If-None-Match`.",
-    "manifest_events": "Server-sent events: one whenever a manifest was published, with its epoch and serial.",
+    "manifest_events": (
+        "Server-sent events: one whenever a manifest was published, with its epoch and serial, within how many seconds"
+        " a rack is to ask for it, and whether it is the last one of an import."
+    ),
     "confirm_manifest": (
         "Publishes the manifest anew, with word that an operator wants what it takes away. A rack waits for that before"
         " it drops more than half of the images it shows."

@@ -17,6 +17,11 @@ from shared.wire.envelope import MEDIA_TYPE
 
 router = APIRouter()
 
+RACKS_A_SECOND = 50
+"""So many racks are asked to come within one second of a hint."""
+
+LEAST_SPREAD_S = 2
+
 
 class ConfirmedShown(Shape):
     """The manifest that carries the confirmation."""
@@ -75,7 +80,9 @@ def _word(region: Region) -> ServerSentEvent | None:
     if region.memory.published is None:
         return None
     epoch, serial = region.memory.published.manifest.order
-    return ServerSentEvent(event="manifest", data={"epoch": epoch, "serial": serial})
+    spread_s = max(LEAST_SPREAD_S, len(region.rack_keys) // RACKS_A_SECOND)
+    told = {"epoch": epoch, "serial": serial, "within_seconds": spread_s, "last": region.memory.settled}
+    return ServerSentEvent(event="manifest", data=told)
 
 
 @router.post(

@@ -86,7 +86,7 @@ TREE: Mapping[str, Mapping[str, Command | Group]] = {
         ),
         "racks": racks.list_all,
         "rack": Group(
-            "One rack: show or remove it; the tokens that let racks enrol; and letting racks drop what they hold on to.",
+            "One rack: show or remove it; the tokens that let racks enrol; and letting racks drop images.",
             {
                 "show": racks.show,
                 "remove": racks.remove,

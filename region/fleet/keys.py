@@ -56,6 +56,9 @@ class Keys:
             for ended in self._watched.get(rack_id, ()):
                 ended()
 
+    def __len__(self) -> int:
+        return len(self._known)
+
     async def read_all(self) -> None:
         """Read every key again. Raises Unavailable, and then remembers what it remembered before."""
         async with transaction(self._engine) as connection:

@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import exists, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from region.database.connection import transaction
+from region.database.tables import imports
 from region.database.topics import Topic, Topics
 from region.publishing import manifest
 from region.publishing.manifest import Published
@@ -41,6 +43,7 @@ class Memory:
         self._key = key
         self._grace, self._now = grace, now
         self._published: Published | None = None
+        self._settled = True
         self._published_sizes: Mapping[Sha256, int] = {}
         self._named_until: dict[Sha256, datetime] = {}
         self._refreshing = asyncio.Lock()
@@ -49,6 +52,11 @@ class Memory:
     def published(self) -> Published | None:
         """The current manifest; None before the first."""
         return self._published
+
+    @property
+    def settled(self) -> bool:
+        """True if no import runs, so that no newer manifest is to be expected within moments."""
+        return self._settled
 
     @property
     def published_sizes(self) -> Mapping[Sha256, int]:
@@ -65,6 +73,8 @@ class Memory:
         async with self._refreshing, transaction(self._engine) as connection:
             before = self._published
             known = None if before is None else (*before.manifest.order, before.sha256)
+            running = await connection.scalar(select(exists().where(imports.c.state == "running")))
+            self._settled = not running
             if await manifest.newest(connection) == known:
                 return
             published = await manifest.current(connection, self._key)
@@ -90,14 +100,16 @@ class Memory:
 
     async def follow(self, topics: Topics) -> None:
         """Keep up with the database until cancelled; while it is away, remember."""
-        with topics.subscribe(Topic.MANIFEST) as subscription:
+        with topics.subscribe(Topic.MANIFEST, Topic.IMPORTS) as subscription:
+            # What racks were last told, and whether that it was an import's last.
+            told = self._published, self._settled
             while True:
                 await subscription.next(timeout_s=REFRESH_S)
-                before = self._published
                 try:
                     await self.refresh()
                 except BootferryError as error:
                     log.debug("The database is not readable; the last manifest stays.", action="follow", why=str(error))
                     continue
-                if self._published is not before:
+                if self._published is not told[0] or (self._settled and not told[1]):
                     topics.tell(Topic.PUBLISHED)
+                    told = self._published, self._settled

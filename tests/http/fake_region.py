@@ -100,12 +100,17 @@ class FakeRegion:
         self.reports: list[Report] = []
         self.report_faults: list[int] = []
         """Statuses to answer the next reports with; 0 cuts the connection."""
+        self.report_retry_after: int | None = None
         self.refused: list[str] = []
+        self.hint: dict[str, object] = {"within_seconds": 0.01}
+        """What its hints say beside the manifest's number."""
         self.streams: set[asyncio.Queue[tuple[int, int]]] = set()
 
         self.manifest_status = 200
         self.manifest_body: bytes | None = None
         """What to answer instead of a manifest."""
+        self.drips: set[str] = set()
+        """The routes (`manifest`, `report`) that answer a byte now and then, and never end."""
         self.manifest_key: Ed25519PrivateKey | None = None
         self.file_status: dict[Sha256, int] = {}
         self.wrong_bytes: set[Sha256] = set()
@@ -234,7 +239,18 @@ class FakeRegion:
         answer = Enrolment(rack_id, asked.name, asked.public_key, self.answered_nonce or asked.nonce)
         return web.Response(status=201, body=answer.sealed(self.key))
 
+    async def _drip(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        with contextlib.suppress(ConnectionError):
+            while True:
+                await response.write(b" ")
+                await asyncio.sleep(0.02)
+        return response
+
     async def _manifest(self, request: web.Request) -> web.StreamResponse:
+        if "manifest" in self.drips:
+            return await self._drip(request)
         if self.manifest_status != 200:
             return problem(self.manifest_status, "unavailable", "The region is not ready.", retry_after=1)
         if self.manifest_body is not None:
@@ -259,7 +275,7 @@ class FakeRegion:
                 epoch, serial = await changes.get()
                 if epoch < 0:
                     break
-                data = json.dumps({"epoch": epoch, "serial": serial})
+                data = json.dumps({"epoch": epoch, "serial": serial, **self.hint})
                 await response.write(f"event: manifest\ndata: {data}\n\n".encode())
         self.streams.discard(changes)
         return response
@@ -297,11 +313,13 @@ class FakeRegion:
         return response
 
     async def _report(self, request: web.Request) -> web.StreamResponse:
+        if "report" in self.drips:
+            await asyncio.sleep(60)
         if self.report_faults:
             if not (status := self.report_faults.pop(0)):
                 assert request.transport is not None
                 request.transport.close()
-            return problem(status or 500, "unavailable", "Not now.")
+            return problem(status or 500, "unavailable", "Not now.", retry_after=self.report_retry_after)
         report = parse_report(await request.read())
         assert isinstance(report, Report)
         self.reports.append(report)

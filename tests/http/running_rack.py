@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ from rack import identity as identities
 from rack import serve
 from rack.beat import Beat
 from rack.client import Region
+from rack.haste import Haste
 from rack.poll import Habits, Poller
 from shared.download import Transfer
 from shared.errors import BootferryError
@@ -62,7 +64,13 @@ class Rack:
 
 @asynccontextmanager
 async def running_rack(
-    region: FakeRegion, root: Path, *, grace_s: float = 3600.0, again: bool = False, at_once: int = 4
+    region: FakeRegion,
+    root: Path,
+    *,
+    grace_s: float = 3600.0,
+    again: bool = False,
+    at_once: int = 4,
+    **habits: float,
 ) -> AsyncIterator[Rack]:
     async with client_session(connect_timeout_s=2.0, read_timeout_s=2.0) as session:
         if again or not (root / "identity").exists():
@@ -84,13 +92,18 @@ async def running_rack(
                     prune_grace_s=grace_s,
                     patience=QUICK,
                     report_every_s=0.05,
+                    report_again=QUICK,
+                    **habits,
                 ),
                 rng=random.Random(1),
                 now=clock,
+                elapsed_s=lambda: time.monotonic() + clock.offset.total_seconds(),
                 host="0.0.0.0",  # noqa: S104
                 port=5248,
             )
-            beat = Beat(poller, link, rng=random.Random(2), reconnect=QUICK, hint_within_s=0.01)
+            beat = Beat(
+                poller, link, rng=random.Random(2), reconnect=QUICK, haste=Haste(every_s=0.05), hint_pause_s=0.0
+            )
             poller.recover()
             server = serve.runner(serve.application(root, poller.belief, beat.doubt))
             await server.setup()

@@ -1,20 +1,24 @@
 """Racks over HTTP: signed reports of either version come in, pages of racks and what each lacks go out."""
 
+import asyncio
 import base64
 import hashlib
 import itertools
+import json
 import secrets
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import aiohttp
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import text
 
 from region.database.connection import transaction
 from region.fleet.showing import LIVE_FOR
+from region.publishing import held
 from shared.names import Name
 from shared.signing import encode_bytes, public_bytes, sign_request
 from shared.wire.correction import Correction
@@ -433,3 +437,54 @@ async def test_a_rack_that_asks_before_word_of_a_manifest_has_come_is_not_refuse
     memory._published, memory._published_sizes, memory._named_until = None, {}, {}
     sha256 = next(iter(published.manifest.files()))
     assert (await rack.ask("GET", f"/files/{sha256}")).status == 200
+
+
+async def test_hints_say_within_which_time_to_ask_and_which_one_is_an_imports_last(
+    running: Running, rack: Rack
+) -> None:
+    region, engine = running.region, running.region.engine
+
+    async def hint(response: aiohttp.ClientResponse) -> dict[str, Any]:
+        async with asyncio.timeout(10):
+            while not (line := await response.content.readline()).startswith(b"data:"):
+                pass
+        found: dict[str, Any] = json.loads(line.removeprefix(b"data:"))
+        return found
+
+    serial = known(running).serial
+    path = "/api/v1/manifest/events"
+    signed = rack.signed("GET", "/manifest/events", None)
+    async with running.client.session.get(f"{running.client.base}{path}", headers=signed) as response:
+        first = await hint(response)
+        assert first == {"epoch": region.memory.published.manifest.epoch, "serial": serial} | {  # type: ignore[union-attr]
+            "within_seconds": 2,
+            "last": True,
+        }
+        async with transaction(engine) as connection:
+            # An import that runs elsewhere.
+            await connection.execute(
+                text("""
+                    INSERT INTO imports (trigger, requested_by, requested_at, state, lease_owner, lease_until)
+                    VALUES ('operator', 'Ann', now(), 'running', 'another', now() + interval '1 hour')
+                """)
+            )
+            await held.change(connection, region.publisher, datetime.now(UTC), confirmed=True)
+        assert ((found := await hint(response))["serial"], found["last"]) == (serial + 1, False)
+        async with transaction(engine) as connection:
+            await connection.execute(
+                text("UPDATE imports SET state = 'succeeded', finished_at = now() WHERE lease_owner = 'another'")
+            )
+            await connection.execute(text("SELECT pg_notify('bootferry', 'imports')"))
+        assert ((found := await hint(response))["serial"], found["last"]) == (serial + 1, True)
+
+
+async def test_more_racks_are_given_more_time(running: Running, rack: Rack) -> None:
+    region = running.region
+    region.rack_keys._known |= {f"{number:032x}": "" for number in range(100, 3099)}
+    path = "/api/v1/manifest/events"
+    signed = rack.signed("GET", "/manifest/events", None)
+    async with running.client.session.get(f"{running.client.base}{path}", headers=signed) as response:
+        async with asyncio.timeout(10):
+            while not (line := await response.content.readline()).startswith(b"data:"):
+                pass
+        assert json.loads(line.removeprefix(b"data:"))["within_seconds"] == 60
