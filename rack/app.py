@@ -18,6 +18,7 @@ from rack import serve
 from rack.beat import Beat
 from rack.client import Region
 from rack.configuration import RackConfiguration
+from rack.connections import Runner
 from rack.identity import Identity, load
 from rack.lock import hold
 from rack.poll import Habits, Poller
@@ -57,7 +58,7 @@ async def _serve(configuration: RackConfiguration, identity: Identity, listener:
         loop.add_signal_handler(signal.SIGHUP, beat.wake)
         await asyncio.to_thread(poller.recover)
 
-        server = serve.runner(serve.application(configuration.data_dir, poller.belief, beat.doubt))
+        server = Runner(serve.application(configuration.data_dir, poller.belief, beat.doubt))
         stack.push_async_callback(server.cleanup)
         await server.setup()
         await web.SockSite(server, listener).start()

@@ -2,11 +2,13 @@
 
 A name is looked up in the tree the rack believes in, never on the disk, so no request can climb out of it; the file
 behind it is opened once, so that a request that has begun ends with the bytes it began with, whatever is swapped or
-pruned meanwhile. A file that was touched since it was verified is not served: the machine hears 503 and Retry-After,
-and the rack polls soon to mend it. The kernel copies the bytes (sendfile), in steps as large as the machine's window.
+pruned meanwhile. A file that was touched since it was verified, or that the disk does not read, is not served: the
+machine hears 503 and Retry-After, and the rack polls soon to look at it. The kernel copies the bytes (sendfile), in
+steps as large as the machine's window. Who may connect, and for how long, is in `connections.py`.
 """
 
 import asyncio
+import errno
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -22,15 +24,14 @@ from prometheus_client.registry import Collector
 from rack.belief import Belief
 from rack.tree import Link, Tree, tree_path
 from shared.conditions import decide, representation_headers
+from shared.logs import logger
 from shared.mark import is_verified
-
-KEEPALIVE_S = 75.0
-SHUTDOWN_S = 4.0
-"""How long a request may still run after the rack was told to stop; aiohttp takes this twice for one that clings."""
 
 RETRY_AFTER_S = 10
 STALLED_AFTER_S = 300
 """A machine that takes no byte for so long is gone."""
+
+_log = logger(__name__)
 
 
 def application(root: Path, belief: Belief, doubt: Callable[[], None]) -> web.Application:
@@ -44,14 +45,7 @@ def application(root: Path, belief: Belief, doubt: Callable[[], None]) -> web.Ap
         name = tree.names.get(path)  # type: ignore[call-overload]
         if name is None:
             return web.Response(status=404, text="There is no such file on this rack.\n")
-        file = await asyncio.to_thread(_open, root, tree, path, name)
-        if file is None:
-            doubt()
-            return _unavailable("This file is being fetched again.")
-        try:
-            return await _send(request, file, name)
-        finally:
-            file.close()
+        return await _file(request, root, tree, path, name, doubt)
 
     async def livez(_request: web.Request) -> web.StreamResponse:
         return web.Response(text="alive\n")
@@ -82,31 +76,52 @@ def application(root: Path, belief: Belief, doubt: Callable[[], None]) -> web.Ap
     return app
 
 
-def runner(app: web.Application) -> web.AppRunner:
-    """`app`, ready to be given sockets; its `cleanup` lets running requests end for a few seconds."""
-    return web.AppRunner(app, access_log=None, keepalive_timeout=KEEPALIVE_S, shutdown_timeout=SHUTDOWN_S)
-
-
 def _unavailable(sentence: str) -> web.Response:
     return web.Response(status=503, text=sentence + "\n", headers={"Retry-After": str(RETRY_AFTER_S)})
 
 
-def _open(root: Path, tree: Tree, path: str, name: Link) -> BinaryIO | None:
-    """The file, open, or None when it is gone or was touched since it was verified. Blocks."""
+async def _file(
+    request: web.Request, root: Path, tree: Tree, path: str, name: Link, doubt: Callable[[], None]
+) -> web.StreamResponse:
+    status, part = decide(
+        request.method, lambda header: request.headers.getall(header, []), f'"{name.sha256}"', name.size
+    )
+    file = await asyncio.to_thread(_open, root, tree, path, name, part)
+    if file is None:
+        doubt()
+        return _unavailable("This file cannot be read now; the rack looks at it.")
+    try:
+        return await _send(request, file, name, status, part, doubt)
+    finally:
+        file.close()
+
+
+class _Unreadable(Exception):
+    """The disk does not give the bytes of a file that was opened."""
+
+
+def _open(root: Path, tree: Tree, path: str, name: Link, part: range) -> BinaryIO | None:
+    """The file, open, or None when it is gone, was touched since it was verified, or cannot be read. Blocks."""
     try:
         descriptor = os.open(tree_path(root, tree, path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return None
-    if not is_verified(os.fstat(descriptor), name.size):
+    try:
+        good = is_verified(os.fstat(descriptor), name.size)
+        if good and part:
+            # Before the head says that all is well: once it is sent, only the connection's end can say otherwise.
+            os.pread(descriptor, 1, part.start)
+    except OSError:
+        good = False
+    if not good:
         os.close(descriptor)
         return None
     return os.fdopen(descriptor, "rb", buffering=0)
 
 
-async def _send(request: web.Request, file: BinaryIO, name: Link) -> web.StreamResponse:
-    status, part = decide(
-        request.method, lambda header: request.headers.getall(header, []), f'"{name.sha256}"', name.size
-    )
+async def _send(
+    request: web.Request, file: BinaryIO, name: Link, status: int, part: range, doubt: Callable[[], None]
+) -> web.StreamResponse:
     # The bytes of a digest never change, but a name's do: keep them, and ask each time.
     headers = representation_headers(name.sha256, name.size, status, part) | {"Cache-Control": "no-cache"}
     response = web.StreamResponse(status=status, headers=headers)
@@ -117,7 +132,15 @@ async def _send(request: web.Request, file: BinaryIO, name: Link) -> web.StreamR
     with suppress(ConnectionError):
         await response.prepare(request)
         if part and request.method == "GET":
-            await _copy(request, file, part)
+            try:
+                await _copy(request, file, part)
+            except _Unreadable as error:
+                why = str(error.__cause__)
+                _log.warning(
+                    "A file could not be read while a machine took it.", action="serve", path=request.path, why=why
+                )
+                doubt()
+                return response
         await response.write_eof()
     return response
 
@@ -128,7 +151,16 @@ async def _copy(request: web.Request, file: BinaryIO, part: range) -> None:
     if (connection := request.transport.get_extra_info("socket")) is not None:
         with suppress(OSError):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALLED_AFTER_S * 1000)
-    sent = await asyncio.get_running_loop().sendfile(request.transport, file, part.start, len(part))
+    try:
+        sent = await asyncio.get_running_loop().sendfile(request.transport, file, part.start, len(part))
+    except ConnectionError:
+        raise
+    except OSError as error:
+        request.transport.close()
+        # A machine that took no byte for minutes is told by the kernel like this, and is its own business.
+        if error.errno in (errno.ETIMEDOUT, errno.EPIPE, errno.EHOSTUNREACH, errno.ENETUNREACH):
+            raise ConnectionResetError("the machine is gone") from error
+        raise _Unreadable from error
     if sent < len(part):
         # The file has shrunk: what was announced cannot be sent, and only the connection's end can say so.
         request.transport.close()

@@ -17,6 +17,7 @@ from rack import identity as identities
 from rack import serve
 from rack.beat import Beat
 from rack.client import Region
+from rack.connections import Runner
 from rack.haste import Haste
 from rack.poll import Habits, Poller
 from shared.download import Transfer
@@ -105,7 +106,7 @@ async def running_rack(
                 poller, link, rng=random.Random(2), reconnect=QUICK, haste=Haste(every_s=0.05), hint_pause_s=0.0
             )
             poller.recover()
-            server = serve.runner(serve.application(root, poller.belief, beat.doubt))
+            server = Runner(serve.application(root, poller.belief, beat.doubt))
             await server.setup()
             try:
                 await web.TCPSite(server, "127.0.0.1", 0).start()

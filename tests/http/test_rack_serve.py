@@ -14,6 +14,7 @@ from yarl import URL
 
 from rack import serve
 from rack.belief import Belief
+from rack.connections import Runner
 from rack.tree import Link, Tree
 from shared.digest import Sha256
 from shared.mark import VERIFIED_AT
@@ -52,7 +53,7 @@ def doubts() -> list[None]:
 
 @pytest.fixture
 async def address(tmp_path: Path, belief: Belief, doubts: list[None]) -> AsyncIterator[tuple[str, int]]:
-    runner = serve.runner(serve.application(tmp_path, belief, lambda: doubts.append(None)))
+    runner = Runner(serve.application(tmp_path, belief, lambda: doubts.append(None)))
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
