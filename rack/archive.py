@@ -23,11 +23,20 @@ from shared.names import RelativePath
 from shared.sizes import spoken_size
 
 MAX_MEMBERS = 10_000
+MAX_DEPTH = 16
+MAX_PATH_BYTES = 512
+MAX_HEADER_BYTES = 64 * 1024
+"""What a member may say of itself beyond its 512 bytes: long names, pax records. `tarfile` reads it as a whole."""
+
 MAX_UNPACKED_BYTES = 512 * 1024 * 1024
-"""What one archive may decompress to, headers included; real bootloader archives hold a few megabytes."""
+"""What one archive may decompress to, headers included, and what its files may be, links counted as the files they
+become; real bootloader archives hold a few megabytes."""
 
 MAX_DECODER_BYTES = 128 * 1024 * 1024
 """Memory the xz decoder may take; `xz -9` needs 65 MiB (xz(1))."""
+
+_MALFORMED = (InvalidValue, ValueError, OverflowError, RecursionError)
+"""What reading the header of a member can raise: a header before a header before a header is a recursion."""
 
 _XZ_MAGIC = b"\xfd7zXZ\x00"
 _READ_SIZE = 256 * 1024
@@ -62,11 +71,11 @@ def unpack(
     into.mkdir(mode=0o755, parents=True)
     try:
         plain = _Plain(packed, max_bytes)
-        with tarfile.open(fileobj=plain, mode="r|", errorlevel=2) as members:
-            found = _members(members, into)
+        with tarfile.open(fileobj=plain, mode="r|", errorlevel=2, tarinfo=_Member) as members:
+            found = _members(members, into, max_bytes)
         for directory, _, _ in os.walk(into, topdown=False):
             sync_directory(Path(directory))
-    except (tarfile.TarError, lzma.LZMAError, EOFError, _Refused, InvalidValue, ValueError, OverflowError) as error:
+    except (tarfile.TarError, lzma.LZMAError, EOFError, _Refused, *_MALFORMED) as error:
         shutil.rmtree(into, ignore_errors=True)
         raise InvalidDocument(origin, _why(error)) from error
     except BaseException:
@@ -79,7 +88,25 @@ class _Refused(Exception):
     """Something in the archive that no boot loader needs."""
 
 
-def _members(members: tarfile.TarFile, into: Path) -> dict[RelativePath, Content]:
+class _Member(tarfile.TarInfo):
+    """A member whose headers are no larger than any that is meant well."""
+
+    def _proc_member(self, members: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type == tarfile.GNUTYPE_SPARSE:
+            raise _Refused(f"{self.name[:80]} is sparse")
+        if self.type not in (*tarfile.REGULAR_TYPES, tarfile.DIRTYPE) and self.size > MAX_HEADER_BYTES:
+            raise _Refused(f"a header in it has {self.size} bytes")
+        return super()._proc_member(members)  # type: ignore[misc, no-any-return]
+
+    def _proc_gnusparse_10(self, *_arguments: object) -> None:
+        raise _Refused("a member of it is sparse")
+
+
+def _members(members: tarfile.TarFile, into: Path, max_bytes: int) -> dict[RelativePath, Content]:
+    """Every file, now written: those that are members, then those that links to members become.
+
+    Each is counted before it is written, so that no archive makes more bytes than `max_bytes`.
+    """
     found: dict[RelativePath, Content] = {}
     links: dict[RelativePath, RelativePath] = {}
     for count, member in enumerate(members, start=1):
@@ -96,10 +123,14 @@ def _members(members: tarfile.TarFile, into: Path) -> dict[RelativePath, Content
             found[path] = _write(into / path, content, member.size)
         else:
             raise _Refused(f"{path} is neither a plain file nor a directory")
-    for path in links:
-        target = _followed(path, links)
+    targets = {path: _followed(path, links) for path in links}
+    for path, target in targets.items():
         if target not in found:
             raise _Refused(f"{path} links to {target}, which is no file in it")
+    linked = sum(found[target].size for target in targets.values())
+    if linked + sum(content.size for content in found.values()) > max_bytes:
+        raise _Refused(f"its links become more than {max_bytes} bytes")
+    for path, target in targets.items():
         with (into / target).open("rb") as content:
             found[path] = _write(into / path, content, found[target].size)
     return found
@@ -107,7 +138,10 @@ def _members(members: tarfile.TarFile, into: Path) -> dict[RelativePath, Content
 
 def _path(name: str) -> RelativePath:
     """The name as a path below the directory it is unpacked into; a leading `./` is how tar writes many of them."""
-    return RelativePath(name.removeprefix("./"))
+    path = RelativePath(name.removeprefix("./"))
+    if len(path.encode()) > MAX_PATH_BYTES or path.count("/") >= MAX_DEPTH:
+        raise _Refused(f"the name {path[:40]}… is longer or deeper than any boot loader's")
+    return path
 
 
 def _target(path: RelativePath, member: tarfile.TarInfo) -> RelativePath:

@@ -13,8 +13,10 @@ The server below is aiohttp's; this is what it leaves open.
 """
 
 import asyncio
+import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 from aiohttp import web
@@ -91,10 +93,12 @@ class _Connections(web.Server):
             (hog, _), *_ = Counter(connection.address for connection in self._order).most_common(1)
             victim = next(connection for connection in self._order if connection.address == hog)
         del self._order[victim]
-        if victim.transport is not None:
-            # Not what it still had to send: who takes nothing would keep its place by it.
-            victim.transport.abort()
-        victim.force_close()
+        if victim.is_silent or victim.transport is None:
+            victim.force_close()
+        else:
+            # Whoever sends to it finds the connection broken, as if the machine had gone, and ends it.
+            with suppress(OSError):
+                victim.transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
 
 
 class _Connection(web.RequestHandler):

@@ -114,12 +114,15 @@ async def test_when_it_is_full_the_one_that_was_silent_longest_goes_and_never_th
         assert len(await slow[0].readexactly(19_900_000)) == 19_900_000, "who is being answered keeps its place"
 
 
-async def test_when_all_are_being_answered_the_newcomer_still_comes_in(tmp_path: Path) -> None:
+async def test_when_all_are_being_answered_the_newcomer_still_comes_in(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async with rack(tmp_path, most=10) as machines:
         for _ in range(10):
             reader, _ = await machines.connect(GET)
             await reader.readexactly(10)
         assert b"alive" in await machines.answer()
+    assert not caplog.records
 
 
 async def test_half_a_head_has_its_time_and_a_connection_without_one_is_not_meant(tmp_path: Path) -> None:

@@ -5,8 +5,10 @@ import lzma
 import os
 import stat
 import tarfile
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -118,6 +120,14 @@ BAD = [
     pytest.param(tar(member("n", kind=tarfile.FIFOTYPE)), "neither a plain file", id="fifo"),
     pytest.param(tar(member("a", b"1"), member("a/b", b"1")), "both a file and a directory", id="file-as-directory"),
     pytest.param(tar(member("a/b", b"1"), member("a", b"1")), "both a file and a directory", id="directory-as-file"),
+    pytest.param(tar(member("/".join("d" * 17), b"1")), "longer or deeper", id="deep"),
+    pytest.param(tar(member("/".join(["d" * 100] * 6), b"1")), "longer or deeper", id="long"),
+    pytest.param(tar(member("n", b"1", kind=b"Z")), "neither a plain file", id="a-kind-nobody-knows"),
+    pytest.param(
+        tar(member("a", b"1"), *(member("h", kind=tarfile.XHDTYPE) for _ in range(3000)), member("b", b"1")),
+        "",
+        id="header-before-header",
+    ),
     pytest.param(b"", "", id="nothing"),
     pytest.param(b"no archive at all" * 100, "", id="noise"),
     pytest.param(xz(PLAIN)[:60], "its end is missing", id="xz-cut"),
@@ -141,6 +151,38 @@ def test_a_bomb_stops_at_the_cap(tmp_path: Path) -> None:
         unpacked(tmp_path, xz(tar(member("zeros", bytes(20_000_000)))), max_bytes=1_000_000)
 
 
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE], ids=["symbolic", "hard"])
+def test_links_count_as_the_files_they_become_before_one_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: bytes
+) -> None:
+    """Nine thousand links of a few bytes to a file of megabytes would be gigabytes."""
+    written: list[str] = []
+    write = archive._write
+
+    def noted(target: Path, *what: Any) -> archive.Content:
+        written.append(target.name)
+        return write(target, *what)
+
+    monkeypatch.setattr(archive, "_write", noted)
+    links = [member(f"l{number}", kind=kind, link="a") for number in range(9000)]
+    with pytest.raises(InvalidDocument, match="its links become more than 536870912 bytes"):
+        unpacked(tmp_path, xz(tar(member("a", bytes(1_000_000)), *links)))
+    assert written == ["a"]
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
+def test_a_header_of_megabytes_is_refused_before_it_is_read(tmp_path: Path, kind: bytes) -> None:
+    """`tarfile` reads it as a whole, and again as text."""
+    bomb = xz(tar(member("h", bytes(100_000_000), kind=kind), member("a", b"1")))
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidDocument, match="a header in it has 100000000 bytes"):
+            unpacked(tmp_path, bomb)
+        assert tracemalloc.get_traced_memory()[1] < 16 * 1024 * 1024
+    finally:
+        tracemalloc.stop()
+
+
 def test_a_sparse_member_is_refused(tmp_path: Path) -> None:
     """Its few stored bytes would become as many as its header likes."""
     info, _ = member("sparse", kind=tarfile.GNUTYPE_SPARSE)
@@ -150,6 +192,23 @@ def test_a_sparse_member_is_refused(tmp_path: Path) -> None:
     header[148:156] = b"%06o\0 " % sum(header)
     with pytest.raises(InvalidDocument):
         unpacked(tmp_path, bytes(header) + bytes(10240))
+
+
+def test_a_sparse_map_of_megabytes_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    """The map of pax sparse files is data, so no cap on headers holds it."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as opened:
+        info, content = member("s", b"10000000\n" + b"1\n" * 10_000_000)
+        info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "1"}
+        opened.addfile(info, io.BytesIO(content))
+    bomb = xz(packed.getvalue())
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidDocument, match="is sparse"):
+            unpacked(tmp_path, bomb)
+        assert tracemalloc.get_traced_memory()[1] < 16 * 1024 * 1024
+    finally:
+        tracemalloc.stop()
 
 
 def test_too_many_members_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
