@@ -1,13 +1,15 @@
 """The lock of a rack's data directory: one process writes there; the file says which.
 
-The kernel drops the lock with the process, however it ends, so a stale file never blocks anybody.
+The kernel drops the lock with the process, however it ends, so a stale file never blocks anybody. On a disk that is
+read-only the file is locked as it is, where there is one: nobody can write there, and a rack serves what it has.
 """
 
+import errno
 import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from shared.disk import make_directory
@@ -22,15 +24,39 @@ class InUse(Conflict):
 def hold(path: Path) -> Iterator[None]:
     """Inside, this process alone holds the lock at `path`. Raises InUse when another does."""
     make_directory(path.parent, mode=0o755)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        with _hold_read_only(path):
+            yield
+        return
     try:
         if not _locked(descriptor):
             raise InUse(
                 f"Another bootferry-rack (process {_written(descriptor) or 'unknown'}) works in {path.parent};"
                 " stop it, or give this one its own RACK_DATA_DIR."
             )
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}\n".encode())
+        with suppress(OSError):
+            # A full disk takes no number, and the lock holds without.
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"{os.getpid()}\n".encode())
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _hold_read_only(path: Path) -> Iterator[None]:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield
+        return
+    try:
+        if not _locked(descriptor):
+            raise InUse(f"Another bootferry-rack works in {path.parent}, whose disk is read-only; stop it.")
         yield
     finally:
         os.close(descriptor)

@@ -23,7 +23,7 @@ from rack.belief import Belief, Round, fault, pending
 from rack.client import Published, Region
 from rack.identity import Identity
 from rack.prune import prune
-from rack.pull import diff, pull
+from rack.pull import diff, fitting, pull
 from rack.state import State
 from shared import __version__
 from shared.audit import due_since
@@ -35,6 +35,7 @@ from shared.errors import (
     FetchError,
     ForkedManifest,
     HttpStatus,
+    NoRoom,
     Replayed,
     TimedOut,
     TooOld,
@@ -119,7 +120,12 @@ class Poller:
         state, region = State.load(self._root), fingerprint(self._identity.region_key)
         self._state = state if state.region == region else State(region=region, sequence=state.sequence)
         self.belief.tree = tree.load_current(self._root)
-        tree.clear_unfinished(self._root)
+        try:
+            tree.clear_unfinished(self._root)
+        except OSError as error:
+            # Only room is lost by it; a rack serves what it has from a disk that takes nothing.
+            told = disk_error(error, self._root)
+            _log.warning(f"What an earlier process left half built stays. {told}", action="recover", code=told.code)
         try:
             manifest, knows = self._opened((self._root / "manifest.json").read_bytes())
         except FileNotFoundError:
@@ -147,13 +153,17 @@ class Poller:
             went = Round()
             errors = went.errors
             audited: list[BootferryError] = []
+            await self._attempt(lambda: asyncio.to_thread(self._store.require_writable), audited)
+            # A disk that takes nothing: what is missing cannot come, and what is held is served.
+            unwritable = next(iter(audited), None)
             await self._attempt(self._audit, audited)
             await self._attempt(self._ask, errors)
             away = next((error for error in errors if isinstance(error, FetchError) or is_regions(error)), None)
             errors += audited
             if (manifest := self.belief.manifest) is not None:
-                await self._attempt(lambda: self._pull(manifest, went, away), errors)
-                await self._attempt(lambda: self._advance(manifest, went), errors)
+                await self._attempt(lambda: self._pull(manifest, went, away or unwritable), errors)
+                if unwritable is None:
+                    await self._attempt(lambda: self._advance(manifest, went), errors)
                 errors += went.images.values()
             await self._attempt(lambda: asyncio.to_thread(self._measure, went), errors)
             self.belief.last_error = went.error
@@ -162,7 +172,8 @@ class Poller:
             if away is None:
                 await self._attempt(lambda: self._report_patiently(went), refused)
             errors += refused
-            await self._attempt(lambda: asyncio.to_thread(self._prune), errors)
+            if unwritable is None or isinstance(unwritable, NoRoom):
+                await self._attempt(lambda: asyncio.to_thread(self._prune), errors)
             self.belief.polls[errors[0].code if errors else "ok"] += 1
             await self._attempt(lambda: self._conclude(errors), errors)
             self._put_off(refused)
@@ -281,7 +292,7 @@ class Poller:
         return audit.doubts(self._store, places, due)
 
     async def _pull(self, manifest: Manifest, went: Round, away: BootferryError | None) -> None:
-        """Fetch what is missing, unless the region is `away`: then that is what each missing file lacks."""
+        """Fetch what is missing, unless something is `away`, region or disk: then each missing file lacks that."""
         await asyncio.to_thread(self._measure, went)
         missing = diff(manifest, self.belief.held)
         if away is not None:
@@ -295,6 +306,9 @@ class Poller:
         if self.belief.bytes_left > self.belief.bytes_free:
             # What nothing names any more is kept for a while out of courtesy only: it makes room first.
             await asyncio.to_thread(self._prune, grace_s=0.0)
+        missing, refused = await asyncio.to_thread(fitting, manifest, missing, self._store)
+        for sha256, error in refused.items():
+            went.miss(sha256, error)
         done = asyncio.Event()
         watch = asyncio.create_task(self._while_pulling(manifest, went, done))
         try:

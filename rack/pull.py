@@ -25,6 +25,34 @@ def diff(manifest: Manifest, held: Collection[Sha256]) -> list[tuple[Sha256, int
     return list({entry.sha256: entry.size for entry in entries if entry.sha256 not in held}.items())
 
 
+def fitting(
+    manifest: Manifest, missing: Collection[tuple[Sha256, int]], store: Store
+) -> tuple[list[tuple[Sha256, int]], dict[Sha256, NoRoom]]:
+    """Of the `missing` files those of the images that fit together, the smallest images first; why the others do not.
+
+    An image that does not fit keeps none of those that do from coming. What has arrived is deducted. Blocks.
+    """
+    wanted, free = dict(missing), store.bytes_free()
+    lacking = {
+        image: found
+        for image, entries in manifest.images().items()
+        if (found := {entry.sha256: entry.size for entry in entries if entry.sha256 in wanted})
+    }
+    chosen: dict[Sha256, int] = {}
+    refused: dict[Sha256, NoRoom] = {}
+    for image in sorted(lacking, key=lambda image: (store.bytes_missing(lacking[image].items()), image)):
+        needed = store.bytes_missing((lacking[image] | chosen).items())
+        if needed <= free:
+            chosen |= lacking[image]
+        else:
+            left = free - store.bytes_missing(chosen.items())
+            error = NoRoom(store.where, store.bytes_missing(lacking[image].items()), left)
+            refused |= dict.fromkeys(lacking[image], error)
+    return [file for file in missing if file[0] in chosen], {
+        sha256: error for sha256, error in refused.items() if sha256 not in chosen
+    }
+
+
 async def pull(
     transfer: Transfer,
     store: Store,
