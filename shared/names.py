@@ -10,6 +10,8 @@ from shared.errors import InvalidValue
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._+~-]{0,126}[A-Za-z0-9+~_-])?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff]")
+# An escape (%2e%2e), a query and a fragment mean one thing in a URL and another on a disk.
+_OF_URLS = re.compile("[%?#]")
 MAX_PATH_BYTES = 1024
 
 
@@ -30,7 +32,10 @@ class Name(str):
 
 
 class RelativePath(str):
-    """A path below some root: segments joined by `/`, never absolute, never `.` or `..`, no control characters."""
+    """A path below some root, which means the same in a URL and on a disk.
+
+    Segments joined by `/`, never absolute, never `.` or `..`, without control characters, backslashes and `%?#`.
+    """
 
     __slots__ = ()
 
@@ -41,6 +46,8 @@ class RelativePath(str):
             raise InvalidValue(
                 "relative path", text, f"it must be at most {MAX_PATH_BYTES} bytes of text without control characters"
             )
+        if _OF_URLS.search(text):
+            raise InvalidValue("relative path", text, "it must have no %, ? or #, which servers read in different ways")
         segments = text.split("/")
         if any(segment in ("", ".", "..") or len(segment.encode()) > 255 for segment in segments):
             raise InvalidValue("relative path", text, "every part must be a plain name")

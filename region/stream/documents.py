@@ -4,15 +4,22 @@
     products  {"format": "products:1.0", "updated": …, "content_id": …, "products": {name: {…tags,
                 "versions": {name: {…tags, "items": {key: {"ftype", "path", "sha256", "size", …tags}}}}}}}
 
-Whatever is returned can be used as it stands: names and paths cannot climb out of a directory, sizes are sane, texts
-are short and printable, a path has one digest and a digest one size throughout the document. What could not be used is
-named in `skipped`, and costs nothing beside itself.
+Whatever is returned can be used as it stands:
+
+- Names and paths cannot climb out of a directory, and mean the same to every server and file system; one slash before a
+  path is taken off.
+- Sizes are whole numbers of bytes, as JSON has them: no texts, no truths, no fractions.
+- Texts are short and printable. A path has one digest and a digest one size throughout the document.
+- Names of one tree do not differ by case alone: products, versions of a product, items of a version.
+
+What could not be used is named in `skipped` (the first 1000 of it), and costs nothing beside itself. Fields that nobody
+reads are never built (`region.stream.fields`), and all there is too much of is refused before it is built: memory is
+some three times the payload at most.
 
 Format: simplestreams, doc/README (tags inherit: document, product, version, item; later wins; only strings, numbers and
 booleans count, all as text). Fields and ftypes: the ones MAAS reads from `images.maas.io`.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -21,17 +28,26 @@ from datetime import UTC, date, datetime
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from functools import cache
-from typing import Any, NoReturn
 
+from msgspec import Raw
+
+from region.stream.fields import InvalidFields, Objects, Scalar, TooManyFields, outermost, scalar
 from shared.digest import Sha256
 from shared.errors import InvalidDocument, InvalidValue
 from shared.layout import BOOTLOADER
 from shared.names import Name, RelativePath
 from shared.sizes import spoken_size
 
-MAX_DOCUMENT_BYTES = 64 * 1024 * 1024
+MAX_DOCUMENT_BYTES = 32 * 1024 * 1024
 MAX_ITEM_BYTES = 64 * 1024**3
 MAX_PRODUCTS = 100_000
+MAX_VERSIONS = 50_000
+"""In one document."""
+MAX_ITEMS = 100_000
+"""In one document. The stable stream of images.maas.io has 2,326."""
+MAX_FIELDS = 1000
+"""Of a document, product, version or item."""
+MAX_SKIPPED = 1000
 MAX_TEXT_CHARACTERS = 256
 
 KERNEL, INITRD, ARCHIVE = "boot-kernel", "boot-initrd", "archive.tar.xz"
@@ -47,6 +63,12 @@ ROOT_FTYPES = frozenset(
 KNOWN_FTYPES = ROOT_FTYPES | {KERNEL, INITRD, ARCHIVE, "boot-dtb", "manifest", "squashfs.manifest"}
 
 _IDENTITY_TAGS = frozenset({"os", "arch", "release", "subarch", "kflavor", "label", "bootloader-type"})
+_ITEM_TAGS = frozenset({"ftype", "path", "sha256", "size"})
+_TAGS = _IDENTITY_TAGS | _ITEM_TAGS | {"content_id", "version", "release_title", "release_codename", "support_eol"}
+"""The tags that are read, on whichever level they stand."""
+
+Fields = Mapping[str, Raw]
+Tags = Mapping[str, Scalar]
 
 
 class ProductKind(StrEnum):
@@ -149,20 +171,46 @@ class _Unusable(Exception):
     """One product, version or entry cannot be used; its text is the sentence that says why."""
 
 
+class _TooMuch(Exception):
+    """The document has more than any may have; its text completes "it cannot be read: …"."""
+
+
+@dataclass(slots=True)
+class _Skips:
+    """What was skipped; the first of it by name, the rest as a number."""
+
+    named: list[Skipped] = field(default_factory=list)
+    more: int = 0
+
+    def add(self, name: str, why: object) -> None:
+        if len(self.named) < MAX_SKIPPED:
+            self.named.append(Skipped(_shown(name), str(why)))
+        else:
+            self.more += 1
+
+    def all(self) -> tuple[Skipped, ...]:
+        if not self.more:
+            return tuple(self.named)
+        return (*self.named, Skipped("others", f"{self.more} more parts of the document cannot be used either."))
+
+
 def parse_index(payload: bytes, where: str) -> Index:
     """The index in `payload`; an entry that is not a product file of images is named in `skipped`.
 
     Raises InvalidDocument, which names the document as `where`.
     """
-    document = _load(payload, where, "index:1.0")
+    objects = Objects()
+    document = _load(payload, where, "index:1.0", objects)
     entries: list[IndexEntry] = []
-    skipped: list[Skipped] = []
-    for content_id, fields in _mapping(document, "index", where).items():
+    skipped = _Skips()
+    for content_id, raw in _named(document, "index", where, objects).items():
         try:
-            entries.append(_index_entry(content_id, fields))
+            entries.append(_index_entry(content_id, objects.fields(raw, MAX_FIELDS)))
         except (_Unusable, InvalidValue) as error:
-            skipped.append(Skipped(_shown(content_id), str(error)))
-    return Index(_updated(document, where), tuple(entries), tuple(skipped))
+            skipped.add(content_id, error)
+        except InvalidFields as error:
+            skipped.add(content_id, f"It {error}.")
+    return Index(_updated(document, where), tuple(entries), skipped.all())
 
 
 def parse_products(payload: bytes, where: str) -> Products:
@@ -171,18 +219,21 @@ def parse_products(payload: bytes, where: str) -> Products:
     Takes 20 to 30 us per item: keep large documents out of the event loop. Raises InvalidDocument, which names the
     document as `where`.
     """
-    document = _load(payload, where, "products:1.0")
-    named = _mapping(document, "products", where)
-    if len(named) > MAX_PRODUCTS:
-        raise InvalidDocument(where, f"it has {len(named)} products and {MAX_PRODUCTS} are the most it may have")
+    objects = Objects()
+    document = _load(payload, where, "products:1.0", objects)
+    named = _named(document, "products", where, objects)
+    top = _tags(document)
     try:
-        content_id = _text(_tags(document), "content_id")
+        content_id = _text(top, "content_id")
     except _Unusable as error:
         raise InvalidDocument(where, str(error).rstrip(".")) from error
-    reading = _Reading(top=_tags(document))
-    products = reading.without_contradictions(
-        product for name in sorted(named) if (product := reading.product(name, named[name]))
-    )
+    reading = _Reading(top=top, objects=objects)
+    try:
+        products = reading.without_contradictions(
+            product for name in sorted(named) if (product := reading.product(name, named[name]))
+        )
+    except _TooMuch as error:
+        raise InvalidDocument(where, str(error)) from error
     return Products(content_id, _updated(document, where), tuple(products), reading.all_skipped())
 
 
@@ -207,15 +258,14 @@ def newest_lts(products: Iterable[Product], arch: str) -> Name | None:
 class _Reading:
     """One reading of one product file: what was skipped so far, and each distinct name parsed once."""
 
-    top: Mapping[str, str]
-    skipped: list[Skipped] = field(default_factory=list)
+    top: Tags
+    objects: Objects
+    skipped: _Skips = field(default_factory=_Skips)
     unknown_ftypes: Counter[str] = field(default_factory=Counter)
+    versions_left: int = field(default_factory=lambda: MAX_VERSIONS)
+    items_left: int = field(default_factory=lambda: MAX_ITEMS)
     named: Callable[[str], Name] = field(default_factory=lambda: cache(Name))
-    path: Callable[[str], RelativePath] = field(default_factory=lambda: cache(RelativePath))
     sha256: Callable[[str], Sha256] = field(default_factory=lambda: cache(Sha256))
-
-    def skip(self, name: str, why: object) -> None:
-        self.skipped.append(Skipped(_shown(name), str(why)))
 
     def all_skipped(self) -> tuple[Skipped, ...]:
         """Everything skipped; an unknown ftype is named once."""
@@ -223,43 +273,77 @@ class _Reading:
             Skipped(f"ftype {_shown(ftype)}", f"No rack uses files of this ftype; {count} of them were left out.")
             for ftype, count in sorted(self.unknown_ftypes.items())
         )
-        return (*self.skipped, *unknown)
+        return (*self.skipped.all(), *unknown)
 
-    def product(self, name: str, fields: object) -> Product | None:
+    def product(self, name: str, raw: Raw) -> Product | None:
         try:
-            return self._product(name, fields)
+            return self._product(name, self.objects.fields(raw, MAX_FIELDS))
         except (_Unusable, InvalidValue) as error:
-            self.skip(name, error)
-            return None
+            self.skipped.add(name, error)
+        except InvalidFields as error:
+            self.skipped.add(name, f"It {error}.")
+        return None
 
-    def _product(self, name: str, fields: object) -> Product:
+    def _product(self, name: str, fields: Fields | None) -> Product:
         _require_printable(name)
-        if not isinstance(fields, dict):
+        if fields is None:
             raise _Unusable("It is not an object.")
         tags = {**self.top, **_tags(fields)}
-        offered = fields.get("versions")
-        if not isinstance(offered, dict) or not offered:
+        offered = self._object(fields, "versions", self.versions_left, "versions")
+        if not offered:
             raise _Unusable("It has no versions.")
-        kind = _kind(tags, offered)
+        self.versions_left -= len(offered)
+        parsed = {version: self._raw_version(raw) for version, raw in offered.items()}
+        kind = _kind(tags, parsed.values())
         # The newest version's tags say what the product is; a version that says otherwise is skipped.
-        newest = offered[max(offered)]
-        product = self._describe(name, kind, {**tags, **_tags(newest)} if isinstance(newest, dict) else tags)
+        newest = parsed[max(parsed)]
+        product = self._describe(name, kind, {**tags, **newest.tags} if newest else tags)
         versions: list[Version] = []
-        for version_name in sorted(offered):
+        by_case: dict[str, str] = {}
+        for version_name in sorted(parsed):
             try:
-                version, own_tags = self._version(version_name, offered[version_name], tags, kind)
-                if not _IDENTITY_TAGS.isdisjoint(own_tags):
-                    self._require_same_product(product, {**tags, **own_tags})
+                if (same := by_case.setdefault(version_name.lower(), version_name)) != version_name:
+                    raise _Unusable(f"Its name differs from {_shown(same)} by case alone.")
+                found = parsed[version_name]
+                version = self._version(version_name, found, tags, kind)
+                if found and not _IDENTITY_TAGS.isdisjoint(found.tags):
+                    self._require_same_product(product, {**tags, **found.tags})
                 versions.append(version)
             except (_Unusable, InvalidValue) as error:
-                self.skip(f"{name} {version_name}", error)
+                self.skipped.add(f"{name} {version_name}", error)
         return replace(product, versions=tuple(versions))
 
-    def _require_same_product(self, product: Product, tags: Mapping[str, str]) -> None:
+    def _object(self, fields: Fields, key: str, most: int, what: str) -> Fields | None:
+        """The object under `key`; None where there is none. Raises _TooMuch when the document's share is used up."""
+        if key not in fields:
+            return None
+        try:
+            return self.objects.fields(fields[key], most)
+        except TooManyFields as error:
+            raise _TooMuch(f"it has more {what} than any document may have") from error
+
+    def _raw_version(self, raw: Raw) -> "_RawVersion | None":
+        """What the version holds, its items' tags included; None when it is no object with items."""
+        try:
+            fields = self.objects.fields(raw, MAX_FIELDS)
+            items = None if fields is None else self._object(fields, "items", self.items_left, "items")
+            if fields is None or items is None:
+                return None
+            self.items_left -= len(items)
+            tags = {key: self._item_tags(item) for key, item in items.items()}
+        except InvalidFields as error:
+            return _RawVersion({}, {}, f"It {error}.")
+        return _RawVersion(_tags(fields), tags)
+
+    def _item_tags(self, raw: Raw) -> Tags | None:
+        fields = self.objects.fields(raw, MAX_FIELDS)
+        return None if fields is None else _tags(fields)
+
+    def _require_same_product(self, product: Product, tags: Tags) -> None:
         if _identity(self._describe(product.name, product.kind, tags)) != _identity(product):
             raise _Unusable("Its tags say that it belongs to another product than the newest version.")
 
-    def _describe(self, name: str, kind: ProductKind, tags: Mapping[str, str]) -> Product:
+    def _describe(self, name: str, kind: ProductKind, tags: Tags) -> Product:
         """The product without versions, as `tags` describe it."""
         os, arch, label = (self.named(_text(tags, key)) for key in ("os", "arch", "label"))
         version = _text(tags, "version", "")
@@ -284,69 +368,81 @@ class _Reading:
             title=title,
             version=version,
             codename=_text(tags, "release_codename", ""),
-            support_eol=_date(tags.get("support_eol", "")),
+            support_eol=_date(str(tags.get("support_eol", ""))),
             bootloader_type=bootloader_type,
             is_ga=kind is ProductKind.BOOT and subarch in (f"ga-{version}", f"hwe-{release[0]}"),
             versions=(),
         )
 
-    def _version(
-        self, name: str, fields: object, tags: Mapping[str, str], kind: ProductKind
-    ) -> tuple[Version, dict[str, str]]:
+    def _version(self, name: str, found: "_RawVersion | None", tags: Tags, kind: ProductKind) -> Version:
         version_name = self.named(name)
-        if not isinstance(fields, dict) or not isinstance(fields.get("items"), dict):
+        if found is None:
             raise _Unusable("It has no items.")
-        own_tags = _tags(fields)
-        inherited = {**tags, **own_tags} if own_tags else tags
-        items = tuple(item for key, raw in fields["items"].items() if (item := self._item(key, raw, inherited)))
+        if found.refusal:
+            raise _Unusable(found.refusal)
+        inherited = {**tags, **found.tags} if found.tags else tags
+        items = tuple(item for key, own in found.items.items() if (item := self._item(key, own, inherited)))
         _require_whole(kind, items)
-        return Version(version_name, items), own_tags
+        return Version(version_name, items)
 
-    def _item(self, key: str, fields: object, tags: Mapping[str, str]) -> Item | None:
+    def _item(self, key: str, own: Tags | None, tags: Tags) -> Item | None:
         """The item, or None when it is of an ftype no rack has a use for."""
-        if not isinstance(fields, dict):
+        if own is None:
             raise _Unusable(f"Its item {_shown(key)} is not an object.")
-        if not _IDENTITY_TAGS.isdisjoint(fields):
-            _require_same_identity(key, fields, tags)
-        ftype = _inherited(key, fields, tags, "ftype")
+        if not _IDENTITY_TAGS.isdisjoint(own):
+            _require_same_identity(key, own, tags)
+        ftype = _inherited(key, own, tags, "ftype")
         if ftype not in KNOWN_FTYPES:
-            self.unknown_ftypes[ftype] += 1
+            known = ftype in self.unknown_ftypes or len(self.unknown_ftypes) < MAX_SKIPPED
+            self.unknown_ftypes[ftype if known else "others"] += 1
             return None
-        path = _inherited(key, fields, tags, "path")
+        path = _inherited(key, own, tags, "path")
         if not path.isascii():
             _require_printable(path, "path")
         return Item(
             self.named(key),
             self.named(ftype),
-            self.path(path),
-            self.sha256(_inherited(key, fields, tags, "sha256")),
-            _size(key, fields.get("size", tags.get("size"))),
+            _path(path),
+            self.sha256(_inherited(key, own, tags, "sha256")),
+            _size(key, own.get("size", tags.get("size"))),
         )
 
     def without_contradictions(self, products: Iterable[Product]) -> list[Product]:
         """Those of `products`, less the versions and products that deny what another one says."""
         candidates = list(products)
         contradicted = _contradicted(candidates)
-        kept: dict[tuple[Name, ...], Product] = {}
+        kept: dict[tuple[str, ...], Product] = {}
         for candidate in candidates:
             product = self._consistent(candidate, contradicted) if contradicted else candidate
             if not product.versions:
-                self.skip(product.name, "None of its versions can be used.")
-            elif (first := kept.setdefault(_identity(product), product)) is not product:
-                self.skip(product.name, f"It has the os, release, architecture, kernel and label of {first.name}.")
+                self.skipped.add(product.name, "None of its versions can be used.")
+            elif (first := kept.setdefault(_caseless(product), product)) is not product:
+                alike = "has" if _identity(first) == _identity(product) else "has, but for their case,"
+                self.skipped.add(
+                    product.name, f"It {alike} the os, release, architecture, kernel and label of {first.name}."
+                )
         return list(kept.values())
 
     def _consistent(self, product: Product, contradicted: set[str]) -> Product:
         versions: list[Version] = []
         for version in product.versions:
             if denied := next((i for i in version.items if i.path in contradicted or i.sha256 in contradicted), None):
-                self.skip(
+                self.skipped.add(
                     f"{product.name} {version.name}",
                     f"The document gives {denied.path} two digests, or its digest two sizes.",
                 )
             else:
                 versions.append(version)
         return replace(product, versions=tuple(versions))
+
+
+@dataclass(frozen=True, slots=True)
+class _RawVersion:
+    """A version's own tags, and those of its items by key (None: no object). `refusal` says why there are none."""
+
+    tags: Tags
+    items: Mapping[str, Tags | None]
+    refusal: str = ""
 
 
 def _contradicted(products: Iterable[Product]) -> set[str]:
@@ -368,8 +464,13 @@ def _identity(product: Product) -> tuple[Name, ...]:
     return (product.os, product.release, product.arch, product.subarch, product.label)
 
 
-def _kind(tags: Mapping[str, str], versions: Mapping[str, object]) -> ProductKind:
-    ftypes = {_as_text(item.get("ftype")) or tags.get("ftype") for item in _raw_items(versions)} - {None}
+def _caseless(product: Product) -> tuple[str, ...]:
+    return tuple(name.lower() for name in _identity(product))
+
+
+def _kind(tags: Tags, versions: Iterable[_RawVersion | None]) -> ProductKind:
+    own = [item for version in versions if version for item in version.items.values() if item is not None]
+    ftypes = {str(ftype) for item in own if (ftype := item.get("ftype", tags.get("ftype"))) is not None}
     if "bootloader-type" in tags and ARCHIVE in ftypes:
         return ProductKind.BOOTLOADER
     if not ftypes.isdisjoint({KERNEL, INITRD}):
@@ -380,14 +481,11 @@ def _kind(tags: Mapping[str, str], versions: Mapping[str, object]) -> ProductKin
     raise _Unusable(f"It is neither a kernel, nor a root image, nor a bootloader; its ftypes: {seen}.")
 
 
-def _raw_items(versions: Mapping[str, object]) -> Iterable[dict[str, object]]:
-    for version in versions.values():
-        items = version.get("items") if isinstance(version, dict) else None
-        if isinstance(items, dict):
-            yield from (item for item in items.values() if isinstance(item, dict))
-
-
 def _require_whole(kind: ProductKind, items: tuple[Item, ...]) -> None:
+    keys: dict[str, Name] = {}
+    for item in items:
+        if (same := keys.setdefault(item.key.lower(), item.key)) != item.key:
+            raise _Unusable(f"Its items {same} and {item.key} differ by case alone.")
     counts = Counter(item.ftype for item in items)
     for ftype, count in counts.items():
         if count > 1 and ftype != ARCHIVE:
@@ -412,62 +510,53 @@ def _fold(subarch: str, kflavor: str) -> str:
     return f"{subarch}-{kflavor}"
 
 
-def _index_entry(content_id: str, fields: object) -> IndexEntry:
+def _index_entry(content_id: str, fields: Fields | None) -> IndexEntry:
     _require_printable(content_id)
-    if not isinstance(fields, dict):
+    if fields is None:
         raise _Unusable("It is not an object.")
-    if fields.get("datatype") != "image-ids" or fields.get("format") != "products:1.0":
-        said = f"{_shown(fields.get('datatype'))}, {_shown(fields.get('format'))}"
+    datatype, form = scalar(fields.get("datatype")), scalar(fields.get("format"))
+    if datatype != "image-ids" or form != "products:1.0":
+        said = f"{_shown(datatype)}, {_shown(form)}"
         raise _Unusable(f"It is not a product file of images (image-ids, products:1.0) but says {said}.")
-    path = fields.get("path")
+    path = scalar(fields.get("path"))
     if isinstance(path, str):
         _require_printable(path, "path")
-    return IndexEntry(content_id, RelativePath(path), _rfc_2822(fields.get("updated")))
+    return IndexEntry(content_id, _path(path), _rfc_2822(scalar(fields.get("updated"))))
 
 
-def _load(payload: bytes, where: str, wanted_format: str) -> dict[str, Any]:
+def _path(text: object) -> RelativePath:
+    """The path; one slash before it means the mirror's root, from which it counts anyway. Raises InvalidValue."""
+    return RelativePath(text.removeprefix("/") if isinstance(text, str) else text)
+
+
+def _load(payload: bytes, where: str, wanted_format: str, objects: Objects) -> Fields:
     if len(payload) > MAX_DOCUMENT_BYTES:
         raise InvalidDocument(where, f"it is larger than {spoken_size(MAX_DOCUMENT_BYTES)}")
     try:
-        # json would guess at UTF-16 and UTF-32; the format is UTF-8, without a byte order mark.
-        document = json.loads(payload.decode("utf-8"), object_pairs_hook=_object, parse_constant=_no_constant)
-    except UnicodeDecodeError as error:
-        raise InvalidDocument(where, f"it is not UTF-8 at byte {error.start}") from None
-    except RecursionError:
-        raise InvalidDocument(where, "it is nested too deeply") from None
-    except json.JSONDecodeError as error:
-        # The error of json carries the whole document: it must not be kept.
-        where_in_it = f"line {error.lineno}, column {error.colno}"
-        raise InvalidDocument(where, f"it is not JSON from {where_in_it} on") from None
-    except ValueError as error:
-        raise InvalidDocument(where, f"it is not JSON ({_shown(str(error))})") from None
-    if not isinstance(document, dict) or document.get("format") != wanted_format:
-        said = _shown(document.get("format")) if isinstance(document, dict) else "none"
+        document = outermost(payload, objects, MAX_FIELDS)
+    except InvalidFields as error:
+        raise InvalidDocument(where, f"it {_shown(error)}") from None
+    form = None if document is None else scalar(document.get("format"))
+    if document is None or form != wanted_format:
+        said = "none" if document is None else _shown(form)
         raise InvalidDocument(where, f"its format is {said} and should be {wanted_format}")
     return document
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
-        raise ValueError(f"the key {twice!r} is there twice")
-    return fields
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a number")
-
-
-def _mapping(document: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
-    found = document.get(key)
-    if not isinstance(found, dict):
+def _named(document: Fields, key: str, where: str, objects: Objects) -> Fields:
+    try:
+        found = objects.fields(document[key], MAX_PRODUCTS) if key in document else None
+    except TooManyFields:
+        raise InvalidDocument(where, f"it has more products than {MAX_PRODUCTS}, the most it may have") from None
+    except InvalidFields as error:
+        raise InvalidDocument(where, f"its {key!r} {_shown(error)}") from None
+    if found is None:
         raise InvalidDocument(where, f"its {key!r} is not an object")
     return found
 
 
-def _updated(document: Mapping[str, Any], where: str) -> datetime:
-    if (updated := _rfc_2822(document.get("updated"))) is None:
+def _updated(document: Fields, where: str) -> datetime:
+    if (updated := _rfc_2822(scalar(document.get("updated")))) is None:
         raise InvalidDocument(where, "its 'updated' is not a date as in RFC 2822")
     return updated
 
@@ -489,42 +578,33 @@ def _date(text: str) -> date | None:
         return None
 
 
-def _tags(fields: Mapping[str, object]) -> dict[str, str]:
-    return {key: text for key, value in fields.items() if (text := _as_text(value)) is not None}
+def _tags(fields: Fields) -> dict[str, Scalar]:
+    return {key: value for key in _TAGS & fields.keys() if (value := scalar(fields[key])) is not None}
 
 
-def _as_text(value: object) -> str | None:
-    if isinstance(value, str):
-        return value
-    return str(value) if isinstance(value, int | float) else None
-
-
-def _text(tags: Mapping[str, str], key: str, default: str | None = None) -> str:
-    text = tags.get(key, default)
-    if text is None:
+def _text(tags: Tags, key: str, default: str | None = None) -> str:
+    value = tags.get(key, default)
+    if value is None:
         raise _Unusable(f"It has no {key}.")
+    text = str(value)
     _require_printable(text, key)
     return text
 
 
-def _inherited(key: str, fields: Mapping[str, object], tags: Mapping[str, str], tag: str) -> str:
-    value = fields.get(tag)
-    if isinstance(value, str):
-        return value
-    if (text := _as_text(value)) is None and (text := tags.get(tag)) is None:
+def _inherited(key: str, own: Tags, tags: Tags, tag: str) -> str:
+    value = own.get(tag, tags.get(tag))
+    if value is None:
         raise _Unusable(f"Its item {_shown(key)} has no {tag}.")
-    return text
+    return str(value)
 
 
-def _require_same_identity(key: str, fields: Mapping[str, object], tags: Mapping[str, str]) -> None:
-    for tag in sorted(_IDENTITY_TAGS.intersection(fields)):
-        if _as_text(fields[tag]) not in (None, tags.get(tag)):
+def _require_same_identity(key: str, own: Tags, tags: Tags) -> None:
+    for tag in sorted(_IDENTITY_TAGS.intersection(own)):
+        if tag not in tags or str(own[tag]) != str(tags[tag]):
             raise _Unusable(f"Its item {_shown(key)} has another {tag} than its product.")
 
 
-def _size(key: str, value: object) -> int:
-    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= 20:
-        value = int(value)
+def _size(key: str, value: Scalar | None) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise _Unusable(f"Its item {_shown(key)} has no size in bytes.")
     if not 0 <= value <= MAX_ITEM_BYTES:

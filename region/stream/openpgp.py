@@ -57,7 +57,7 @@ __all__ = [
     "verify",
 ]
 
-MAX_SIGNED_BYTES = 65 * 1024 * 1024
+MAX_SIGNED_BYTES = 33 * 1024 * 1024
 MAX_SIGNATURE_BYTES = 64 * 1024
 GPGV_MAX_LINE_BYTES = 19_998
 """gpgv cuts longer lines of a clear-signed text off and finds it changed: whoever signs JSON breaks it into lines."""
@@ -122,17 +122,16 @@ async def verify(signed: bytes, keyring: bytes, *, origin: str) -> Verified:
     `keyring` is anything `parse_keyring` takes; `origin` names the document in errors.
 
     Raises Unsigned, UnknownSigner, BadSignature, SignatureExpired, SignatureKeyRevoked, SignatureWeak, InvalidKeyring
-    (KeyTooSmall and KeyAlgorithmRefused of a key that signed), TooLarge (over 65 MiB), Unavailable (no gpgv here).
+    (KeyTooSmall and KeyAlgorithmRefused of a key that signed), TooLarge (over 33 MiB), Unavailable (no gpgv here).
     """
     if len(signed) > MAX_SIGNED_BYTES:
         raise TooLarge(origin, MAX_SIGNED_BYTES)
-    trusted = parse_keyring(keyring)
+    trusted, keys, refused = await asyncio.to_thread(_keys, keyring)
     await asyncio.to_thread(_require_clear_signed, signed, origin)
     text, status = await _run_gpgv(signed, trusted)
     if len(text) > len(signed) or len(status) > _MAX_STATUS_BYTES:
         raise BadSignature(origin, "gpgv makes more of it than there is")
-    refused = unfit(trusted)
-    signatures = _signatures(status, key_ids(trusted), refused, origin)
+    signatures = _signatures(status, keys, refused, origin)
     signers = tuple(dict.fromkeys(signature.signer for signature in signatures if signature.word == _GOOD))
     others = [signature for signature in signatures if signature.word != _GOOD]
     others.sort(key=lambda signature: signature.word != "BADSIG")
@@ -147,7 +146,13 @@ async def verify(signed: bytes, keyring: bytes, *, origin: str) -> Verified:
             raise kind(origin, why.format(signature.key_id))
         if signature.word == _UNFIT:
             raise refused[signature.key_id]
-    raise UnknownSigner(origin, others[0].key_id, key_ids(trusted))
+    raise UnknownSigner(origin, others[0].key_id, keys)
+
+
+def _keys(keyring: bytes) -> tuple[bytes, tuple[str, ...], Mapping[str, InvalidKeyring]]:
+    """The keyring for gpgv, its primary keys, and which of its keys are unfit. A large one takes a second."""
+    trusted = parse_keyring(keyring)
+    return trusted, key_ids(trusted), unfit(trusted)
 
 
 def _note(signature: _Signature, refused: Mapping[str, InvalidKeyring], origin: str) -> str:

@@ -2,7 +2,9 @@
 
 import copy
 import json
+import tracemalloc
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -12,7 +14,6 @@ from hypothesis import strategies as st
 
 from region.stream import documents
 from region.stream.documents import (
-    MAX_DOCUMENT_BYTES,
     MAX_ITEM_BYTES,
     ROOT_FTYPES,
     IndexEntry,
@@ -283,7 +284,12 @@ def another(ftype: str) -> Callable[[type_json], None]:
         pytest.param(with_item(ftype=["boot-kernel"]), "has no ftype", id="an ftype in a list"),
         pytest.param(with_item(path=None), "has no path", id="no path"),
         pytest.param(with_item(path="../../etc/passwd"), "not a relative path", id="a path that climbs"),
-        pytest.param(with_item(path="/etc/passwd"), "not a relative path", id="an absolute path"),
+        pytest.param(with_item(path="//etc/passwd"), "not a relative path", id="an absolute path"),
+        pytest.param(with_item(path="a/%2e%2e/b"), "no %, ? or #", id="a path that climbs once it is unescaped"),
+        pytest.param(with_item(path="a%2fb"), "no %, ? or #", id="a path with a slash that is escaped"),
+        pytest.param(with_item(path="a?b"), "no %, ? or #", id="a path with a query"),
+        pytest.param(with_item(path="a#b"), "no %, ? or #", id="a path with a fragment"),
+        pytest.param(with_item(path="a\\b"), "not a relative path", id="a path with a backslash"),
         pytest.param(with_item(path="a\nb"), "not a relative path", id="a path with a line break"),
         pytest.param(with_item(path="a\ud800"), "control characters", id="a path with half a character"),
         pytest.param(with_item(sha256=None), "has no sha256", id="no digest"),
@@ -291,12 +297,20 @@ def another(ftype: str) -> Callable[[type_json], None]:
         pytest.param(with_item(size=None), "no size in bytes", id="no size"),
         pytest.param(with_item(size=True), "no size in bytes", id="a size that is a truth"),
         pytest.param(with_item(size=1.5), "no size in bytes", id="a size with a fraction"),
+        pytest.param(with_item(size=1e3), "no size in bytes", id="a size with a point, though whole"),
         pytest.param(with_item(size="large"), "no size in bytes", id="a size in words"),
+        pytest.param(with_item(size="15046662"), "no size in bytes", id="a size in digits"),
+        pytest.param(with_item(size=int("1" * 4000)), "outside 0 to", id="a size without end"),
         pytest.param(with_item(size=-1), "outside 0 to", id="a negative size"),
         pytest.param(with_item(size=MAX_ITEM_BYTES + 1), "outside 0 to", id="an absurd size"),
         pytest.param(with_item(arch="arm64"), "another arch than its product", id="an item of another architecture"),
         pytest.param(
             lambda p: p["versions"]["1"].update(label="candidate"), "belongs to another product", id="another label"
+        ),
+        pytest.param(
+            lambda p: p["versions"]["1"]["items"].update({"Boot-Kernel": item("squashfs", "1/s")}),
+            "boot-kernel and Boot-Kernel differ by case alone",
+            id="two keys that differ by case",
         ),
         pytest.param(
             lambda p: p["versions"]["1"]["items"].update({"b d": item("squashfs")}),
@@ -314,12 +328,46 @@ def test_a_bad_version_costs_only_itself(change: Callable[[type_json], None], wh
     assert why in parsed.skipped[0].why
 
 
-def test_a_size_in_digits_and_an_empty_file_are_sizes() -> None:
+def test_an_empty_file_has_a_size() -> None:
     product = ubuntu()
-    product["versions"]["20260701"]["items"]["boot-kernel"]["size"] = "15046662"
     product["versions"]["20260701"]["items"]["manifest"]["size"] = 0
     sizes = {str(i.ftype): i.size for i in only(parse({"p": product})).versions[0].items}
-    assert (sizes["boot-kernel"], sizes["manifest"]) == (15046662, 0)
+    assert sizes["manifest"] == 0
+
+
+@pytest.mark.parametrize(
+    ("inherited", "size"),
+    [pytest.param(7, 7, id="a number"), pytest.param("7", None, id="a text is no size above, too")],
+)
+def test_a_size_may_stand_above_and_is_a_number_there_too(inherited: object, size: int | None) -> None:
+    product = ubuntu(size=inherited)
+    del product["versions"]["20260701"]["items"]["manifest"]["size"]
+    found = [i.size for p in parse({"p": product}).products for i in p.versions[0].items if i.ftype == "manifest"]
+    assert found == ([] if size is None else [size])
+
+
+def test_one_slash_before_a_path_is_taken_off() -> None:
+    product = ubuntu()
+    product["versions"]["20260701"]["items"]["manifest"]["path"] = "/noble/manifest"
+    paths = {str(i.ftype): i.path for i in only(parse({"p": product})).versions[0].items}
+    assert paths["manifest"] == "noble/manifest"
+    assert [e.path for e in parse_index(index({"a": entry(path="/streams/v1/a.json")}), URL).entries] == [
+        "streams/v1/a.json"
+    ]
+
+
+def test_versions_that_differ_by_case_alone_are_one_the_first_by_name() -> None:
+    parsed = parse({"p": ubuntu(versions={name: version(*BOOT, path=name) for name in ("1a", "1A", "2")})})
+    assert [v.name for v in parsed.products[0].versions] == ["1A", "2"]
+    assert [(s.name, s.why) for s in parsed.skipped] == [("p 1a", "Its name differs from 1A by case alone.")]
+
+
+def test_products_of_one_tree_that_differ_by_case_alone_are_one_the_first_by_name() -> None:
+    parsed = parse({"a": ubuntu(), "b": ubuntu(release="Noble"), "c": centos()})
+    assert [p.name for p in parsed.products] == ["a", "c"]
+    assert [(s.name, s.why) for s in parsed.skipped] == [
+        ("b", "It has, but for their case, the os, release, architecture, kernel and label of a.")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -459,10 +507,14 @@ def nested(depth: int) -> bytes:
         pytest.param('{"format": "x"}'.encode("utf-16"), "not UTF-8", id="UTF-16"),
         pytest.param(b'{"size": NaN}', "NaN is not a number", id="not a number"),
         pytest.param(b'{"size": -Infinity}', "-Infinity is not a number", id="infinity"),
-        pytest.param(b'{"a": {"b": 1, "c": 2, "b": 3}}', "the key 'b' is there twice", id="a key twice"),
+        pytest.param(b'{"b": 1, "c": 2, "b": 3}', "the key 'b' is there twice", id="a key twice"),
+        pytest.param(b'{"b": 1, "c": 2, "\\u0062": 3}', "the key 'b' is there twice", id="a key twice, once escaped"),
         pytest.param(nested(100_000), "nested too deeply", id="deep"),
-        pytest.param(b'{"size": ' + b"1" * 5000 + b"}", "not JSON", id="an endless number"),
-        pytest.param(b" " * (MAX_DOCUMENT_BYTES + 1), "larger than 67.1 MB", id="too large"),
+        pytest.param(b'{"size": 01}', "not JSON from line 1, column 11 on", id="a number that is none"),
+        pytest.param(b'{"a": 1,\n "b": tru}', "not JSON from line 2, column [0-9]+ on", id="a word that is none"),
+        pytest.param(b'{"a": "\\x"}', "not JSON", id="an escape that is none"),
+        pytest.param(b'{"format": "products:1.0"} {}', "not JSON", id="two documents"),
+        pytest.param(b" " * (32 * 1024 * 1024 + 1), "larger than 33.6 MB", id="too large"),
     ],
 )
 def test_what_is_not_a_document_is_refused_by_name(
@@ -499,8 +551,89 @@ def test_a_document_without_its_own_fields_is_refused(fields: type_json, why: st
 
 def test_too_many_products_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(documents, "MAX_PRODUCTS", 1)
-    with pytest.raises(InvalidDocument, match="2 products and 1"):
+    with pytest.raises(InvalidDocument, match="more products than 1, the most it may have"):
         parse({"a": ubuntu(), "b": centos()})
+
+
+@pytest.mark.parametrize(
+    ("limit", "most", "why"),
+    [
+        pytest.param("MAX_VERSIONS", 3, "more versions than any document may have", id="versions"),
+        pytest.param("MAX_ITEMS", 15, "more items than any document may have", id="items"),
+    ],
+)
+def test_too_many_parts_are_refused_counted_over_all_products(
+    monkeypatch: pytest.MonkeyPatch, limit: str, most: int, why: str
+) -> None:
+    four = {"a": ubuntu(versions={v: version(*BOOT, path=v) for v in "12"})}
+    assert len(parse(four | {"b": ubuntu(arch="arm64")}).products) == 2
+    monkeypatch.setattr(documents, limit, most)
+    with pytest.raises(InvalidDocument, match=why):
+        parse(four | {"b": ubuntu(arch="arm64", versions={v: version(*BOOT, path=v) for v in "12"})})
+
+
+def test_what_is_skipped_is_named_a_thousand_times_and_counted_after_that() -> None:
+    parsed = parse({f"{n:04}": 5 for n in range(1200)})
+    assert len(parsed.skipped) == 1001
+    assert parsed.skipped[999].name == "0999"
+    assert parsed.skipped[1000].why == "200 more parts of the document cannot be used either."
+
+
+def test_a_key_that_stands_twice_costs_what_it_stands_in() -> None:
+    text = json.dumps(document({"a": ubuntu(), "b": centos()}))
+    twice = text.replace('"os": "centos"', '"os": "centos", "os": "ubuntu"')
+    assert twice != text
+    parsed = parse_products(twice.encode(), URL)
+    assert [p.name for p in parsed.products] == ["a"]
+    assert [(s.name, s.why) for s in parsed.skipped] == [("b", "It is not JSON (the key 'os' is there twice).")]
+    twice = text.replace('"ftype": "root-tgz"', '"ftype": "root-tgz", "ftype": "squashfs"')
+    assert twice != text
+    parsed = parse_products(twice.encode(), URL)
+    assert [p.name for p in parsed.products] == ["a"]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        pytest.param(b'{"x": {"y": 1, "y": 2}}', id="a key that stands twice"),
+        pytest.param(b"1" * 5000, id="a number without end"),
+        pytest.param(b"1e999", id="a number beyond all"),
+        pytest.param(b"[" * 500 + b"]" * 500, id="depth"),
+        pytest.param(rb'"\ud800"', id="half a character"),
+    ],
+)
+def test_a_field_nobody_reads_is_not_built_and_costs_nothing(odd: bytes) -> None:
+    payload = json.dumps(document({"p": ubuntu(unread="HERE")})).encode().replace(b'"HERE"', odd)
+    assert only(parse_products(payload, URL)).name == "p"
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        pytest.param(rb"\ud83d\ude00", "\U0001f600", id="a pair is a character"),
+        pytest.param(rb"\\ud800", "\\ud800", id="a backslash that is escaped begins no escape"),
+        pytest.param(rb"\uD83D\uDE00", "\U0001f600", id="capital digits"),
+    ],
+)
+def test_whole_characters_are_read_as_they_are(text: bytes, read: str) -> None:
+    # The second field makes the document one that has halves of characters.
+    fields = ubuntu(release_title="HERE", unread="THERE")
+    payload = json.dumps(document({"p": fields})).encode().replace(b"HERE", text, 1)
+    payload = payload.replace(b"THERE", rb"\udc00").replace(b'"T' + text, rb'"\udc00')
+    assert only(parse_products(payload, URL)).title == read
+
+
+def test_a_document_of_half_characters_is_refused() -> None:
+    payload = json.dumps(document({"p": ubuntu(unread="HERE")})).encode().replace(b"HERE", rb"\ud800" * 10_001)
+    with pytest.raises(InvalidDocument, match="more than 10000 halves of characters"):
+        parse_products(payload, URL)
+
+
+def test_bytes_that_are_not_utf_8_are_named_wherever_they_are() -> None:
+    payload = json.dumps(document({"p": ubuntu(unread="é" * 300_000 + "HERE")}), ensure_ascii=False).encode()
+    at = payload.index(b"HERE")
+    with pytest.raises(InvalidDocument, match=f"not UTF-8 at byte {at + 1}"):
+        parse_products(payload.replace(b"HERE", b"H\xffRE"), URL)
 
 
 def index(entries: object) -> bytes:
@@ -637,3 +770,32 @@ def test_no_change_to_a_document_raises_anything_but_invalid_document(data: st.D
         texts = [skipped.name + skipped.why for skipped in parsed.skipped]
         texts += [product.name + product.title + product.version + product.codename for product in parsed.products]
         assert all(text.encode() and text.isprintable() for text in texts)
+
+
+def hostile(begin: str, part: str, end: str) -> bytes:
+    """Four million bytes of the same, in a document of one product."""
+    head = json.dumps(document({"p": ubuntu(unread="HERE", versions={"1": {"items": {"x": "THERE"}}})}))
+    parts = ",".join(part.replace("#", str(number)) for number in range(4_000_000 // (len(part) + 5)))
+    return (
+        head.replace('"HERE"', f"{begin}{parts}{end}") if begin == "[" else head.replace('"x": "THERE"', parts)
+    ).encode()
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        pytest.param(hostile("[", "[]", "]"), id="lists in a field nobody reads"),
+        pytest.param(hostile("[", '{"a": "#"}', "]"), id="objects in a field nobody reads"),
+        pytest.param(hostile("", '"#": {}', ""), id="items without end"),
+    ],
+)
+def test_a_hostile_document_costs_little_more_memory_than_its_own_bytes(payload: bytes) -> None:
+    tracemalloc.start()
+    try:
+        with suppress(InvalidDocument):
+            parse_products(payload, URL)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # Built whole they take 38 to 70 MB.
+    assert peak < 25_000_000, peak
