@@ -30,6 +30,7 @@ from region.database.topics import Topic, notify
 from region.stream.keys import MAX_KEYRING_BYTES, judge, parse_keyring, shipped_keyring
 from shared.errors import BootferryError, InvalidKeyring, KeyExpired
 from shared.logs import logger
+from shared.regular_file import read_regular
 
 log = logger(__name__)
 
@@ -80,8 +81,7 @@ def read_keyring(keyring: Keyring) -> bytes | None:
         return keyring.content
     path = Path(keyring.path)
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_KEYRING_BYTES + 1)
+        content = read_regular(path, MAX_KEYRING_BYTES)
     except (OSError, ValueError) as error:
         raise KeyringUnreadable(keyring.path, getattr(error, "strerror", None) or "it is no path") from error
     return parse_keyring(content)

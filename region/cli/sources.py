@@ -16,6 +16,7 @@ from region.cli.offers import columns
 from region.cli.output import Cell, Column, Format
 from region.cli.plan import DryRun, effects_and_bytes
 from region.cli.session import Output, Yes, call, confirm
+from shared.regular_file import read_regular
 
 if TYPE_CHECKING:
     from region.cli.client import Api
@@ -308,10 +309,10 @@ def _fields(
 def _read_keyring(path: Path) -> str:
     """The keyring as the API takes it: armour as it is, binary as base64. Raises Misused."""
     try:
-        with path.open("rb") as opened:
-            found = opened.read(MAX_KEYRING_BYTES + 1)
-    except OSError as error:
-        raise Misused(f"The keyring {path} cannot be read: {error.strerror}.") from error
+        found = read_regular(path, MAX_KEYRING_BYTES)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or "it is no path"
+        raise Misused(f"The keyring {path} cannot be read: {why}.") from error
     if len(found) > MAX_KEYRING_BYTES:
         raise Misused(f"The keyring {path} is larger than {words.size(MAX_KEYRING_BYTES)}.")
     if found.isascii():

@@ -81,7 +81,8 @@ def parse_keyring(raw: bytes) -> bytes:
     if len(raw) > MAX_KEYRING_BYTES:
         raise InvalidKeyring(f"it is larger than {spoken_size(MAX_KEYRING_BYTES)}")
     try:
-        packets = [packet for block in blocks_of(raw) for packet in packets_of(block)]
+        # As one: several blocks together have no more packets than one may have.
+        packets = packets_of(b"".join(b"".join(packet.raw for packet in packets_of(block)) for block in blocks_of(raw)))
     except Malformed as error:
         raise InvalidKeyring(str(error)) from error
     kept = [packet for packet in packets if packet.tag not in (MARKER, TRUST)]

@@ -59,11 +59,17 @@ def from_base64(text: bytes) -> bytes:
         raise Malformed("it is neither binary, nor ASCII armour, nor base64") from None
 
 
+MAX_PACKETS = 10_000
+"""Debian's keyring of all its developers has fewer; a million bytes can hold half a million."""
+
+
 def packets_of(data: bytes) -> list[Packet]:
-    """`data` as OpenPGP packets (RFC 9580, section 4.2). Raises Malformed."""
+    """`data` as OpenPGP packets (RFC 9580, section 4.2), at most MAX_PACKETS of them. Raises Malformed."""
     packets: list[Packet] = []
     start = 0
     while start < len(data):
+        if len(packets) == MAX_PACKETS:
+            raise Malformed(f"it has more than {MAX_PACKETS} packets")
         tag, header, length = _packet_header(data, start)
         end = start + header + length
         if end > len(data):
