@@ -18,13 +18,15 @@ the API answers it, the journal shows it, operators search for it.
     │   ├── NameNotFound · ConnectionRefused · ConnectionLost · TlsFailed · TimedOut · AddressForbidden
     │   ├── HttpStatus              the other side answered, but not with the bytes
     │   ├── RedirectRefused · ProxyFailed · TooLarge · TooSlow
+    │   ├── MixedDocuments          a stream's documents are of two of its states
     │   └── WrongSize · WrongDigest the bytes came, and they are not the promised ones
     ├── SignatureError              what was fetched is not vouched for
     │   ├── Unsigned · UnknownSigner · WrongRegion
     │   ├── BadSignature            it does not fit; SignatureExpired · SignatureKeyRevoked · SignatureWeak
     │   ├── InvalidKeyring          no key to believe; KeyTooSmall · KeyAlgorithmRefused · KeyExpired · KeyRevoked
     │   ├── ForkedManifest          another one of the very number that was accepted before
-    │   └── TooOld                  older than what was accepted before
+    │   ├── TooOld                  older than what was accepted before
+    │   └── TooNew                  dated days after now
     ├── WaitsForConfirmation        a rack keeps what a manifest would take away, until an operator confirms that
     ├── NoRoom                      the disk cannot hold what was asked for
     │   └── NoInodes                it has bytes left, and no inodes
@@ -339,6 +341,20 @@ class TooSlow(FetchError):
         super().__init__(url, f"{url} {slowly}; it is tried again, and a file goes on where it stopped.")
 
 
+class MixedDocuments(FetchError):
+    """A product file is older or newer than the index says: the two are of different states of the mirror."""
+
+    code = "mixed_documents"
+
+    def __init__(self, url: str, found: datetime, promised: datetime) -> None:
+        self.found, self.promised = found, promised
+        super().__init__(
+            url,
+            f"{url} is of {found} where the index says {promised}: they are of two states of the mirror;"
+            " what is held stays.",
+        )
+
+
 class WrongSize(FetchError):
     """The file does not have the size its metadata promises (bytes)."""
 
@@ -531,6 +547,19 @@ class WaitsForConfirmation(BootferryError):
             f"The region's manifest (epoch {order[0]}, serial {order[1]}) would take away {len(self.taken)} of the"
             f" {shown} images this rack shows ({named}); they stay until an operator confirms that: bootferry"
             " rack confirm"
+        )
+
+
+class TooNew(SignatureError):
+    """A document is dated so far after now that it would bar all true ones after it."""
+
+    code = "too_new"
+
+    def __init__(self, what: str, found: datetime, now: datetime) -> None:
+        self.what, self.found, self.now = what, found, now
+        super().__init__(
+            f"{what} is of {found}, more than a day after now, which is {now:%Y-%m-%d %H:%M} on this machine; what"
+            " is held stays: check its clock, or tell the mirror's owner."
         )
 
 

@@ -7,6 +7,8 @@
 - A new source has the lowest priority: it takes nothing from the others.
 - A change is applied to the source as it is once it is locked, so that of two who change different fields at once,
   neither undoes what the other did.
+- A document older than one accepted before is refused; an operator may let in, once and within a day, the documents
+  that are there: a mirror was restored, or a document from the future had been accepted.
 - When the source that bootloaders come from is removed, no other takes its place: what is held of them stays, or is
   withdrawn as the operator says, and nothing new comes until one is chosen (`region.actions.settings`).
 """
@@ -14,7 +16,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, TypedDict
 
@@ -22,7 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from region.actions import effect, guard
 from region.actions.effect import Effect, State
-from region.catalogue import offers, selections, sources, trust, wanted
+from region.catalogue import offers, products, selections, sources, trust, wanted
 from region.catalogue.sources import Source, SourceWish
 from region.catalogue.trust import Keyring, Unvouched, read_keyring
 from region.database.topics import Topic, notify
@@ -106,6 +108,7 @@ class Changes(TypedDict, total=False):
     priority: int
     proxy: str | None
     ca_bundle: str | None
+    stale_after_days: int
 
 
 def subject(source_id: int) -> str:
@@ -121,6 +124,9 @@ async def etag(connection: AsyncConnection, source: Source) -> str:
     last = await activity.last(connection, subject(source.id))
     return guard.tag("source", id=source.id, changed=0 if last is None else last.id, **described(source))
 
+
+OLDER_ACCEPTED_FOR = timedelta(days=1)
+"""How long a source's older documents are waited for, once an operator lets them in."""
 
 UNVOUCHED = "unvouched"
 """How the activity names all that is held and nobody vouches for."""
@@ -219,6 +225,28 @@ async def change(
     return await _followed(connection, actor, source, lapse, found, now)
 
 
+async def accept_older(
+    connection: AsyncConnection, actor: Actor, source_id: int, now: datetime, *, if_match: str | None = None
+) -> SourceChanged:
+    """The next reading of the source may bring documents older than those accepted before; an import is asked for.
+
+    It must begin within a day, and once it has brought all documents no other may. Raises NotFound, PreconditionFailed.
+    """
+    await _lock(connection, source_id, if_match)
+    source = await sources.accept_older(connection, source_id, now + OLDER_ACCEPTED_FOR)
+    floors = await products.accepted(connection, source_id)
+    await activity.record(
+        connection,
+        actor,
+        now,
+        "source.older_accepted",
+        f"Let the source {source.name} bring documents older than those accepted before, once.",
+        subject=subject(source_id),
+        before={"updated": {name or "index": floor.updated.isoformat() for name, floor in sorted(floors.items())}},
+    )
+    return await _followed(connection, actor, source, Lapse((), ()), None, now)
+
+
 async def remove(
     connection: AsyncConnection,
     actor: Actor,
@@ -307,6 +335,7 @@ def described(source: Source) -> dict[str, Any]:
         "priority": source.priority,
         "proxy": source.proxy_address.shown if source.proxy_address else None,
         "ca_bundle": source.ca_bundle,
+        "stale_after_days": source.stale_after_days,
     }
 
 

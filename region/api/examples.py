@@ -96,6 +96,11 @@ _SOURCE = {
     "error_code": "",
     "error": "",
     "skipped": [],
+    "stale_after_days": 30,
+    "documents_updated_at": _NOON,
+    "warning_code": "",
+    "warning": "",
+    "older_accepted_until": None,
 }
 _UNVOUCHED = {
     "image": "ubuntu:noble:amd64",
@@ -354,6 +359,11 @@ OPERATIONS: Mapping[str, str] = {
         "Changes the fields that are given and reads the source anew. Another URL, keyring or mode is another trust:"
         " what nobody vouches for after it lapses, and `held` says what becomes of what is held of that. A signed"
         " source becomes unsigned with `confirm_unsigned` only."
+    ),
+    "accept_older": (
+        "The way out when a mirror went back on purpose, or when a document from the future was accepted: the next"
+        " reading, within a day, takes the documents that are there, whatever their age, and uses this up. Signatures"
+        " count as always. Answers 202: `Location` is the import that reads the source."
     ),
     "remove_source": (
         "Removes a source: it offers nothing after this, and selections that named it mean whichever source wins."

@@ -12,7 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from region.api.deps import TheRegion, address_of, bearer, the_operator
 from region.api.models import Shape
 from region.api.problems import documented
-from region.catalogue import files, images
+from region.catalogue import files, images, sources
 from region.database.connection import is_migrated, require_usable, transaction
 from region.edge.admission import Strangers
 from region.edge.house import Visitor, within
@@ -113,6 +113,7 @@ async def metrics(region: TheRegion, request: Request) -> Response:
         known_racks = await racks.counted(connection, region.now())
         stored = await files.totals(connection)
         runs = await imports.counted(connection)
+        known_sources = await sources.list_all(connection)
     published = region.memory.published
     order = published.manifest.order if published is not None else (0, 0)
     figures = [
@@ -131,11 +132,21 @@ async def metrics(region: TheRegion, request: Request) -> Response:
     by_rack = GaugeMetricFamily("bootferry_rack_left_bytes", "Bytes a rack has still to pull.", labels=["rack"])
     for rack in known_racks:
         by_rack.add_metric([rack.name], rack.bytes_left)
+    ages = GaugeMetricFamily(
+        "bootferry_source_documents_age_seconds", "Age of the index that was accepted last.", labels=["source"]
+    )
+    stale = GaugeMetricFamily(
+        "bootferry_source_stale", "1 when a source's documents are older than its limit.", labels=["source"]
+    )
+    for source in known_sources:
+        if source.documents_updated_at is not None:
+            ages.add_metric([source.name], (region.now() - source.documents_updated_at).total_seconds())
+        stale.add_metric([source.name], int(source.stale(region.now()) is not None))
     by_state = GaugeMetricFamily("bootferry_imports", "Imports by state.", labels=["state"])
     for state, count in runs.items():
         by_state.add_metric([state], count)
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collected([*figures, by_image, by_rack, by_state, *_strangers(request)]))
+    registry.register(_Collected([*figures, by_image, by_rack, by_state, ages, stale, *_strangers(request)]))
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
 

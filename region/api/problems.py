@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 from region.actions.settings import SourceNotRead
 from region.actions.sources import HeldUndecided, UnsignedNotConfirmed
 from region.api.deps import CrossOrigin
+from region.catalogue.freshness import Stale
 from region.catalogue.trust import KeyringUnreadable, TrustChanged
 from region.edge.admission import Crowded
 from region.edge.problem import BAD_HOST_NAME, BODY_TOO_LARGE, BODY_TOO_SLOW, PROBLEM_JSON, problem
@@ -89,6 +90,9 @@ ROWS: Mapping[type[BootferryError], Row] = {
     errors.ProxyFailed: Row(HTTPStatus.BAD_GATEWAY, "The proxy cannot be reached or refuses."),
     errors.TooLarge: Row(HTTPStatus.BAD_GATEWAY, "A document is larger than any may be."),
     errors.TooSlow: Row(HTTPStatus.GATEWAY_TIMEOUT, "Bytes come too slowly."),
+    errors.MixedDocuments: Row(
+        HTTPStatus.BAD_GATEWAY, "A source's index and one of its product files do not belong together."
+    ),
     errors.WrongSize: Row(HTTPStatus.BAD_GATEWAY, "A file does not have the promised size."),
     errors.WrongDigest: Row(HTTPStatus.BAD_GATEWAY, "The bytes are not the promised ones. Nothing was kept."),
     # What was fetched, or given, is not vouched for.
@@ -136,6 +140,9 @@ ROWS: Mapping[type[BootferryError], Row] = {
         "The manifest would take away more than half of the images a rack shows; the rack keeps them until an operator"
         " confirms that.",
     ),
+    errors.TooNew: Row(
+        HTTPStatus.UNPROCESSABLE_ENTITY, "A document is dated more than a day after now. Nothing of it was taken."
+    ),
     # What the region itself lacks.
     errors.NoRoom: Row(
         HTTPStatus.INSUFFICIENT_STORAGE, "What was asked for does not fit on a disk. Nothing was fetched."
@@ -155,6 +162,8 @@ ROWS: Mapping[type[BootferryError], Row] = {
         HTTPStatus.UNPROCESSABLE_ENTITY,
         "A user name and password cannot be opened with this region's `secrets.key`.",
     ),
+    # What a source's `warning_code` says; it fails nothing.
+    Stale: Row(HTTPStatus.CONFLICT, "A source's documents are older than its limit. It stops nothing."),
     # How an import can end: an answer shows these as its `error_code`.
     NoRoad: Row(
         HTTPStatus.BAD_GATEWAY, "No source that was read under its present trust offers a file that is missing."

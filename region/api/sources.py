@@ -52,6 +52,10 @@ class SourceFields(Shape):
         None, max_length=4096, description="More certificates to trust, a file on the region."
     )
 
+    stale_after_days: int = Field(
+        30, ge=0, le=3650, description="Warn everybody when its documents are older than so many days; 0: never."
+    )
+
     async def wish(self, default_priority: int, now: datetime, stored: Source | None = None) -> SourceWish:
         """What the operator wants; `***` means a user name and password of `stored`.
 
@@ -71,6 +75,7 @@ class SourceFields(Shape):
             proxy=self.proxy,
             ca_bundle=self.ca_bundle,
             stored=stored,
+            stale_after_days=self.stale_after_days,
         )
 
 
@@ -87,6 +92,7 @@ class SourceChange(Shape):
     priority: int | None = Field(None, ge=-1_000_000, le=1_000_000)
     proxy: str | None = Field(None, max_length=2048, description="An empty text means: none any more.")
     ca_bundle: str | None = Field(None, max_length=4096, description="An empty text means: none any more.")
+    stale_after_days: int | None = Field(None, ge=0, le=3650, description="0 means: never warn.")
 
     @model_validator(mode="after")
     def _something(self) -> Self:
@@ -116,7 +122,7 @@ class SourceChange(Shape):
 
 
 class SourceShown(Shape):
-    """A source, and how its last reading went. `error` is empty when it went well."""
+    """A source, and how its last reading went. `error` is empty when it went well, `warning` when nothing is odd."""
 
     id: int
     name: str
@@ -135,6 +141,15 @@ class SourceShown(Shape):
     error_code: str
     error: str
     skipped: list[str] = Field(description="What of the stream could not be used, a sentence each.")
+    stale_after_days: int
+    documents_updated_at: datetime | None = Field(description="The date its index bears.")
+    warning_code: str = Field(description="`stale`: its documents are older than `stale_after_days`; else empty.")
+    warning: str = Field(
+        description="What everybody is to be told of it although nothing failed: a sentence, or empty."
+    )
+    older_accepted_until: datetime | None = Field(
+        description="Until then one reading may bring documents older than those accepted before; null: none may."
+    )
 
 
 class Probe(Shape):
@@ -176,14 +191,17 @@ Held = Annotated[
 DryRun = Annotated[bool, Query(description="Answer what would lapse, and change nothing.")]
 
 
-def _shown(source: Source) -> SourceShown:
-    computed = {"key_ids", "current", "url", "proxy"}
+def _shown(source: Source, now: datetime) -> SourceShown:
+    computed = {"key_ids", "current", "url", "proxy", "warning_code", "warning"}
+    warning = source.stale(now)
     return SourceShown(
         key_ids=[] if source.keyring is None else list(key_ids(source.keyring)),
         current=source.keyring_readable and source.read_revision == source.trust_revision,
         # A user name and password are shown as *** (I7).
         url=source.address.shown,
         proxy=source.proxy_address.shown if source.proxy_address else None,
+        warning_code=warning.code if warning else "",
+        warning=str(warning) if warning else "",
         **{name: getattr(source, name) for name in SourceShown.model_fields if name not in computed},
     )
 
@@ -210,8 +228,8 @@ def _unvouched(entry: trust.Unvouched) -> UnvouchedShown:
 
 
 @router.get("/sources", summary="List the sources, the one that wins first")
-async def list_sources(_operator: Viewer, connection: Transaction) -> Page[SourceShown]:
-    return Page(items=[_shown(source) for source in await sources.list_all(connection)])
+async def list_sources(_operator: Viewer, region: TheRegion, connection: Transaction) -> Page[SourceShown]:
+    return Page(items=[_shown(source, region.now()) for source in await sources.list_all(connection)])
 
 
 @router.post("/sources", status_code=201, summary="Add a source", responses=documented(409, 422))
@@ -221,7 +239,7 @@ async def add_source(
     wished = await fields.wish(await sources.lowest_priority(connection), region.now())
     done = await acts.add(connection, operator, wished, region.now(), region.secrets)
     _name(done, response)
-    return _shown(done.source)
+    return _shown(done.source, region.now())
 
 
 @router.post(
@@ -243,7 +261,7 @@ async def probe_source(
         stored = None if source_id is None else await sources.get(connection, source_id)
     wished = await fields.wish(1, region.now(), stored)
     async with reading.connect(wished, wished.keyring, proxy, region.secrets) as connected:
-        found = await reading.read(connected, {})
+        found = await reading.read(connected, {}, region.now())
     for error in found.failed.values():
         raise error
     products = [product for _, stream in found.reading.changed for product in stream.products] if found.reading else []
@@ -257,11 +275,11 @@ async def probe_source(
 
 @router.get("/sources/{source_id}", summary="Show a source", responses=documented(404))
 async def get_source(
-    _operator: Viewer, connection: Transaction, response: Response, source_id: SourceId
+    _operator: Viewer, region: TheRegion, connection: Transaction, response: Response, source_id: SourceId
 ) -> SourceShown:
     found = await sources.get(connection, source_id)
     response.headers["ETag"] = await acts.etag(connection, found)
-    return _shown(found)
+    return _shown(found, region.now())
 
 
 @router.patch(
@@ -294,7 +312,26 @@ async def change_source(
         secrets=region.secrets,
     )
     _name(done, response)
-    return SourceChangedShown(**_shown(done.source).model_dump(), **_lapse(done).model_dump())
+    return SourceChangedShown(**_shown(done.source, region.now()).model_dump(), **_lapse(done).model_dump())
+
+
+@router.post(
+    "/sources/{source_id}/accept-older",
+    status_code=202,
+    summary="Accept a source's present documents once, although older than those accepted before",
+    responses=documented(404, 412),
+)
+async def accept_older(
+    operator: Admin,
+    region: TheRegion,
+    connection: Transaction,
+    response: Response,
+    if_match: IfMatch,
+    source_id: SourceId,
+) -> SourceShown:
+    done = await acts.accept_older(connection, operator, source_id, region.now(), if_match=if_match)
+    _name(done, response)
+    return _shown(done.source, region.now())
 
 
 @router.delete(

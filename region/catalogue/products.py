@@ -8,6 +8,7 @@ from sqlalchemy import select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from region.catalogue import trust, wanted
+from region.catalogue.freshness import require_not_ahead
 from region.database.tables import sources, stream_documents
 from region.stream import documents
 from shared import layout
@@ -51,8 +52,11 @@ class Reading:
     changed: Sequence[tuple[Document, documents.Products]]
 
 
-async def accepted(connection: AsyncConnection, source_id: int) -> dict[str, Document]:
-    """The documents accepted of the source so far, by content id."""
+async def accepted(connection: AsyncConnection, source_id: int, *, older: bool = False) -> dict[str, Document]:
+    """The documents accepted of the source so far, by content id.
+
+    With `older` an operator lets older ones in: none of those accepted so far is believed, and so none is a floor.
+    """
     rows = await connection.execute(
         select(
             stream_documents,
@@ -67,11 +71,11 @@ async def accepted(connection: AsyncConnection, source_id: int) -> dict[str, Doc
             content_id=row.content_id,
             path=RelativePath(row.path),
             updated=row.updated,
-            etag=row.etag if row.believed and row.current else "",
+            etag=row.etag if row.believed and row.current and not older else "",
             skipped=tuple(row.skipped),
             listed=row.listed,
             vouched_by=tuple(row.vouched_by),
-            believed=row.believed,
+            believed=row.believed and not older,
         )
         for row in rows
     }
@@ -84,26 +88,48 @@ def require_not_older(found: Document, floor: Document | None, url: str) -> None
 
 
 async def record(
-    connection: AsyncConnection, source_id: int, reading: Reading | None, trust_revision: int
+    connection: AsyncConnection,
+    source_id: int,
+    reading: Reading | None,
+    trust_revision: int,
+    now: datetime,
+    *,
+    older: bool = False,
+    whole: bool = True,
 ) -> list[str]:
     """The catalogue says what `reading` found (None: all is as it was); answers what was left alone, a sentence each.
 
     The reading counts only under the trust it began with. Only rows that differ are written. What is held is never
     removed here, whatever the stream says: a version that is no longer offered keeps its rows while it is held.
-    Raises TrustChanged, TooOld.
+    With `older` its documents may be older than those accepted before, while an operator lets them; a `whole` reading,
+    of which no document failed, has used that up. Raises TrustChanged, TooOld, TooNew.
     """
     await trust.require(connection, source_id, trust_revision)
     kept: list[str] = []
     if reading is not None:
-        known = await accepted(connection, source_id)
+        lifted = older and await _may_be_older(connection, source_id, now)
+        known = await accepted(connection, source_id, older=lifted)
+        require_not_ahead(reading.index.updated, now, "The index")
         require_not_older(reading.index, known.get(INDEX), "The index")
         for document, stream in reading.changed:
+            require_not_ahead(document.updated, now, document.content_id)
             require_not_older(document, known.get(document.content_id), document.content_id)
             kept += await _record_document(connection, source_id, document, stream)
         await _record_index(connection, source_id, reading)
         await wanted.refresh(connection)
-    await connection.execute(update(sources).where(sources.c.id == source_id).values(read_revision=trust_revision))
+    used_up = {"older_accepted_until": None} if older and whole else {}
+    await connection.execute(
+        update(sources).where(sources.c.id == source_id).values(read_revision=trust_revision, **used_up)
+    )
     return kept
+
+
+async def _may_be_older(connection: AsyncConnection, source_id: int, now: datetime) -> bool:
+    return bool(
+        await connection.scalar(
+            select(sources.c.id).where(sources.c.id == source_id, sources.c.older_accepted_until > now)
+        )
+    )
 
 
 async def _record_document(

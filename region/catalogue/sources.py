@@ -9,6 +9,7 @@ from sqlalchemy import RowMapping, delete, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from region.catalogue.freshness import STALE_AFTER_DAYS, Stale, stale
 from region.catalogue.trust import vouchers_of
 from region.database.tables import region, sources, stream_documents
 from region.secrets import NO_SECRETS, Address, Clear, Sealed, Secrets, resealed, seal
@@ -24,7 +25,7 @@ class SourceWish:
 
     `url` is the mirror's root and ends in a slash. `keyring` is binary OpenPGP, None for an `unsigned` source; it was
     read from `keyring_path` on the region, or is the shipped one called `keyring_name`, where one of these is set. The
-    greater `priority` wins an image.
+    greater `priority` wins an image. Everybody is warned when its index is older than `stale_after_days`; 0: never.
     """
 
     name: str
@@ -36,6 +37,7 @@ class SourceWish:
     priority: int
     proxy: str | None
     ca_bundle: str | None
+    stale_after_days: int
     url_credentials: Clear | Sealed | None
     proxy_credentials: Clear | Sealed | None
 
@@ -54,7 +56,8 @@ class SourceWish:
 class Source(SourceWish):
     """A source the region knows. `error_code` and `error` say how the last reading failed; empty when it went well.
 
-    `vouchers`, `trust_revision` and `read_revision` are those of `region.catalogue.trust`.
+    `vouchers`, `trust_revision` and `read_revision` are those of `region.catalogue.trust`. Before
+    `older_accepted_until` one reading may bring documents older than those accepted before.
     """
 
     id: int
@@ -67,6 +70,13 @@ class Source(SourceWish):
     vouchers: Sequence[str]
     trust_revision: int
     read_revision: int
+    older_accepted_until: datetime | None
+    documents_updated_at: datetime | None
+    """The date of its index, as far as somebody vouches for that."""
+
+    def stale(self, now: datetime) -> Stale | None:
+        """What everybody is to be told of the age of its documents, if anything."""
+        return stale(self.name, self.documents_updated_at, self.stale_after_days, now)
 
 
 def wish(
@@ -81,6 +91,7 @@ def wish(
     proxy: str | None = None,
     ca_bundle: str | None = None,
     stored: "Source | None" = None,
+    stale_after_days: int = STALE_AFTER_DAYS,
 ) -> SourceWish:
     """What an operator asked for, made regular; `keyring` is binary already. Raises InvalidValue.
 
@@ -107,11 +118,27 @@ def wish(
         ca_bundle=ca_bundle or None,
         url_credentials=address.credentials,
         proxy_credentials=way.credentials if way else None,
+        stale_after_days=stale_after_days,
     )
 
 
+_DOCUMENTS_UPDATED_AT = (
+    select(stream_documents.c.updated)
+    .where(
+        stream_documents.c.source_id == sources.c.id,
+        stream_documents.c.content_id == "",
+        stream_documents.c.vouched_by.bool_op("&&")(sources.c.vouchers),
+    )
+    .correlate(sources)
+    .scalar_subquery()
+    .label("documents_updated_at")
+)
 _CREDENTIALS = ("url_credentials", "proxy_credentials")
-_COLUMNS = [sources.c[name] for base in (SourceWish, Source) for name in base.__slots__]
+_COLUMNS = [
+    _DOCUMENTS_UPDATED_AT if name == "documents_updated_at" else sources.c[name]
+    for base in (SourceWish, Source)
+    for name in base.__slots__
+]
 
 
 async def list_all(connection: AsyncConnection) -> list[Source]:
@@ -173,6 +200,8 @@ async def change(
                 vouchers=vouchers,
                 keyring_readable=True,
                 trust_revision=before.trust_revision + another,
+                # Whoever let older documents in meant those of before.
+                older_accepted_until=None if another else before.older_accepted_until,
             )
             .returning(*_COLUMNS)
         )
@@ -183,6 +212,14 @@ async def change(
             update(stream_documents).where(stream_documents.c.source_id == before.id).values(etag="")
         )
     return await _keep_credentials(connection, _source(row.mappings().one()), wished, secrets)
+
+
+async def accept_older(connection: AsyncConnection, source_id: int, until: datetime) -> Source:
+    """The source, of which one reading before `until` may bring documents older than those accepted before."""
+    row = await connection.execute(
+        update(sources).where(sources.c.id == source_id).values(older_accepted_until=until).returning(*_COLUMNS)
+    )
+    return _source(row.mappings().one())
 
 
 async def remove(connection: AsyncConnection, source_id: int, now: datetime) -> None:

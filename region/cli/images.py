@@ -37,10 +37,10 @@ _STATUSES = {
 def list_all(chosen: Output = Format.TABLE) -> None:
     """List images that are selected or held, with their status."""
 
-    async def read(api: "Api") -> list[dict[str, Any]]:
-        return await api.list("images")
+    async def read(api: "Api") -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        return await api.list("images"), await api.list("sources") if chosen is Format.TABLE else []
 
-    found, now = call(read), datetime.now(UTC)
+    (found, sources), now = call(read), datetime.now(UTC)
     output.show_list(
         chosen,
         found,
@@ -58,6 +58,9 @@ def list_all(chosen: Output = Format.TABLE) -> None:
     )
     if chosen is Format.TABLE:
         _tell_errors(found)
+        for source in sources:
+            if source.get("warning"):
+                output.note(f"\n{source['warning']}")
 
 
 def show(image: ImageArgument, chosen: Output = Format.TABLE) -> None:

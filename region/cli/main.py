@@ -75,12 +75,13 @@ TREE: Mapping[str, Mapping[str, Command | Group]] = {
         "sources": sources.list_all,
         "unvouched": sources.unvouched,
         "source": Group(
-            "One source: add, show, probe, update or remove it.",
+            "One source: add, show, probe, update or remove it, or let older documents in.",
             {
                 "add": sources.add,
                 "show": sources.show,
                 "probe": sources.probe,
                 "update": sources.update,
+                "accept-older": sources.accept_older,
                 "remove": sources.remove,
             },
         ),

@@ -47,6 +47,13 @@ Priority = Annotated[
 Proxy = Annotated[str | None, typer.Option(metavar="URL", help="The proxy to reach it through.")]
 CaBundle = Annotated[str | None, typer.Option(metavar="PATH", help="Certificates to trust, a file on the region.")]
 
+StaleAfter = Annotated[
+    int | None,
+    typer.Option(
+        "--stale-after-days", min=0, max=3650, metavar="DAYS", help="Warn when its documents are older; 0 never does."
+    ),
+]
+
 
 def list_all(chosen: Output = Format.TABLE) -> None:
     """List the sources, the one that wins first."""
@@ -72,6 +79,8 @@ def list_all(chosen: Output = Format.TABLE) -> None:
         for item in found:
             if item.get("error"):
                 output.note(f"\n{item.get('name')}: {item['error']}")
+            if item.get("warning"):
+                output.note(f"\n{item['warning']}")
 
 
 def show(source: SourceArgument, chosen: Output = Format.TABLE) -> None:
@@ -123,12 +132,13 @@ def add(
     priority: Priority = None,
     proxy: Proxy = None,
     ca_bundle: CaBundle = None,
+    stale_after: StaleAfter = None,
     probed: Annotated[bool, typer.Option("--probe/--no-probe", help="Try it first; add it only if it works.")] = True,
     chosen: Output = Format.TABLE,
 ) -> None:
     """Add a source. Unless --priority says otherwise, those there are win over it."""
     _require_trust(keyring, keyring_path, key, unsigned)
-    fields = _fields(name, url, keyring, keyring_path, key, unsigned, priority, proxy, ca_bundle)
+    fields = _fields(name, url, keyring, keyring_path, key, unsigned, priority, proxy, ca_bundle, stale_after)
 
     async def create(api: "Api") -> Item:
         if probed:
@@ -153,6 +163,7 @@ def update(
     ca_bundle: Annotated[
         str | None, typer.Option(metavar="PATH", help="Certificates to trust, a file on the region; '' is none.")
     ] = None,
+    stale_after: StaleAfter = None,
     held: Held = None,
     confirm_unsigned: Annotated[
         bool, typer.Option("--confirm-unsigned", help="Yes, a signed source is to become an unsigned one.")
@@ -164,7 +175,7 @@ def update(
 
     With --dry-run: show what would lapse, because nobody would vouch for it any longer.
     """
-    fields = _fields(name, url, keyring, keyring_path, key, unsigned, priority, proxy, ca_bundle)
+    fields = _fields(name, url, keyring, keyring_path, key, unsigned, priority, proxy, ca_bundle, stale_after)
     if not fields:
         raise Misused("Nothing to change was named; see: bootferry source update --help")
 
@@ -179,6 +190,29 @@ def update(
     _show(chosen, changed)
     if chosen is Format.TABLE:
         _tell_lapse(changed, dry_run)
+
+
+def accept_older(source: SourceArgument, yes: Yes = False, chosen: Output = Format.TABLE) -> None:
+    """Accept the source's present documents once, although older than those accepted before.
+
+    For a mirror that went back on purpose, or when a document from the future was accepted. Signatures still count.
+    """
+
+    async def look(api: "Api") -> Item:
+        return pick(await api.list("sources"), "source", source)
+
+    async def accept(api: "Api") -> Item:
+        return (await api.ask("POST", "sources", str(found["id"]), "accept-older")).body
+
+    found = call(look)
+    confirm(
+        f"The next reading of {found.get('name')} takes the documents that are there, however old: images may go back"
+        " to older versions. Go on?",
+        yes=yes,
+    )
+    accepted = call(accept)
+    if not output.show_data(chosen, accepted):
+        output.say(f"The region reads {accepted.get('name')} now and takes documents older than those accepted before.")
 
 
 def remove(
@@ -290,6 +324,7 @@ def _fields(
     priority: int | None,
     proxy: str | None,
     ca_bundle: str | None,
+    stale_after: int | None = None,
 ) -> dict[str, Any]:
     """What was given on the command line, as the API takes it. Raises Misused."""
     given = {
@@ -302,6 +337,7 @@ def _fields(
         "priority": priority,
         "proxy": proxy,
         "ca_bundle": ca_bundle,
+        "stale_after_days": stale_after,
     }
     return {field: value for field, value in given.items() if value is not None}
 
@@ -338,7 +374,9 @@ def _show(chosen: Format, item: Item) -> None:
             ("Proxy", str(item.get("proxy") or "")),
             ("CA bundle", str(item.get("ca_bundle") or "")),
             ("Last read", words.when(item.get("last_read_at"), now)),
+            ("Documents of", words.when(item.get("documents_updated_at"), now)),
             ("Error", Cell(str(item.get("error") or ""), "red")),
+            ("Warning", Cell(str(item.get("warning") or ""), "yellow")),
             ("Skipped", "\n".join(map(str, skipped))),
         ],
     )

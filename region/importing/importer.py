@@ -64,6 +64,7 @@ class Importer:
     rng: random.Random = field(default_factory=random.Random)
     patience: Patience = field(default_factory=Patience)
     lease_s: float = imports.LEASE_S
+    reading_deadline_s: float = reading.DEADLINE_S
 
 
 @dataclass(slots=True)
@@ -78,6 +79,7 @@ class _Run:
     errors: dict[ImageKey, BootferryError] = field(default_factory=dict)
     source_errors: list[BootferryError] = field(default_factory=list)
     waiting: BootferryError | None = None
+    recording: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def progress(self) -> dict[ImageKey, ImageProgress]:
         """What is known per image; a file that images share counts for each of them."""
@@ -211,8 +213,10 @@ async def _carry_out(importer: Importer, run: _Run) -> None:
     async with transaction(importer.engine) as connection:
         known_sources = await sources.list_all(connection)
         run.proxy = (await settings.get(connection)).proxy
-    for source in known_sources:
-        await _read(importer, run, source.id)
+    async with asyncio.TaskGroup() as tasks:
+        readings = [tasks.create_task(_read(importer, run, source.id)) for source in known_sources]
+    for done in readings:
+        run.source_errors += done.result()
 
     await trust.look_all(importer.engine, importer.now())
     async with transaction(importer.engine) as connection:
@@ -291,9 +295,12 @@ async def _stuck(importer: Importer, wanted_files: Collection[Sha256]) -> set[Sh
     return stuck
 
 
-async def _read(importer: Importer, run: _Run, source_id: int) -> None:
-    """Read one source into the catalogue. A source that fails is remembered as failed and costs the others nothing."""
-    code = sentence = ""
+async def _read(importer: Importer, run: _Run, source_id: int) -> list[BootferryError]:
+    """Read one source into the catalogue, beside the others; answers what failed.
+
+    A source that fails, or is slow, is remembered as failed after its own time and costs the others nothing else.
+    """
+    errors: list[BootferryError] = []
     skipped: list[str] = []
     try:
         for attempt in range(READINGS):
@@ -303,23 +310,32 @@ async def _read(importer: Importer, run: _Run, source_id: int) -> None:
                 if attempt == READINGS - 1:
                     raise
                 continue
-            for error in failed.values():
-                code, sentence = error.code, str(error)
-                run.source_errors.append(error)
+            errors += failed.values()
             break
     except (LeaseLost, Unavailable):
         raise
     except BootferryError as error:
-        code, sentence = error.code, str(error)
-        run.source_errors.append(error)
+        errors.append(error)
+    code, sentence = (errors[-1].code, str(errors[-1])) if errors else ("", "")
     if sentence:
         log.warning(f"A source could not be read. {sentence}", action="read", source=source_id, code=code)
     async with transaction(importer.engine) as connection:
         await imports.require_lease(connection, run.claim)
+        for source in await sources.list_all(connection):
+            if source.id == source_id:
+                _warn_of_age(source, importer.now())
         await sources.record_reading(
             connection, source_id, importer.now(), code=code, sentence=sentence, skipped=skipped[:1000]
         )
         await notify(connection, Topic.SOURCES)
+    return errors
+
+
+def _warn_of_age(source: sources.Source, now: datetime) -> None:
+    """Log once that the source's documents are old: not when they were at its last reading, too."""
+    found = source.stale(now)
+    if found is not None and (source.last_read_at is None or source.stale(source.last_read_at) is None):
+        log.warning(str(found), action="read", source=source.id, code=found.code)
 
 
 async def _read_once(importer: Importer, run: _Run, source_id: int) -> tuple[list[str], Mapping[str, BootferryError]]:
@@ -327,16 +343,28 @@ async def _read_once(importer: Importer, run: _Run, source_id: int) -> tuple[lis
     revision = await trust.look(importer.engine, source_id, importer.now())
     async with transaction(importer.engine) as connection:
         source = await sources.get(connection, source_id)
-        known = await products.accepted(connection, source_id)
+        # An operator lets older documents in, once: see `accept_older` in `region.actions.sources`.
+        older = source.older_accepted_until is not None and source.older_accepted_until > importer.now()
+        known = await products.accepted(connection, source_id, older=older)
     if source.trust_revision != revision:
         raise TrustChanged(source.name)
     async with reading.connect(source, source.keyring, run.proxy, importer.secrets) as connected:
-        found = await reading.read(connected, known)
+        found = await reading.read(
+            connected,
+            known,
+            importer.now(),
+            patience=importer.patience,
+            rng=importer.rng,
+            deadline_s=importer.reading_deadline_s,
+        )
     await trust.look(importer.engine, source_id, importer.now())
     skipped = list(found.skipped)
-    async with transaction(importer.engine) as connection:
+    # One after the other: recordings write the same tables, and whoever comes first selects the default image.
+    async with run.recording, transaction(importer.engine) as connection:
         await imports.require_lease(connection, run.claim)
-        skipped += await products.record(connection, source_id, found.reading, revision)
+        skipped += await products.record(
+            connection, source_id, found.reading, revision, importer.now(), older=older, whole=not found.failed
+        )
         if found.reading is not None:
             await _select_default(connection, found.reading, importer.now())
             await notify(connection, Topic.IMAGES)

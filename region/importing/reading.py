@@ -1,23 +1,38 @@
 """Reading a source: GET, then OpenPGP, then documents. Nothing that was not verified leaves this file."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
+from typing import TypeVar
 
 import aiohttp
 from yarl import URL
 
+from region.catalogue.freshness import require_not_ahead
 from region.catalogue.products import INDEX, Document, Reading, require_not_older
 from region.catalogue.sources import SourceWish
 from region.secrets import Address, Secrets
 from region.stream import documents, openpgp
-from shared.errors import BootferryError, InvalidDocument, Unsigned
+from shared.errors import BootferryError, HttpStatus, InvalidDocument, MixedDocuments, TimedOut, Unsigned
 from shared.http import client_session, read_capped, request, require_ok, shown
 from shared.names import RelativePath
+from shared.patience import Patience, patiently
 
+T = TypeVar("T")
+
+DEADLINE_S = 300.0
+"""The most that all documents of one source may take together."""
+LOOKS = 3
+"""How often index and product files are read until they belong together."""
+ONCE = Patience(attempts=1)
 _SIGNED, _PLAIN = ".sjson", ".json"
+_DECODER = ThreadPoolExecutor(1, "decode")
+"""One document at a time, whoever reads: what decoding takes in memory is taken once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,51 +85,131 @@ async def connect(
         )
 
 
-async def read(upstream: Upstream, known: Mapping[str, Document]) -> Read:
+async def read(
+    upstream: Upstream,
+    known: Mapping[str, Document],
+    now: datetime,
+    *,
+    patience: Patience = ONCE,
+    rng: random.Random | None = None,
+    deadline_s: float = DEADLINE_S,
+) -> Read:
     """Look at the source, asking only for what changed since the documents `known` that are believed.
 
-    A product file that fails costs its own products only and is named in `failed`. When the index itself fails, so does
-    the look: raises FetchError, SignatureError, InvalidDocument.
+    - A product file that fails costs its own products only and is named in `failed`. When the index itself fails, so
+      does the look: raises FetchError, SignatureError, InvalidDocument.
+    - What fails for a passing reason is tried again as `patience` says.
+    - A product file that is older or newer than the index says, or is not where it says, may be of another state of the
+      mirror: index and product file are read again, up to LOOKS times in all.
+    - All of it takes at most `deadline_s`; documents that have not come by then have failed.
     """
-    index_path = RelativePath(f"streams/v1/index{_PLAIN if upstream.keyring is None else _SIGNED}")
-    answer = await _fetch(upstream, index_path, known.get(INDEX))
-    if answer is None:
-        index_document = known[INDEX]
-        entries = [entry for content_id, entry in known.items() if content_id != INDEX and entry.listed]
-        paths = {entry.content_id: entry.path for entry in entries}
-    else:
-        index = await asyncio.to_thread(documents.parse_index, answer.text, shown(upstream.url(index_path)))
-        index_document = Document(
-            INDEX,
-            index_path,
-            index.updated,
-            answer.etag,
-            (*_sentences(index.skipped), *answer.notes),
-            vouched_by=answer.signers,
-        )
-        require_not_older(index_document, known.get(INDEX), shown(upstream.url(index_path)))
-        paths = {entry.content_id: _variant(upstream, entry.path) for entry in index.entries}
+    until = asyncio.get_running_loop().time() + deadline_s
+    way = _Way(upstream, known, now, patience, rng or random.Random(), until)  # noqa: S311 - it spreads pauses
+    looked = await _look(way, {}, first=True)
+    for look in range(1, LOOKS):
+        if not any(_may_be_mixed(error) for error in looked.failed.values()):
+            break
+        await asyncio.sleep(patience.pause_s(look, way.rng))
+        try:
+            looked = await _look(way, looked.came, first=False)
+        except BootferryError:
+            # The index came once: what came with it stays, and what failed is named.
+            break
+    return _found(looked, known)
 
-    changed: list[tuple[Document, documents.Products]] = []
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How one reading goes: what is known already, and until when the loop's clock lets it go on."""
+
+    upstream: Upstream
+    known: Mapping[str, Document]
+    now: datetime
+    patience: Patience
+    rng: random.Random
+    until: float
+
+    async def in_time(self, url: URL, work: Callable[[], Awaitable[T]]) -> T:
+        """What `work` comes to, tried again after passing failures. Raises TimedOut when the reading's time is over."""
+        began = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout_at(self.until):
+                return await patiently(work, self.patience, self.rng)
+        except TimeoutError:
+            raise TimedOut(shown(url), max(0, round(self.until - began))) from None
+
+
+@dataclass(frozen=True, slots=True)
+class _Looked:
+    """One look: the index (None: it did not change), the paths it names, what came anew, and what failed."""
+
+    index: Document | None
+    paths: Mapping[str, RelativePath]
+    came: Mapping[str, tuple[Document, documents.Products]]
+    failed: Mapping[str, BootferryError]
+
+
+def _may_be_mixed(error: BootferryError) -> bool:
+    return isinstance(error, MixedDocuments) or (isinstance(error, HttpStatus) and error.status in (404, 410))
+
+
+async def _look(way: _Way, had: Mapping[str, tuple[Document, documents.Products]], *, first: bool) -> _Looked:
+    """Read the index, and the product files that are not had yet as it says. The `first` look asks conditionally."""
+    upstream, known = way.upstream, way.known
+    index_path = RelativePath(f"streams/v1/index{_PLAIN if upstream.keyring is None else _SIGNED}")
+    url = upstream.url(index_path)
+    answer = await way.in_time(url, lambda: _fetch(upstream, index_path, known.get(INDEX) if first else None))
+    index_document: Document | None = None
+    dates: dict[str, datetime | None] = {}
+    if answer is None:
+        paths = {entry.content_id: entry.path for entry in known.values() if entry.content_id != INDEX and entry.listed}
+    else:
+        index = await _decoded(documents.parse_index, answer.text, shown(url))
+        skipped = (*_sentences(index.skipped), *answer.notes)
+        index_document = Document(INDEX, index_path, index.updated, answer.etag, skipped, vouched_by=answer.signers)
+        require_not_ahead(index.updated, way.now, shown(url))
+        require_not_older(index_document, known.get(INDEX), shown(url))
+        paths = {entry.content_id: _variant(upstream, entry.path) for entry in index.entries}
+        dates = {entry.content_id: entry.updated for entry in index.entries}
+
+    came: dict[str, tuple[Document, documents.Products]] = {}
     failed: dict[str, BootferryError] = {}
     for content_id, path in paths.items():
+        if (kept := had.get(content_id)) and kept[0].path == path and dates[content_id] in (None, kept[0].updated):
+            came[content_id] = kept
+            continue
         try:
-            found = await _products(upstream, content_id, path, known.get(content_id))
+            # An index that did not change promises what it did when the known product file came: its date.
+            promised = dates[content_id] if answer is not None else known[content_id].updated
+            found = await _products(way, content_id, path, promised)
         except BootferryError as error:
             failed[content_id] = error
             continue
         if found is not None:
-            changed.append(found)
-    current = dict(known) | {document.content_id: document for document, _ in changed} | {INDEX: index_document}
+            came[content_id] = found
+    return _Looked(index_document, paths, came, failed)
+
+
+def _found(looked: _Looked, known: Mapping[str, Document]) -> Read:
+    index = looked.index or known[INDEX]
+    current = dict(known) | {document.content_id: document for document, _ in looked.came.values()} | {INDEX: index}
     skipped = [
-        sentence for content_id in (INDEX, *paths) if content_id in current for sentence in current[content_id].skipped
+        sentence
+        for content_id in (INDEX, *looked.paths)
+        if content_id in current
+        for sentence in current[content_id].skipped
     ]
-    if answer is None and not changed:
-        return Read(None, failed, tuple(skipped))
-    if failed:
+    if looked.index is None and not looked.came:
+        return Read(None, looked.failed, tuple(skipped))
+    if looked.failed:
         # Asked again next time: an index remembered by its ETag would hide a product file that is new in it.
-        index_document = replace(index_document, etag="")
-    return Read(Reading(index_document, frozenset(paths), changed), failed, tuple(skipped))
+        index = replace(index, etag="")
+    return Read(Reading(index, frozenset(looked.paths), list(looked.came.values())), looked.failed, tuple(skipped))
+
+
+async def _decoded(parse: Callable[[bytes, str], T], text: bytes, where: str) -> T:
+    """What `parse` makes of the text, off the loop. Raises what it raises."""
+    return await asyncio.get_running_loop().run_in_executor(_DECODER, parse, text, where)
 
 
 def _sentences(skipped: Iterable[documents.Skipped]) -> tuple[str, ...]:
@@ -122,15 +217,19 @@ def _sentences(skipped: Iterable[documents.Skipped]) -> tuple[str, ...]:
 
 
 async def _products(
-    upstream: Upstream, content_id: str, path: RelativePath, known: Document | None
+    way: _Way, content_id: str, path: RelativePath, promised: datetime | None
 ) -> tuple[Document, documents.Products] | None:
-    where = shown(upstream.url(path))
+    """The product file, of the date that the index promises for it, if any; None when it is still the known one."""
+    upstream, known = way.upstream, way.known.get(content_id)
+    url = upstream.url(path)
+    where = shown(url)
     # One that had left the index is read anew: its products are not offered at the moment.
     unchanged_counts = known is not None and known.listed and known.path == path
-    answer = await _fetch(upstream, path, known if unchanged_counts else None)
+    answer = await way.in_time(url, lambda: _fetch(upstream, path, known if unchanged_counts else None))
     if answer is None:
+        _require_promised(where, known, promised)
         return None
-    stream = await asyncio.to_thread(documents.parse_products, answer.text, where)
+    stream = await _decoded(documents.parse_products, answer.text, where)
     if stream.content_id != content_id:
         raise InvalidDocument(where, f"it is {stream.content_id!r} where the index promises {content_id!r}")
     document = Document(
@@ -141,8 +240,16 @@ async def _products(
         (*_sentences(stream.skipped), *answer.notes),
         vouched_by=answer.signers,
     )
+    _require_promised(where, document, promised)
+    require_not_ahead(stream.updated, way.now, where)
     require_not_older(document, known, where)
     return document, stream
+
+
+def _require_promised(where: str, document: Document | None, promised: datetime | None) -> None:
+    """Raises MixedDocuments when the document is older or newer than the index says."""
+    if document is not None and promised is not None and promised != document.updated:
+        raise MixedDocuments(where, document.updated, promised)
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,7 @@ async def measure(url: str, root: Path) -> None:
     for what in ("catalogue, first reading", "catalogue, nothing changed"):
         began = time.perf_counter()
         async with transaction(engine) as connection:
-            await products.record(connection, source.id, reading, source.trust_revision)
+            await products.record(connection, source.id, reading, source.trust_revision, now)
         tell(what, began)
     offered = [product for _, stream in streams for product in stream.products]
     everything = {

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,7 +20,6 @@ from pytest_asyncio import is_async_test
 from deploy.local.mirror.content import TINY
 from deploy.local.mirror.mirror import Mirror
 from deploy.local.mirror.server import Server, serve
-from tests.conftest import NOW
 from tests.e2e.site import Service, Site
 
 CHROMIUM = "/usr/bin/chromium"
@@ -171,7 +171,7 @@ async def harbour_in(
     directory: Path, database_url: str, *, sizes: dict[str, int] | None = None
 ) -> AsyncIterator[Harbour]:
     """Mirror, region and rack in a directory; only the mirror runs yet."""
-    mirror = Mirror.create(directory / "upstream", now=NOW, sizes=TINY | (sizes or {}))
+    mirror = Mirror.create(directory / "upstream", now=datetime.now(UTC), sizes=TINY | (sizes or {}))
     # Some releases lack an architecture; upstream it is so, too.
     mirror.drop_product("*:24.10:arm64:*")
     async with aiohttp.ClientSession() as session, serve(mirror, host="127.0.0.1") as upstream:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from copy import deepcopy
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,6 @@ from region.database.connection import create_engine, migrate
 from tests.browser.conftest import Harbour, Visitor, chromium, harbour_in, visiting
 from tests.browser.test_images import JAMMY, NOBLE, RESOLUTE, status
 from tests.browser.test_source import at_path, paste
-from tests.conftest import NOW
 
 IMAGES = Path(__file__).parent.parent.parent / "docs" / "images"
 WIDTHS = {"desktop": 1280, "phone": 390}
@@ -300,7 +300,7 @@ async def take_all(directory: Path) -> None:
                 await when_things_go_wrong(visitor, harbour, camera)
                 await with_forty_images(visitor, camera)
                 await for_a_viewer(browser, harbour, directory)
-                other = await asyncio.to_thread(Mirror.create, scratch / "other", now=NOW, sizes=SAMPLE)
+                other = await asyncio.to_thread(Mirror.create, scratch / "other", now=datetime.now(UTC), sizes=SAMPLE)
                 async with serve(other, host="127.0.0.1") as beside:
                     await when_trust_changes(visitor, harbour, camera, other, beside)
                     await with_nothing_selected(visitor, harbour, camera)

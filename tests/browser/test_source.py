@@ -3,6 +3,7 @@
 import base64
 import re
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,12 @@ from deploy.local.mirror.server import Server, serve
 from tests.browser.conftest import Harbour, Visitor
 from tests.browser.test_images import NOBLE, RESOLUTE, row, save, status
 from tests.browser.test_operators import REFUSED
-from tests.conftest import NOW
 
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def second(tmp_path: Path) -> AsyncIterator[tuple[Mirror, Server]]:
     """Another mirror, signed by another key."""
-    mirror = Mirror.create(tmp_path / "second", now=NOW, sizes=TINY)
+    mirror = Mirror.create(tmp_path / "second", now=datetime.now(UTC), sizes=TINY)
     async with serve(mirror, host="127.0.0.1") as server:
         yield mirror, server
 

@@ -142,7 +142,7 @@ async def record(connection: AsyncConnection, source_id: int, found: Reading) ->
         found.offered,
         [(replace(document, vouched_by=vouched_by), stream) for document, stream in found.changed],
     )
-    return await products.record(connection, source_id, signed, source.trust_revision)
+    return await products.record(connection, source_id, signed, source.trust_revision, found.index.updated)
 
 
 async def select_images(connection: AsyncConnection, *wished: tuple[int | None, ImageKey], now: datetime = NOW) -> None:

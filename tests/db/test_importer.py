@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import json
 import os
 import threading
 import time
@@ -334,7 +335,7 @@ async def test_a_source_that_is_away_costs_the_others_nothing(
 
 
 async def test_one_product_file_that_fails_costs_its_own_products_only(bench: Bench, server: Server) -> None:
-    server.misbehave(f"streams/v1/{CENTOS}.sjson", Status(500), times=1)
+    server.misbehave(f"streams/v1/{CENTOS}.sjson", Status(500), times=4)
     await bench.select(RESOLUTE, CENTOS_8)
     assert (await bench.import_now()).state == "failed"
     assert (await bench.image()).status == "stored"
@@ -349,9 +350,14 @@ async def test_what_was_skipped_is_remembered_while_its_document_does_not_change
     assert skipped
     document = mirror.root / f"streams/v1/{UBUNTU}.sjson"
     before, clock = document.read_bytes(), document.stat()
+    plain = mirror.root / "streams/v1/index.json"
+    entry = json.loads(plain.read_bytes())["index"][UBUNTU]
     mirror.publish(os="centos")
     document.write_bytes(before)
     os.utime(document, ns=(clock.st_atime_ns, clock.st_mtime_ns))
+    index = json.loads(plain.read_bytes())
+    index["index"][UBUNTU] = entry
+    mirror.replace("streams/v1/index.sjson", mirror.key.clear_sign(json.dumps(index, indent=1).encode()))
     assert (await bench.import_now()).state == "succeeded"
     assert set((await bench.source()).skipped) == skipped
 

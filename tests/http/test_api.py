@@ -310,6 +310,8 @@ async def test_health_and_docs_answer_everyone_and_metrics_a_viewer(running: Run
     metrics = (await running.client("GET", "/metrics")).body.decode()
     assert 'bootferry_image_status{image="ubuntu:resolute:amd64",status="stored"} 1.0' in metrics
     assert "bootferry_unreadable_files 0.0" in metrics
+    assert 'bootferry_source_stale{source="maas.io"} 1.0' in metrics, "the sample mirror is of July 2026"
+    assert float(metrics.partition('bootferry_source_documents_age_seconds{source="maas.io"} ')[2].split()[0]) > 0
     docs = await nobody("GET", "/docs")
     assert b"//" not in docs.body.replace(b"http://www.w3.org", b""), "the page must not name another host"
     assert "default-src 'self'" in docs.headers["Content-Security-Policy"]

@@ -541,9 +541,15 @@ def test_sources_come_change_and_go(operator: Operator) -> None:
         operator("source", "add", "Ours", upstream.url, *trust).out
         == "Added Ours as source 2; the region reads it now.\n"
     )
-    updated = operator("source", "update", "Ours", "--name", "Theirs", "--priority", "5", "-o", "json")
+    changes = ("--name", "Theirs", "--priority", "5", "--stale-after-days", "90")
+    updated = operator("source", "update", "Ours", *changes, "-o", "json")
     assert (updated.json["name"], updated.json["priority"]) == ("Theirs", 5)
+    assert (updated.json["stale_after_days"], updated.json["warning"]) == (90, "")
     assert operator("source", "update", "Theirs").code == 2
+    asked = operator("source", "accept-older", "Theirs")
+    assert (asked.code, "add --yes" in asked.err) == (2, True)
+    older = operator("source", "accept-older", "Theirs", "--yes")
+    assert older.out == "The region reads Theirs now and takes documents older than those accepted before.\n"
     # The source that wins an image is named beside it.
     assert re.search(rf"^{NEWEST} .* maas.io +yes$", operator("available").out, re.MULTILINE)
     moved = operator("select", NEWEST, "--source", "Theirs", "--dry-run")
@@ -961,3 +967,32 @@ def test_a_damaged_profile_file_is_told_apart(tmp_path: Path) -> None:
     with suppress(FileNotFoundError):
         path.unlink()
     assert profile.load(path) == profile.Profiles("", {})
+
+
+def test_the_age_of_a_sources_documents_is_told_where_one_looks(operator: Operator) -> None:
+    old = datetime.now(UTC) - timedelta(days=45)
+    mirror = Mirror.create(operator.home / "frozen", now=old, sizes=TINY)
+    serving = asyncio.new_event_loop()
+    thread = threading.Thread(target=serving.run_forever)
+    thread.start()
+    try:
+        manager = serve(mirror)
+        upstream = asyncio.run_coroutine_threadsafe(manager.__aenter__(), serving).result(10)
+        trust = ("--keyring", str(mirror.keyring_path))
+        assert operator("source", "add", "Frozen", upstream.url, *trust).code == 0
+        assert operator("sync", "--wait").code == 0
+        told = f"The documents of Frozen are of {mirror.updated:%Y-%m-%d}, 4"
+        for command in (["sources"], ["images"]):
+            assert told in " ".join(operator(*command).err.split()), command
+        shown = operator("source", "show", "Frozen")
+        assert re.search(r"^Warning +The documents of Frozen are of ", shown.out, re.MULTILINE)
+        assert operator("source", "show", "Frozen", "-o", "json").json["warning_code"] == "stale"
+        assert isinstance(operator("images", "-o", "json").json, list)
+        assert operator("source", "update", "Frozen", "--stale-after-days", "0").code == 0
+        assert told not in " ".join(operator("sources").err.split())
+        assert operator("source", "remove", "Frozen", "--yes").code == 0
+        asyncio.run_coroutine_threadsafe(manager.__aexit__(None, None, None), serving).result(10)
+    finally:
+        serving.call_soon_threadsafe(serving.stop)
+        thread.join(10)
+        serving.close()

@@ -75,6 +75,7 @@ async def test_every_operation_of_operators_answers_as_described(running: Runnin
     second = f"/sources/{added.json['id']}"
     await call("PATCH", f"{second}?dry_run=true", json={"priority": 3}, may_lack=no_location)
     await call("PATCH", second, json={"priority": 3})
+    await call("POST", f"{second}/accept-older")
     await call("DELETE", f"{second}?dry_run=true", may_lack=no_location)
     await call("DELETE", second, may_lack={"ETag"})
     await call("DELETE", "/unvouched")

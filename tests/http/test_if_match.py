@@ -83,6 +83,7 @@ async def sources_and_pins(running: Running) -> dict[str, Noun]:
     nowhere = "/images/ubuntu:nowhere:amd64"
     return {
         "source": Noun(f"/sources/{ids[0]}", "PATCH", {"priority": 2}, {"priority": 3}, gone=f"/sources/{NOWHERE}"),
+        "older documents": Noun(f"/sources/{ids[0]}", "POST", verb="/accept-older", gone=f"/sources/{NOWHERE}"),
         "removed source": Noun(f"/sources/{ids[1]}", "DELETE", gone=f"/sources/{NOWHERE}", second=404),
         "pin": Noun(
             "/images/ubuntu:noble:amd64", "PUT", {"version": newest}, {"version": older}, verb="/pin", gone=nowhere

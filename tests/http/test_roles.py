@@ -64,6 +64,7 @@ OPERATORS = {
     "withdraw_unvouched",
 }
 ADMINS = {
+    "accept_older",
     "add_source",
     "change_settings",
     "change_source",

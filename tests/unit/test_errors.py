@@ -75,6 +75,8 @@ EXAMPLES = [
     errors.ForkedManifest(1_789_000_000, 7),
     errors.WaitsForConfirmation((1_789_000_000, 8), ["ubuntu:noble:amd64"], 1),
     errors.TooOld(URL, NOON, NOON),
+    errors.TooNew(URL, NOON, NOON),
+    errors.MixedDocuments(URL, NOON, NOON),
     errors.NoRoom("/var/lib/bootferry", 10**9, 10**6),
     errors.NoInodes("/var/lib/bootferry", 10**9, 10**6),
     errors.DiskFailed("/var/lib/bootferry", OSError(5, "Input/output error")),

@@ -36,12 +36,21 @@ function Unanswered() {
 }
 
 function Sources() {
-  const failing = (facts.sources.value.value || []).filter((source) => source.error);
-  return failing.map(
-    (source) => html`<${Notice} key=${source.id} kind="negative" title=${`${source.name} could not be read.`}>
-      ${source.error} What is held stays and is served; every sync tries again.
-    <//>`,
-  );
+  const sources = facts.sources.value.value || [];
+  return html`${sources
+    .filter((source) => source.error)
+    .map(
+      (source) => html`<${Notice} key=${source.id} kind="negative" title=${`${source.name} could not be read.`}>
+        ${source.error} What is held stays and is served; every sync tries again.
+      <//>`,
+    )}
+  ${sources
+    .filter((source) => source.warning)
+    .map(
+      (source) => html`<${Notice} key=${`old-${source.id}`} kind="caution" title=${`${source.name} brings nothing new.`}>
+        ${source.warning}
+      <//>`,
+    )}`;
 }
 
 function Unvouched({ onWithdraw }) {

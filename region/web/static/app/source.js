@@ -12,6 +12,7 @@ const MAX_PRIORITY = 1_000_000;
 const SourceForm = lazy(() => import("./mirror.js"), "SourceForm");
 const Prefer = lazy(() => import("./lapse.js"), "Prefer");
 const RemoveDialog = lazy(() => import("./lapse.js"), "RemoveDialog");
+const OlderDialog = lazy(() => import("./lapse.js"), "OlderDialog");
 
 /** What somebody chose: the id of a source, ANY for whichever wins, CUSTOM to add one, or null for nothing yet. */
 export const chosen = signal(null);
@@ -27,6 +28,7 @@ export function shownOf(sources) {
 export function SourceChoice({ sources, movable, onMove }) {
   const editing = useSignal(false);
   const removing = useSignal(null);
+  const lettingIn = useSignal(null);
   const isCustom = chosen.value === CUSTOM;
   const shown = isCustom ? null : shownOf(sources);
   const source = sources.find((one) => one.id === shown) || null;
@@ -69,6 +71,9 @@ export function SourceChoice({ sources, movable, onMove }) {
       onRemove=${() => {
         removing.value = source;
       }}
+      onOlder=${() => {
+        lettingIn.value = source;
+      }}
     />`}
     ${shown === ANY &&
     html`<p class="source-line">
@@ -84,6 +89,13 @@ export function SourceChoice({ sources, movable, onMove }) {
       onDone=${() => {
         removing.value = null;
         chosen.value = null;
+      }}
+    />`}
+    ${lettingIn.value &&
+    html`<${OlderDialog}
+      source=${lettingIn.value}
+      onClose=${() => {
+        lettingIn.value = null;
       }}
     />`}
     ${shown && movable > 0 && html`<${Movable} source=${source} movable=${movable} onMove=${onMove} />`}`;
@@ -115,7 +127,7 @@ function Movable({ source, movable, onMove }) {
   </p>`;
 }
 
-function SourceLine({ source, sources, onEdit, onRemove }) {
+function SourceLine({ source, sources, onEdit, onRemove, onOlder }) {
   // No priority makes an unsigned source win over a signed one.
   const [first] = ranked(sources);
   const canRise = first !== source && first.unsigned === source.unsigned;
@@ -123,11 +135,14 @@ function SourceLine({ source, sources, onEdit, onRemove }) {
     <p>
       <code>${source.url}</code>
       <span class="below">${[signers(source), reading(source), rank(source, sources)].filter(Boolean).join(" · ")}</span>
+      ${source.warning && html`<span class="below error">${source.warning}</span>`}
       ${source.unsigned && html`<span class="below error">Unsigned: nobody vouches for what comes from here.</span>`}
     </p>
     ${may("admin") &&
     html`<div class="source-buttons">
       ${canRise && html`<${Prefer} key=${source.id} source=${source} priority=${above(sources)} />`}
+      ${source.error_code === "too_old" &&
+      html`<button type="button" class="small" onClick=${onOlder}>Accept older documents</button>`}
       <button type="button" class="small" onClick=${onEdit}>Edit source</button>
       ${sources.length > 1 && html`<button type="button" class="small" onClick=${onRemove}>Remove</button>`}
     </div>`}
