@@ -54,6 +54,11 @@ fuzz: packages env ## let atheris look for bytes a parser does not expect, SECON
 	[ -d .cache/fuzz/atheris ] || $(BIN)/uv pip install --quiet --system-certs --target .cache/fuzz/atheris atheris==3.0.0
 	PYTHONPATH=.cache/fuzz/atheris $(BIN)/python -m tests.fuzz $(or $(SECONDS),20) $(ARGS)
 
+.PHONY: chaos
+chaos: packages env ## break real processes for SECONDS and see what holds (SEED= repeats a run, ONLY=kill,power)
+	@$(BIN)/python -m tests.chaos --seconds '$(or $(SECONDS),900)' $(if $(SEED),--seed '$(SEED)') \
+		$(if $(ONLY),--only '$(ONLY)')
+
 .PHONY: check
 check: env ## check format, lint, types and import contracts
 	$(BIN)/ruff format --check
