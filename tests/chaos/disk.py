@@ -33,7 +33,7 @@ from shared.errors import BootferryError
 from shared.patience import Patience
 from tests.chaos import invariants
 from tests.chaos.disk_faults import failing
-from tests.chaos.report import Report
+from tests.chaos.report import Report, quiet
 from tests.conftest import Clock
 from tests.db.bench import RESOLUTE, Bench, build, small_mirror
 from tests.http.fake_region import FakeRegion, tar_xz, tree_bytes, ubuntu
@@ -181,6 +181,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6), help="nothing is random")
     parser.add_argument("--only", default="region,rack")
     options = parser.parse_args()
+    quiet()
     report = Report("disk", options.seed)
     with scratch_directory() as directory:
         if "rack" in options.only:

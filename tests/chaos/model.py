@@ -29,7 +29,7 @@ from deploy.local import postgres
 from deploy.local.mirror.faults import Cut, Fault, Flip, Gzip, IgnoreRange, Redirect, Status, WrongLength
 from deploy.local.mirror.key import Key
 from deploy.local.scratch import scratch_directory
-from tests.chaos.report import Report
+from tests.chaos.report import Report, quiet
 from tests.chaos.small_world import CENTOS, NOBLE, RESOLUTE, SmallWorld, make_small
 from tests.conftest import _make_template
 
@@ -169,6 +169,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=7200)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     options = parser.parse_args()
+    quiet()
     report = Report("model", options.seed)
     until = time.monotonic() + options.seconds
     with scratch_directory() as directory, postgres.running(directory / "postgres", fsync=False) as server:

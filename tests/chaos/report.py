@@ -5,6 +5,8 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
+from shared.logs import configure
+
 
 @dataclass(slots=True)
 class Report:
@@ -37,3 +39,8 @@ class Report:
         for kind, count in Counter(sentence.partition(":")[0] for sentence in self.violations).items():
             print(f"  {count} x {kind}", file=sys.stderr)
         return 1 if self.violations else 0
+
+
+def quiet() -> None:
+    """Let what runs inside this process log its errors only: a run's own lines are what is read."""
+    configure("error", "text")
