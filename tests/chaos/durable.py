@@ -38,17 +38,18 @@ class Ledger:
                 if not path.is_symlink():
                     self._flushed_file(path)
 
-    def flushed(self, descriptor: int, _place: str) -> None:
-        """Take down what this fsync made durable."""
+    def flushed(self, descriptor: int) -> bool:
+        """Take down what this fsync made durable. True if it was anything below the root."""
         path = Path(f"/proc/self/fd/{descriptor}")
         real = str(path.readlink()).removesuffix(" (deleted)")
         if real != str(self.root) and not real.startswith(f"{self.root}/"):
-            return
+            return False
         self.flushes += 1
         if stat.S_ISDIR(os.fstat(descriptor).st_mode):
             self._flushed_directory(path)
         else:
             self._flushed_file(path)
+        return True
 
     def _flushed_directory(self, path: Path) -> None:
         found = {}

@@ -25,6 +25,7 @@ from pathlib import Path
 from deploy.local import postgres
 from deploy.local.mirror.faults import Cut, Fault, Status
 from deploy.local.scratch import scratch_directory
+from tests.chaos import invariants
 from tests.chaos.report import Report, quiet
 from tests.chaos.small_world import SmallWorld, make_small
 from tests.conftest import _make_template
@@ -67,12 +68,13 @@ async def every_request(
     world: SmallWorld, report: Report, what: str, act: Callable[[str], Fault | None], every: int
 ) -> None:
     """`act` at each request of an import of a new version, in turn."""
-    number, last = 1, 1
-    while number <= last:
+    world.publish("resolute")
+    asked = at_request(world, 0, act)
+    await world.import_now()
+    for number in range(1, len(asked) + 1, every):
         world.publish("resolute")
         asked = at_request(world, number, act)
         await world.import_now()
-        last = max(last, len(asked))
         found = await world.look()
         at_request(world, 0, act)
         await world.import_now()
@@ -81,7 +83,7 @@ async def every_request(
         found += await world.look()
         wanted = world.wanted()
         for left in range(30, -1, -1):
-            wrong = [*await rest(world, wanted)]
+            wrong = invariants.rack_equals(world.rack_dir, wanted)
             if not wrong or not left:
                 break
             await world.poll()
@@ -89,15 +91,7 @@ async def every_request(
         where = asked[number - 1] if number <= len(asked) else "the end"
         report.violate(*(f"{sentence} [{what} at request {number}, {where}]" for sentence in found + wrong))
         report.done[f"{what}s at request n"] += 1
-        number += every
     report.violate(*(f"{sentence} [after all {what}s]" for sentence in await world.converge()))
-
-
-async def rest(world: SmallWorld, wanted: dict[str, str]) -> list[str]:
-    """What the rack does not show although faults have stopped."""
-    from tests.chaos import invariants
-
-    return invariants.rack_equals(world.rack_dir, wanted)
 
 
 async def flip(world: SmallWorld, report: Report, every: int) -> None:
@@ -155,12 +149,13 @@ async def away(directory: Path, report: Report, polls: int) -> None:
                 report.violate(f"I4: {name} is answered {status} while the region is away")
             report.done["polls without a region"] += 1
         region.manifest_status = 200
-        region.cut_after = dict.fromkeys(region.files, 5000)
+        region.cut_after = dict.fromkeys(region.files, 5_000)
+        armed = len(region.cut_after)
         for _ in range(2):
             await rack.poller.poll()
         if tree_bytes(root) != new:
             report.violate("I6: the rack has not converged two polls after its region came back")
-        report.done["files whose connection was reset"] += len(new) - 1 - len(region.cut_after)
+        report.done["files whose connection was reset"] += armed - len(region.cut_after)
 
 
 Part = Callable[[SmallWorld, Report, int], Awaitable[None]]
