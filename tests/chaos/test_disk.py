@@ -3,9 +3,13 @@
 import errno
 from pathlib import Path
 
+import pytest
+
 from deploy.local.postgres import Server
 from tests.chaos import disk
 from tests.chaos.report import Report
+
+pytestmark = pytest.mark.timeout(300)
 
 
 async def test_a_pull_whose_disk_fails_at_some_call_keeps_what_is_served_and_ends_whole(tmp_path: Path) -> None:

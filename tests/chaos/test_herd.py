@@ -2,9 +2,13 @@
 
 from pathlib import Path
 
+import pytest
+
 from deploy.local.postgres import Server
 from tests.chaos import herd
 from tests.chaos.report import Report
+
+pytestmark = pytest.mark.timeout(300)
 
 
 async def test_all_of_a_small_herd_come_through(database_server: Server, tmp_path: Path) -> None:

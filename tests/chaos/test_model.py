@@ -2,8 +2,12 @@
 
 from pathlib import Path
 
+import pytest
+
 from deploy.local.postgres import Server
 from tests.chaos import model
+
+pytestmark = pytest.mark.timeout(300)
 
 
 def test_a_few_schedules_of_faults_violate_nothing(database_server: Server, small: Path, tmp_path: Path) -> None:

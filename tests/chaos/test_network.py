@@ -2,9 +2,13 @@
 
 from pathlib import Path
 
+import pytest
+
 from deploy.local.postgres import Server
 from tests.chaos import network
 from tests.chaos.report import Report
+
+pytestmark = pytest.mark.timeout(300)
 
 
 async def test_faults_of_the_network_change_nothing_that_lasts(

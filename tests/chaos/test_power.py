@@ -6,7 +6,7 @@ from deploy.local.scratch import scratch_directory
 from tests.chaos import power
 from tests.chaos.report import Report
 
-pytestmark = [pytest.mark.e2e]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 
 @pytest.mark.parametrize("kind", ["ext4", "xfs"])
@@ -15,5 +15,5 @@ async def test_a_cut_in_the_middle_of_the_work_loses_nothing(kind: str) -> None:
         pytest.skip(why)
     report = Report(f"power on {kind}", seed=3)
     with scratch_directory() as directory:
-        await power.run(directory, report, kind=kind, cuts=1, seconds=60)
+        await power.run(directory, report, kind=kind, cuts=1, seconds=250)
     assert report.violations == []
