@@ -103,3 +103,18 @@ def test_the_lock_of_a_read_only_disk_is_the_file_as_it_is(tmp_path: Path, monke
     path.unlink()
     with hold(path):
         assert not path.exists()
+
+
+async def test_a_disk_that_becomes_read_only_is_told_although_nothing_is_to_be_fetched(
+    region: FakeRegion, rack: Rack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    region.publish(ubuntu("1"))
+    await rack.poller.poll()
+    assert rack.error() is None
+    monkeypatch.setattr("rack.state.write_whole", read_only)
+    monkeypatch.setattr("shared.store.disk.DiskStore.require_writable", read_only)
+    await rack.poller.poll()
+    assert isinstance(rack.error(), DiskFailed)
+    assert region.reports[-1].error.code == "disk_failed"
+    assert region.reports[-1].pending == ()
+    assert await rack.boot(KERNEL) == (200, ubuntu("1")[KERNEL])
