@@ -4,6 +4,7 @@ import re
 import time
 import uuid
 
+import anyio
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -32,7 +33,13 @@ class Surroundings:
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        started, status = time.perf_counter(), 0
+        started, status, gone = time.perf_counter(), 0, False
+
+        async def receiving() -> Message:
+            nonlocal gone
+            message = await receive()
+            gone = gone or message["type"] == "http.disconnect"
+            return message
 
         async def answering(message: Message) -> None:
             nonlocal status
@@ -49,8 +56,10 @@ class Surroundings:
             one_host = _names_one_host(scope, headers)
             app = self._app if one_host else problem(400, "bad_host_name", BAD_HOST_NAME)
             try:
-                await app(scope, receive, answering)
-            except Exception:
+                await app(scope, receiving, answering)
+            except Exception as error:
+                if gone and _only_unheard(error):
+                    return
                 log.exception("A request met a fault of ours.", action="answer", path=scope["path"])
                 if status:
                     # Half an answer is out: only a broken connection can say that the rest is missing.
@@ -64,6 +73,11 @@ class Surroundings:
                     action="answer",
                     milliseconds=round((time.perf_counter() - started) * 1000, 1),
                 )
+
+
+def _only_unheard(error: Exception) -> bool:
+    """True for what an event stream ends with when its client leaves while an event is on its way."""
+    return isinstance(error, ExceptionGroup) and error.split(anyio.BrokenResourceError)[1] is None
 
 
 def _names_one_host(scope: Scope, headers: Headers) -> bool:

@@ -1,13 +1,14 @@
 """The clock: every process ticks once a minute, PostgreSQL decides what is due and who does it.
 
-Ticks are measured by the loop's monotonic clock: a wall clock that is set, by years even, moves none of them.
+A wall clock that is set, by years even, puts no tick off for longer than a minute.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from region.database.connection import transaction
@@ -76,20 +77,40 @@ class Clock:
 
 
 async def run(clock: Clock) -> None:
-    """Tick and audit for ever. The first time is after a whole interval: call `tick` once yourself."""
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(_every(TICK_S, clock.tick))
-        tasks.create_task(_every(SLICE_S, clock.audit))
+    """Tick and audit until cancelled. The first time is after a whole interval: call `tick` once yourself."""
+    scheduler = AsyncIOScheduler(
+        timezone=UTC, job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
+    )
+    scheduler.add_job(_steadily(clock.tick), "interval", seconds=TICK_S, id="tick")
+    scheduler.add_job(_steadily(clock.audit), "interval", seconds=SLICE_S, id="audit")
+    scheduler.start()
+    try:
+        while True:
+            await asyncio.sleep(TICK_S)
+            bring_forward(scheduler, datetime.now(UTC))
+    finally:
+        scheduler.shutdown(wait=False)
 
 
-async def _every(interval_s: float, job: Callable[[], Awaitable[None]]) -> None:
-    while True:
-        await asyncio.sleep(interval_s)
+def bring_forward(scheduler: AsyncIOScheduler, now: datetime) -> None:
+    """Let the jobs run now whose next turn lies further ahead than their interval.
+
+    The scheduler reckons with the wall clock: where that was years ahead for a moment, and was set right, the next turn
+    would be years away.
+    """
+    for job in scheduler.get_jobs():
+        if job.next_run_time - now > job.trigger.interval:
+            job.modify(next_run_time=now)
+
+
+def _steadily(job: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+    async def steady() -> None:
         try:
             await patiently(job)()
         except Exception:
-            # A fault of ours in one step must not end all later ones.
             log.exception("A regular step broke off unexpectedly; it is tried again at its next turn.", action="tick")
+
+    return steady
 
 
 def patiently(job: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:

@@ -112,3 +112,17 @@ async def test_a_racks_stream_ends_when_it_is_removed(running: Running, eventual
     await _ends(streams[0], 2)
     await _goes_on(streams[1])
     assert not running.region.rack_keys._watched.get(racks[0].id)
+
+
+async def test_a_client_that_leaves_at_once_leaves_no_traceback(
+    running: Running, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Whether an event is on its way when it leaves, nobody can arrange from outside: some of these meet one.
+    for _ in range(10):
+        async with running.client.session.get(
+            f"{running.client.base}/api/v1/events", headers={"Authorization": f"Bearer {running.client.token}"}
+        ) as response:
+            assert response.status == 200
+    assert (await running.client("GET", "/sync")).status == 200
+    told = capsys.readouterr()
+    assert "fault of ours" not in told.out + told.err

@@ -2,8 +2,10 @@
 
 import asyncio
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 
 import pytest
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from region.importing import clock as clock_module
 from shared.errors import Unavailable
@@ -42,6 +44,24 @@ async def ticks_come(ticking: Ticking) -> None:
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clock_module, "TICK_S", 0.01)
     monkeypatch.setattr(clock_module, "SLICE_S", 0.01)
+
+
+async def test_ticks_come_although_the_wall_clock_was_ten_years_ahead_for_a_moment() -> None:
+    ticking = Ticking([], ticks=3)
+    scheduler = AsyncIOScheduler(timezone=UTC)
+    scheduler.add_job(ticking.tick, "interval", seconds=3600, id="tick")
+    scheduler.start()
+    now = datetime.now(UTC)
+    try:
+        clock_module.bring_forward(scheduler, now)
+        [job] = scheduler.get_jobs()
+        assert job.next_run_time - now > timedelta(minutes=59), "what is on time stays where it is"
+        job.modify(next_run_time=now + timedelta(days=3653))
+        clock_module.bring_forward(scheduler, now)
+        await asyncio.wait_for(ticking.enough.wait(), 10)
+        assert job.next_run_time - now < timedelta(hours=2)
+    finally:
+        scheduler.shutdown(wait=False)
 
 
 async def test_a_tick_that_failed_ends_no_later_one() -> None:

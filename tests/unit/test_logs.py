@@ -13,7 +13,7 @@ import structlog
 from shared import logs
 from shared.logs import LogFormat
 
-CHATTY = ["aiohttp.access", "uvicorn.access", "alembic", "asyncio"]
+CHATTY = ["apscheduler", "aiohttp.access", "uvicorn.access", "alembic", "asyncio"]
 
 
 @pytest.fixture(autouse=True)
