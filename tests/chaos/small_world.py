@@ -28,6 +28,7 @@ from rack import identity as identities
 from rack import serve
 from rack.beat import Beat
 from rack.client import Region as RegionClient
+from rack.connections import Runner
 from rack.poll import Habits, Poller
 from region import api, app
 from region.configuration import RegionConfiguration
@@ -186,7 +187,7 @@ class SmallWorld:
         )
         beat = Beat(poller, client, rng=random.Random(2))
         poller.recover()
-        runner = serve.runner(serve.application(self.rack_dir, poller.belief, beat.doubt))
+        runner = Runner(serve.application(self.rack_dir, poller.belief, beat.doubt))
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         await web.TCPSite(runner, "127.0.0.1", self.rack_port).start()
