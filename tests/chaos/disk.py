@@ -74,6 +74,8 @@ async def region_at(
         state = (await bench.import_now()).state
     if state != "succeeded" or (await bench.image(RESOLUTE)).status not in ("stored", "synced"):
         found.append(f"I6: the import after the fault {state}")
+    beginnings = [f"{number:02x}" for number in range(256)]
+    await upkeep.adopt(bench.region.engine, bench.region.store, beginnings, bench.region.now())
     await upkeep.prune(bench.region.engine, bench.region.store, timedelta(0), bench.region.now())
     found += await invariants.region_rows(connection, store)
     found += await invariants.region_at_rest(connection, store)

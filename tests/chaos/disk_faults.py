@@ -31,10 +31,13 @@ class Faults:
     calls: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def count(self, name: str, where: object) -> None:
-        """Take one call down. Raises OSError when it is the one to fail."""
-        path = self._path(where)
-        if not path.startswith(self.roots):
+    def count(self, name: str, where: object, below: object = None) -> None:
+        """Take one call down; `below` is the descriptor of the directory that a name is in, if there is one.
+
+        Raises OSError when it is the call to fail.
+        """
+        path = f"{self._path(below)}/{where}" if isinstance(below, int) else self._path(where)
+        if not f"{path}/".startswith(self.roots):
             return
         if self.number == errno.ENOSPC and name not in WITHOUT_ROOM:
             return
@@ -63,7 +66,7 @@ def failing(roots: tuple[Path, ...], number: int, at: int) -> Iterator[Faults]:
         def call(where: Any, *rest: Any, **named: Any) -> Any:
             opens_to_read = name == "open" and rest and not rest[0] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
             if not (opens_to_read and number == errno.ENOSPC):
-                faults.count(name, where)
+                faults.count(name, where, named.get("dir_fd", named.get("src_dir_fd")))
             return real[name](where, *rest, **named)
 
         return call

@@ -207,7 +207,6 @@ async def test_each_flush_of_a_rack_is_needed(tmp_path: Path) -> None:
     assert {place for place in survivors if not place.endswith(">sync_directory") or place.count(">") < 2} == set()
 
 
-@pytest.mark.xfail(reason="the directory that an enrolment makes is not flushed yet", strict=False)
 async def test_an_enrolment_is_durable_when_it_returns_and_each_flush_is_needed(tmp_path: Path) -> None:
     async def run(omitted: str = "") -> Disk:
         disk = Disk(tmp_path / "rack", tmp_path / "kept")
@@ -282,7 +281,6 @@ def test_a_document_written_whole_is_durable_when_the_call_returns(
     assert survivors_of(tmp_path, act) == set()
 
 
-@pytest.mark.xfail(reason="the directories that a store makes are not flushed yet", strict=False)
 def test_the_first_file_of_a_store_is_durable(tmp_path: Path) -> None:
     def act(root: Path) -> Look:
         found = put(DiskStore(root / "store"), b"the first file")
@@ -296,7 +294,6 @@ def test_the_first_file_of_a_store_is_durable(tmp_path: Path) -> None:
     assert survivors_of(tmp_path, act) == set()
 
 
-@pytest.mark.xfail(reason="the directory that a first start makes for its key is not flushed yet", strict=False)
 def test_the_key_of_a_first_start_is_durable_before_it_is_used(tmp_path: Path) -> None:
     def act(root: Path) -> Look:
         name = fingerprint(load_or_create_key(root / "keys" / "region.key"))
