@@ -89,10 +89,11 @@ class World:
         report = self.report
         try:
             await self.start_all()
-            if self.wished is not None:
-                assert await self.choose(self.wished), "the region does not accept a selection"
+            # Just after its database came back a region may still say 503 and when to come again.
+            if (wished := self.wished) is not None:
+                await self.site.until(lambda: self.choose(wished), within_s=20)
             elif not self.asked:
-                await self.ask()
+                await self.site.until(self.ask, within_s=20)
             await self.until_imported()
             if restart_region:
                 # The clock ticks once at a start: what has no name any more goes without the minute's wait.
@@ -174,12 +175,13 @@ class World:
             finally:
                 await connection.close()
 
-    async def ask(self) -> None:
-        """Ask for an import. `asked` tells whether the region has accepted it."""
+    async def ask(self) -> bool:
+        """Ask for an import. True if the region has accepted that, which `asked` remembers."""
         self.asked = False
         with suppress(*Lost, ValueError):
             status, _ = await self.site.api(self.region, "POST", "/imports")
             self.asked = status == 202
+        return self.asked
 
     async def publish(self) -> None:
         """A new version of one of the chosen images on the mirror."""
