@@ -105,9 +105,11 @@ async def watch(made: Herd, done: asyncio.Event, found: Findings) -> None:
             began = time.monotonic()
             try:
                 async with session.get(f"{made.base}/api/v1/images", headers=headers) as response:
-                    await response.read()
+                    body = await response.read()
                     if response.status != 200:
-                        found.violate(f"operator: GET /images is answered {response.status} in the herd")
+                        found.violate(
+                            f"operator: GET /images is answered {response.status} in the herd: {body[:300]!r}"
+                        )
             except (aiohttp.ClientError, TimeoutError) as error:
                 found.violate(f"operator: GET /images is not answered in the herd: {error!r}")
             made.listed_s.append(time.monotonic() - began)
