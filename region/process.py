@@ -31,6 +31,7 @@ RETRY_S = 1.0
 IDLE_S = 10.0
 """How long the importer waits for word of a new import before it looks by itself."""
 
+REPORTS_AT_ONCE = 6
 DOUBTS_PAUSE_S = 10.0
 SIGHTINGS_S = 15.0
 """How often it is written down which racks were heard."""
@@ -58,6 +59,8 @@ class Region:
     importer: Importer
     clock: Clock
     now: Callable[[], datetime]
+    reports: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(REPORTS_AT_ONCE))
+    """Held while a rack's report is written down: the other connections are for those who look meanwhile."""
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     doubted: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a stored file was found not to be as it was verified: an audit follows soon."""

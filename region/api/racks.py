@@ -254,7 +254,7 @@ async def report(region: TheRegion, rack: TheRack, request: Request, rack_id: Ra
     if rack.id != rack_id:
         raise Forbidden("A rack reports for itself only.")
     found = parse_report(await request.body())
-    async with transaction(region.request_engine) as connection:
+    async with region.reports, transaction(region.request_engine) as connection:
         if isinstance(found, OldReport):
             published = region.memory.published
             found = await reports.modern(connection, found, None if published is None else published.manifest)

@@ -75,7 +75,7 @@ TREE: Mapping[str, Mapping[str, Command | Group]] = {
         "sources": sources.list_all,
         "unvouched": sources.unvouched,
         "source": Group(
-            "One source: add, show, probe, update or remove it, or let older documents in.",
+            "One source: add, show, probe, update or remove it …",
             {
                 "add": sources.add,
                 "show": sources.show,
@@ -87,7 +87,7 @@ TREE: Mapping[str, Mapping[str, Command | Group]] = {
         ),
         "racks": racks.list_all,
         "rack": Group(
-            "One rack: show or remove it; the tokens that let racks enrol; and letting racks drop images.",
+            "One rack: show or remove it; enrolment tokens …",
             {
                 "show": racks.show,
                 "remove": racks.remove,

@@ -181,6 +181,7 @@ async def test_what_the_region_lacks(running: Running, monkeypatch: pytest.Monke
     shutil.rmtree(running.region.store.where)
     answer = await running.client("GET", "/storage")
     refused(answer, 503, "disk_failed", "failed (No such file or directory); what is held is untouched", "no disk")
+    await asyncio.to_thread(Path(running.region.store.where).mkdir)
     monkeypatch.setattr(type(running.region.store), "bytes_free", lambda _: 0)
     answer = await running.client("GET", "/readyz")
     refused(answer, 503, "unavailable", "The region's disk is full: free some room; try again in", "no room")

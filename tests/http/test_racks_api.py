@@ -488,3 +488,20 @@ async def test_more_racks_are_given_more_time(running: Running, rack: Rack) -> N
             while not (line := await response.content.readline()).startswith(b"data:"):
                 pass
         assert json.loads(line.removeprefix(b"data:"))["within_seconds"] == 60
+
+
+async def test_operators_are_answered_while_reports_of_many_racks_wait_for_the_database(
+    running: Running, eventually: Eventually
+) -> None:
+    racks = [Rack(running, number) for number in range(1, 41)]
+    for rack in racks:
+        await rack.enrol()
+    await eventually(lambda: all(running.region.rack_keys.get(rack.id) for rack in racks))
+    body = Report(sequence=time.time_ns() // 1_000_000, version="9", knows=Knows(), bytes_free=1).encode()
+    async with transaction(running.region.engine) as connection:
+        await connection.execute(text("SELECT 1 FROM racks FOR UPDATE"))
+        reports = [asyncio.create_task(rack.ask("PUT", f"/racks/{rack.id}/report", body)) for rack in racks]
+        await asyncio.sleep(0.5)
+        assert (await running.client("GET", "/settings")).status == 200
+        assert not any(report.done() for report in reports)
+    assert {answer.status for answer in await asyncio.gather(*reports)} <= {204, 503}

@@ -55,6 +55,7 @@ OPERATORS = {
     "add_selection",
     "cancel_import",
     "change_sync",
+    "confirm_manifest",
     "pin_image",
     "remove_image",
     "remove_selection",
