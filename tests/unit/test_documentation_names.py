@@ -1,4 +1,4 @@
-"""docs/architecture.md and CONTRIBUTING.md speak of files, functions, tables and tests that exist.
+"""docs/architecture.md, security.md, reliability.md and CONTRIBUTING.md speak of files, functions, tables and tests that exist.
 
 paths       what stands in backticks and has a slash, or ends like a file, is there
 functions   in a row with a file, the names in the next cell are defined in that file; "`name` in `file`" likewise
@@ -16,7 +16,10 @@ from region.database.tables import metadata
 
 CHECKOUT = Path(__file__).parents[2]
 ARCHITECTURE = CHECKOUT / "docs" / "architecture.md"
-PAGES = [ARCHITECTURE, CHECKOUT / "CONTRIBUTING.md"]
+PAGES = [
+    ARCHITECTURE,
+    *(CHECKOUT / name for name in ("docs/security.md", "docs/reliability.md", "CONTRIBUTING.md")),
+]
 PLACES = ("region", "rack", "shared", "migrations", "deploy", "tests", "docs")
 
 NAMES = re.compile(r"`(\w+(?:\.\w+)?)`")
