@@ -19,6 +19,8 @@ from region.configuration import RegionConfiguration
 from region.edge.server import build_server
 from region.process import Region
 from tests.conftest import NOW
+from tests.http.fake_region import FakeRegion
+from tests.http.running_rack import Rack, running_rack
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,3 +125,17 @@ async def imported(client: Client, import_id: int = 1) -> Any:
             return answer.json
         await asyncio.sleep(0.05)
     raise AssertionError(f"the import {import_id} has not ended: {answer.body!r}")
+
+
+@pytest.fixture
+async def region() -> AsyncIterator[FakeRegion]:
+    """A region for a rack alone, which misbehaves on request."""
+    async with FakeRegion.running() as region:
+        yield region
+
+
+@pytest.fixture
+async def rack(region: FakeRegion, tmp_path: Path) -> AsyncIterator[Rack]:
+    """A rack in this process, enrolled at `region`."""
+    async with running_rack(region, tmp_path) as rack:
+        yield rack

@@ -1,6 +1,5 @@
 """A manifest that takes much away waits for an operator, and the rack serves and heals meanwhile."""
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -15,18 +14,6 @@ from tests.stores import stored_path
 
 RELEASES = ("focal", "jammy", "noble", "plucky")
 KERNEL = "ubuntu/amd64/ga-24.04/noble/stable/boot-kernel"
-
-
-@pytest.fixture
-async def region() -> AsyncIterator[FakeRegion]:
-    async with FakeRegion.running() as region:
-        yield region
-
-
-@pytest.fixture
-async def rack(region: FakeRegion, tmp_path: Path) -> AsyncIterator[Rack]:
-    async with running_rack(region, tmp_path) as rack:
-        yield rack
 
 
 def images(*releases: str, version: str = "1") -> dict[str, bytes]:

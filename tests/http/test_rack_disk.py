@@ -2,7 +2,6 @@
 
 import errno
 import os
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -15,18 +14,6 @@ from tests.http.fake_region import FakeRegion, tree_bytes, ubuntu
 from tests.http.running_rack import Rack, running_rack
 
 KERNEL = "ubuntu/amd64/ga-24.04/noble/stable/boot-kernel"
-
-
-@pytest.fixture
-async def region() -> AsyncIterator[FakeRegion]:
-    async with FakeRegion.running() as region:
-        yield region
-
-
-@pytest.fixture
-async def rack(region: FakeRegion, tmp_path: Path) -> AsyncIterator[Rack]:
-    async with running_rack(region, tmp_path) as rack:
-        yield rack
 
 
 def read_only(*_arguments: object, **_named: object) -> None:

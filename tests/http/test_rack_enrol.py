@@ -7,7 +7,7 @@ import stat
 import sys
 import tempfile
 from asyncio.subprocess import PIPE
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -34,12 +34,6 @@ from shared.wire.enrolment import EnrolmentToken
 from tests.http.fake_region import FakeRegion
 
 NAME = Name("rack-a")
-
-
-@pytest.fixture
-async def region() -> AsyncIterator[FakeRegion]:
-    async with FakeRegion.running() as region:
-        yield region
 
 
 @pytest.fixture

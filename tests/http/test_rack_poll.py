@@ -3,7 +3,7 @@
 import asyncio
 import errno
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -36,18 +36,6 @@ from tests.stores import incoming_path, stored_path
 KERNEL = "ubuntu/amd64/ga-24.04/noble/stable/boot-kernel"
 SQUASHFS = "ubuntu/amd64/ga-24.04/noble/stable/squashfs"
 GRUB = {"bootx64.efi": noise("shim", 900), "grub/grubx64.efi": noise("grub", 3000)}
-
-
-@pytest.fixture
-async def region() -> AsyncIterator[FakeRegion]:
-    async with FakeRegion.running() as region:
-        yield region
-
-
-@pytest.fixture
-async def rack(region: FakeRegion, tmp_path: Path) -> AsyncIterator[Rack]:
-    async with running_rack(region, tmp_path) as rack:
-        yield rack
 
 
 async def test_what_the_region_publishes_is_what_machines_get(region: FakeRegion, rack: Rack) -> None:

@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,12 +65,6 @@ class Machine:
     async def enrol(self, region: FakeRegion) -> None:
         async with client_session() as session:
             await identities.enrol(session, self.root, region.url, region.token, Name("rack-a"))
-
-
-@pytest.fixture
-async def region() -> AsyncIterator[FakeRegion]:
-    async with FakeRegion.running() as region:
-        yield region
 
 
 @pytest.fixture

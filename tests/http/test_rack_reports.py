@@ -1,7 +1,6 @@
 """What a rack tells its region: what it knows, which images it does not show as that says, and why."""
 
 import itertools
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -16,18 +15,6 @@ from tests.stores import stored_path
 
 NOBLE, JAMMY, UEFI = "ubuntu:noble:amd64", "ubuntu:jammy:amd64", "bootloader:uefi:amd64"
 KERNEL = "ubuntu/amd64/ga-24.04/noble/stable/boot-kernel"
-
-
-@pytest.fixture
-async def region() -> AsyncIterator[FakeRegion]:
-    async with FakeRegion.running() as region:
-        yield region
-
-
-@pytest.fixture
-async def rack(region: FakeRegion, tmp_path: Path) -> AsyncIterator[Rack]:
-    async with running_rack(region, tmp_path) as rack:
-        yield rack
 
 
 def told(region: FakeRegion) -> list[Pending]:

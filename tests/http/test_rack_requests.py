@@ -1,28 +1,13 @@
 """A rack that is refused for its time or its sequence believes nothing but what the region's key has signed."""
 
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from shared.errors import InvalidRequestSignature
 from tests.http.fake_region import FakeRegion, tree_bytes, ubuntu
-from tests.http.running_rack import Rack, running_rack
-
-
-@pytest.fixture
-async def region() -> AsyncIterator[FakeRegion]:
-    async with FakeRegion.running() as region:
-        yield region
-
-
-@pytest.fixture
-async def rack(region: FakeRegion, tmp_path: Path) -> AsyncIterator[Rack]:
-    async with running_rack(region, tmp_path) as rack:
-        yield rack
-
+from tests.http.running_rack import Rack
 
 OFF = [
     pytest.param(timedelta(minutes=-6), id="six-minutes-behind"),

@@ -3,11 +3,8 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-
-import pytest
 
 from shared.digest import Sha256
 from shared.errors import TimedOut
@@ -17,18 +14,6 @@ from tests.stores import incoming_path, stored_path
 
 KERNEL = "ubuntu/amd64/ga-24.04/noble/stable/boot-kernel"
 LARGE = "ubuntu/amd64/ga-24.04/plucky/stable/squashfs"
-
-
-@pytest.fixture
-async def region() -> AsyncIterator[FakeRegion]:
-    async with FakeRegion.running() as region:
-        yield region
-
-
-@pytest.fixture
-async def rack(region: FakeRegion, tmp_path: Path) -> AsyncIterator[Rack]:
-    async with running_rack(region, tmp_path) as rack:
-        yield rack
 
 
 async def test_a_region_that_drips_its_manifest_ends_the_asking_and_nothing_else(

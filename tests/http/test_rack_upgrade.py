@@ -6,7 +6,6 @@ images by their directory, and one image is stuck on its old version: a file of 
 
 import json
 import os
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -36,12 +35,6 @@ SERVED = {
     "bootloader/uefi/amd64/grub/grubx64.efi": GRUB,
 }
 WANTED = {f"{GA}/boot-kernel": KERNEL_2, f"{GA}/squashfs": SQUASHFS_2, f"{JAMMY}/boot-kernel": JAMMY_2}
-
-
-@pytest.fixture
-async def region() -> AsyncIterator[FakeRegion]:
-    async with FakeRegion.running() as region:
-        yield region
 
 
 @pytest.fixture

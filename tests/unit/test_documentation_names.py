@@ -1,4 +1,4 @@
-"""docs/architecture.md, security.md, reliability.md and CONTRIBUTING.md speak of files, functions, tables and tests that exist.
+"""The pages about the code speak of what exists: architecture, security, reliability and CONTRIBUTING.
 
 paths       what stands in backticks and has a slash, or ends like a file, is there
 functions   in a row with a file, the names in the next cell are defined in that file; "`name` in `file`" likewise
