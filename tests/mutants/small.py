@@ -6,7 +6,6 @@
 reason. Exit status 1 if fewer than 95 of 100 of the others are noticed, or a named equivalent is no longer there.
 """
 
-import os
 import queue
 import sys
 import time
@@ -17,7 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from tests.mutants.changes import Change, changes
-from tests.mutants.copies import ROOT, copy_of_checkout, run_tests
+from tests.mutants.copies import ROOT, WORKERS, Runs, all_pass, runs_in_copies, spoiled
 
 GOAL = 0.95
 TIMEOUT_S = 60.0
@@ -32,13 +31,10 @@ def main(wanted: Sequence[str]) -> int:
     modules: dict[str, list[str]] = tomllib.loads((HERE / "modules.toml").read_text())
     chosen = {path: tests for path, tests in modules.items() if not wanted or any(part in path for part in wanted)}
     named = _equivalents()
-    workers = os.cpu_count() or 1
     noticed = total = 0
     met: set[Equivalent] = set()
     with ExitStack() as stack:
-        copies: queue.Queue[Path] = queue.Queue()
-        for _ in range(workers):
-            copies.put(stack.enter_context(copy_of_checkout()))
+        free = runs_in_copies(stack, sorted({test for tests in chosen.values() for test in tests}))
         for path, tests in chosen.items():
             started = time.monotonic()
             source = (ROOT / path).read_bytes()
@@ -48,10 +44,11 @@ def main(wanted: Sequence[str]) -> int:
             }
             met |= named & set(found.values())
             worth = [change for change, key in found.items() if key not in named]
-            if not _pass(copies, tests):
+            if not all_pass(free, tests, timeout_s=10 * TIMEOUT_S):
+                print("The tests must pass before anything is changed.")
                 return 2
-            with ThreadPoolExecutor(workers) as threads:
-                told = list(threads.map(lambda one, at=path, by=tests: _noticed(at, one, by, copies), worth))
+            with ThreadPoolExecutor(WORKERS) as threads:
+                told = list(threads.map(lambda one, at=path, by=tests: _noticed(at, one, by, free), worth))
             total, noticed = total + len(worth), noticed + sum(told)
             print(f"{path}: {sum(told)} of {len(worth)} noticed in {time.monotonic() - started:.0f} s", flush=True)
             for change, was_noticed in zip(worth, told, strict=True):
@@ -69,23 +66,14 @@ def _equivalents() -> set[Equivalent]:
     return {(entry["module"], entry["line"], entry["was"], entry["becomes"]) for entry in entries}
 
 
-def _pass(copies: "queue.Queue[Path]", tests: Sequence[str]) -> bool:
-    status, printed = run_tests(copies.queue[0], tests, timeout_s=10 * TIMEOUT_S)
-    if status != 0:
-        print(f"{printed}\nThe tests must pass before anything is changed.")
-    return status == 0
-
-
-def _noticed(path: str, change: Change, tests: Sequence[str], copies: "queue.Queue[Path]") -> bool:
-    copy = copies.get()
-    file = copy / path
-    whole = file.read_bytes()
+def _noticed(path: str, change: Change, tests: Sequence[str], free: "queue.Queue[Runs]") -> bool:
+    runs = free.get()
+    file = runs.copy / path
     try:
-        file.write_bytes(change.made(whole))
-        status, _ = run_tests(copy, tests, timeout_s=TIMEOUT_S)
+        with spoiled(file, change.made(file.read_bytes())):
+            status, _ = runs.run(tests, timeout_s=TIMEOUT_S)
     finally:
-        file.write_bytes(whole)
-        copies.put(copy)
+        free.put(runs)
     # A module that cannot be imported any more (2), or a test that waits for ever, is noticed by everybody.
     return status != 0
 
