@@ -2,7 +2,7 @@
 
 import pytest
 
-from shared.conditions import UNSATISFIABLE, decide, parse_range, representation_headers
+from shared.conditions import UNSATISFIABLE, decide, matches, parse_range, representation_headers
 from shared.digest import Sha256
 
 ETAG = f'"{"a" * 64}"'
@@ -136,3 +136,21 @@ def test_what_an_answer_says_of_its_bytes(status: int, part: range, content_rang
     headers = representation_headers(Sha256("a" * 64), 100, status, part)
     assert headers.get("Content-Range") == content_range
     assert headers["ETag"] == ETAG
+
+
+def test_an_answer_about_a_file_says_how_to_go_on_and_what_the_whole_is() -> None:
+    # RFC 9530, section 3: the digest of the whole file as a byte sequence, not of the part that is sent.
+    assert representation_headers(Sha256("00ff" * 16), 100, 206, range(5, 10)) == {
+        "ETag": f'"{"00ff" * 16}"',
+        "Accept-Ranges": "bytes",
+        "Repr-Digest": "sha-256=:AP8A/wD/AP8A/wD/AP8A/wD/AP8A/wD/AP8A/wD/AP8=:",
+        "Content-Range": "bytes 5-9/100",
+    }
+
+
+@pytest.mark.parametrize(
+    ("if_match", "expected"),
+    [("*", True), (ETAG, True), (f"{OTHER}, {ETAG}", True), (OTHER, False), (f"W/{ETAG}", False), ("", False)],
+)
+def test_what_an_operator_says_in_if_match_names_the_state_it_saw(if_match: str, expected: bool) -> None:
+    assert matches(if_match, ETAG) is expected

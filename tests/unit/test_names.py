@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shared.errors import InvalidValue
-from shared.names import MAX_PATH_BYTES, Name, RelativePath
+from shared.names import MAX_PATH_BYTES, ImageKey, Name, RelativePath
 
 TOKENS = [
     "a",
@@ -56,6 +56,7 @@ PATHS = [
     pytest.param("a/.hidden/...", id="dots-within-names"),
     pytest.param("a/b c/ü", id="spaces-and-umlauts"),
     pytest.param("/".join(["a" * 255] * 4), id="1023-bytes"),
+    pytest.param("/".join([*["a" * 255] * 3, "b" * 127, "c" * 128]), id="1024-bytes"),
 ]
 
 NO_PATHS = [
@@ -151,3 +152,17 @@ def test_every_token_is_a_path_of_one_part(text: str) -> None:
         return
     assert str(RelativePath(token)) == text
     assert "/" not in token
+
+
+def test_an_image_is_read_back_from_what_it_is_called() -> None:
+    noble = ImageKey(Name("ubuntu"), Name("noble"), Name("amd64"))
+    assert str(noble) == "ubuntu:noble:amd64"
+    assert ImageKey.parse("ubuntu:noble:amd64") == noble
+
+
+@pytest.mark.parametrize(
+    "text", ["", "ubuntu", "ubuntu:noble", "ubuntu:noble:amd64:stable", "ubuntu::amd64", "a/b:c:d", None, 3, b"a:b:c"]
+)
+def test_what_names_no_image(text: object) -> None:
+    with pytest.raises(InvalidValue):
+        ImageKey.parse(text)
