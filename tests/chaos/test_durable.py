@@ -20,6 +20,8 @@ from deploy.local.mirror.mirror import Mirror
 from rack import identity as identities
 from rack.state import State
 from rack.tree import load_current
+from region import keys
+from region.configuration import RegionConfiguration
 from shared.disk import create_whole, write_whole
 from shared.errors import BootferryError
 from shared.http import client_session
@@ -306,3 +308,30 @@ def test_the_key_of_a_first_start_is_durable_before_it_is_used(tmp_path: Path) -
         return same
 
     assert survivors_of(tmp_path, act) == set()
+
+
+def test_a_key_is_moved_over_for_good_and_lost_nowhere_on_the_way(tmp_path: Path) -> None:
+    def move(omitted: str = "") -> Disk:
+        disk = Disk(tmp_path / "disk", tmp_path / "kept")
+        before = fingerprint(load_or_create_key(disk.root / "region.key"))
+        places = "region.key", "keys/region.key"
+
+        def found(left: Path) -> list[bool]:
+            return [
+                path.is_file() and path.stat().st_size > 0 and fingerprint(load_or_create_key(path)) == before
+                for path in (left / place for place in places)
+            ]
+
+        with disk.watching(omitted):
+            disk.at_each_flush = lambda left: [] if any(found(left)) else ["the key is lost"]
+            keys.load(RegionConfiguration(data_dir=disk.root))
+            disk.at_each_flush = None
+            disk.cut(lambda left: [] if found(left) == [False, True] else ["the key is not where it belongs"])
+        return disk
+
+    whole = move()
+    assert whole.found == []
+    # The other key's flushes have tests of their own.
+    moving = {place for place in whole.places if ":_move_over" in place}
+    assert len(moving) == 2
+    assert {place for place in moving if not move(place).found} == set()

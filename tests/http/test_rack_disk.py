@@ -92,6 +92,14 @@ def test_the_lock_of_a_read_only_disk_is_the_file_as_it_is(tmp_path: Path, monke
         assert not path.exists()
 
 
+def test_a_lock_behind_a_link_is_none_and_what_the_link_leads_to_stays(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").write_bytes(b"somebody else's")
+    (tmp_path / "lock").symlink_to("elsewhere")
+    with pytest.raises(OSError, match="symbolic link"), hold(tmp_path / "lock"):
+        pass
+    assert (tmp_path / "elsewhere").read_bytes() == b"somebody else's"
+
+
 async def test_a_disk_that_becomes_read_only_is_told_although_nothing_is_to_be_fetched(
     region: FakeRegion, rack: Rack, monkeypatch: pytest.MonkeyPatch
 ) -> None:

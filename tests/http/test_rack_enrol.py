@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import stat
+import subprocess
 import sys
 import tempfile
 from asyncio.subprocess import PIPE
@@ -144,6 +145,22 @@ async def test_what_root_types_leaves_a_rack_that_its_own_user_can_start(
     assert set(owners.values()) == {12345}, owners
     assert {"files", "incoming", "rack.key", "region.json"} <= set(owners)
     assert others == {elsewhere.stat().st_uid} == {(elsewhere / "shadow").stat().st_uid} == {0}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_nothing_is_given_away_behind_a_link_in_the_place_of_the_identity(open_to_all: Path) -> None:
+    root, elsewhere = open_to_all / "rack", open_to_all / "elsewhere"
+    root.mkdir()
+    os.chown(root, 12345, 12345)
+    (root / "identity").symlink_to(elsewhere)
+    # In a process of its own: it becomes the owner for good.
+    subprocess.run(
+        [sys.executable, "-c", f"import pathlib, rack.owner; rack.owner.become_owner(pathlib.Path({str(root)!r}))"],
+        cwd=Path(__file__).parents[2],
+        check=False,
+        capture_output=True,
+    )
+    assert (elsewhere / "shadow").stat().st_uid == 0
 
 
 async def test_an_answer_by_somebody_else_is_refused(

@@ -194,6 +194,17 @@ async def test_a_touched_file_is_not_served_and_the_agent_hears_of_it(
     assert doubts == [None]
 
 
+async def test_a_link_in_the_place_of_a_file_leads_nowhere(
+    machine: aiohttp.ClientSession, tmp_path: Path, doubts: list[None]
+) -> None:
+    path = tmp_path / "trees" / "1-1-0" / PATH
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    async with machine.get(f"/images/{PATH}") as response:
+        assert response.status == 503
+    assert doubts == [None]
+
+
 async def test_health_and_metrics(machine: aiohttp.ClientSession, belief: Belief) -> None:
     async with machine.get("/livez") as response:
         assert response.status == 200

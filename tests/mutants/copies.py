@@ -86,21 +86,28 @@ def runs_in_copies(stack: contextlib.ExitStack, tests: Sequence[str]) -> "queue.
 
 
 def all_pass(free: "queue.Queue[Runs]", tests: Sequence[str], *, timeout_s: float) -> bool:
-    """True if all tests pass in copies that nobody has spoiled; what pytest said of those that do not is printed."""
-    shares = [share for at in range(WORKERS) if (share := tests[at::WORKERS])]
+    """True if all tests pass in copies that nobody has spoiled, those of one file together, at the second try at last.
 
-    def run(share: Sequence[str]) -> bool:
+    What pytest said of those that do not is printed. A loaded machine fails a test that waits; nothing else may.
+    """
+    files: dict[str, list[str]] = {}
+    for test in tests:
+        files.setdefault(test.partition("::")[0], []).append(test)
+
+    def run(named: Sequence[str]) -> bool:
         runs = free.get()
         try:
-            status, printed = runs.run(share, timeout_s=timeout_s)
+            for _ in range(2):
+                status, printed = runs.run(named, timeout_s=timeout_s)
+                if status == 0:
+                    return True
+                print(f"pytest ended with {status}:\n{printed}", flush=True)
         finally:
             free.put(runs)
-        if status != 0:
-            print(f"pytest ended with {status}:\n{printed}", flush=True)
-        return status == 0
+        return False
 
     with ThreadPoolExecutor(WORKERS) as threads:
-        return all(list(threads.map(run, shares)))
+        return all(list(threads.map(run, files.values())))
 
 
 @contextlib.contextmanager
