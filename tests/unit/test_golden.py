@@ -16,6 +16,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from shared.digest import Sha256
 from shared.names import Name, RelativePath
 from shared.signing import fingerprint, sign_request, verify_request
+from shared.wire import enrolment, envelope
+from shared.wire import manifest as manifest_wire
 from shared.wire.correction import Correction
 from shared.wire.enrolment import Enrolment, EnrolmentRequest, EnrolmentToken
 from shared.wire.envelope import open_envelope, seal
@@ -62,6 +64,12 @@ def manifest(*, versions: tuple[str, str], confirmed: tuple[int, int]) -> Manife
 
 MANIFEST = manifest(versions=("20260701", "20260623.0"), confirmed=(1789000000, 6))
 TOKEN = EnrolmentToken(fingerprint(REGION), b"t" * 32)
+
+
+def test_messages_go_by_the_types_that_racks_and_regions_in_the_field_know() -> None:
+    assert envelope.MEDIA_TYPE == "application/vnd.dsse.envelope.v1+json"
+    assert manifest_wire.MANIFEST_TYPE == MANIFEST_TYPE
+    assert (enrolment.REQUEST_TYPE, enrolment.ANSWER_TYPE) == (REQUEST_TYPE, ANSWER_TYPE)
 
 
 def test_a_manifest_is_written_and_read() -> None:

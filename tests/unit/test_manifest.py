@@ -139,6 +139,7 @@ IMAGES_OF_BEFORE = [
     pytest.param("ubuntu/arm64/ga-24.04/noble/stable/squashfs", "file", "ubuntu:noble:arm64", id="arm64"),
     pytest.param("ubuntu/amd64/ga-24.04/noble/candidate/squashfs", "file", "ubuntu:noble:amd64", id="another-label"),
     pytest.param("bootloader/uefi/amd64", "archive", "bootloader:uefi:amd64", id="archive"),
+    pytest.param("bootloader/a/b/c/d/e", "archive", "bootloader:a:b:c:d:e", id="archive-as-deep-as-a-kernel"),
     pytest.param("bootloader/uefi/amd64/notes", "file", "bootloader:uefi:amd64", id="file-beside-an-archive"),
     pytest.param("top", "file", "", id="file-at-the-top"),
 ]
@@ -232,11 +233,71 @@ def test_no_json_object(payload: bytes) -> None:
         parse_report(payload)
 
 
+def test_a_manifest_has_12_mib_and_a_report_8_mib_at_most() -> None:
+    # 12 MiB are what base64 lets into an envelope of 16 MiB.
+    manifest_bytes, report_bytes = 12 * 1024 * 1024, 8 * 1024 * 1024
+    sent = manifest(entry("a")).encode()
+    assert Manifest.parse(sent + b" " * (manifest_bytes - len(sent))) == manifest(entry("a"))
+    with pytest.raises(InvalidDocument, match="it is larger than 12"):
+        Manifest.parse(sent + b" " * (manifest_bytes - len(sent) + 1))
+    said = Report(sequence=1, version="0.1.0")
+    body = said.encode()
+    assert parse_report(body + b" " * (report_bytes - len(body))) == said
+    with pytest.raises(InvalidDocument, match="it is larger than 8"):
+        parse_report(body + b" " * (report_bytes - len(body) + 1))
+
+
+def test_the_entries_of_an_image_change_together() -> None:
+    kernel, root = entry("a/kernel"), entry("a/root", sha256=B)
+    loader = Entry(RelativePath("boot"), Kind.ARCHIVE, B, 1, "bootloader:uefi:amd64", "2")
+    assert manifest(kernel, loader, root).images() == {
+        "os:release:arch": [kernel, root],
+        "bootloader:uefi:amd64": [loader],
+    }
+
+
+@pytest.mark.parametrize("confirmed", [(0, 0), (0, 1), (1, 0), (1789000000, 6)])
+def test_a_confirmation_travels_and_none_is_not_said(confirmed: tuple[int, int]) -> None:
+    sent = Manifest(1789000000, 7, NOW, (), confirmed)
+    assert Manifest.parse(sent.encode()) == sent
+    assert ("confirmed" in json.loads(sent.encode())) is (confirmed != (0, 0))
+
+
 def test_caps() -> None:
     with pytest.raises(InvalidDocument, match=f"it is larger than {spoken_size(MAX_REPORT_BYTES)}"):
         parse_report(b" " * (MAX_REPORT_BYTES + 1))
     with pytest.raises(InvalidDocument, match=f"it is larger than {spoken_size(MAX_MANIFEST_BYTES)}"):
         Manifest.parse(b" " * (MAX_MANIFEST_BYTES + 1))
+
+
+def test_what_a_rack_says_of_its_images_is_cut() -> None:
+    said = report(
+        version="v" * 100,
+        address="a" * 300,
+        pending=[{"image": "ubuntu:noble:amd64", "shown_version": "s" * 200, "code": "c" * 100}],
+    )
+    parsed = parse_report(json.dumps(said).encode())
+    assert isinstance(parsed, Report)
+    assert (parsed.version, parsed.address) == ("v" * 64, "a" * 256)
+    assert parsed.pending == (Pending("ubuntu:noble:amd64", "s" * 128, "c" * 64),)
+    old = parse_report(json.dumps(old_report(version="v" * 100, address="a" * 300)).encode())
+    assert (old.version, old.address) == ("v" * 64, "a" * 256)
+
+
+def test_what_is_not_said_is_nothing() -> None:
+    assert parse_report(b'{"format": "bootferry-report:2", "sequence": 1, "version": "0.1.0"}') == Report(
+        sequence=1,
+        version="0.1.0",
+        address="",
+        knows=Knows(0, 0, ""),
+        pending=(),
+        bytes_left=0,
+        bytes_free=0,
+        error=Fault("", ""),
+    )
+    old = parse_report(json.dumps(old_report()).encode())
+    assert isinstance(old, OldReport)
+    assert (old.error_code, old.error, old.address) == ("", "", "")
 
 
 def test_what_a_rack_says_at_length_is_cut() -> None:

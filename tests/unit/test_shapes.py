@@ -48,7 +48,7 @@ def call(value: object) -> None:
 
 
 def odd(value: int) -> int:
-    raise ValueError("it must be odd, like 3.")
+    raise ValueError("it must be odd, like MAX.")
 
 
 TIME = "it must be a date and time with its UTC offset, like 2026-07-01T12:00:00Z"
@@ -95,7 +95,7 @@ CASES: list[tuple[str, Any, object, str]] = [
     ("datetime_past", PastDatetime, datetime(2999, 7, 1, tzinfo=UTC), "it must lie in the past"),
     ("timezone_aware", AwareDatetime, "2026-07-01T12:00:00", TIME),
     ("path_type", Path, 3, "it must be the path of a file"),
-    ("value_error", Annotated[int, AfterValidator(odd)], 2, "it must be odd, like 3"),
+    ("value_error", Annotated[int, AfterValidator(odd)], 2, "it must be odd, like MAX"),
     ("bytes_type", bytes, 3, "it does not have the form this takes"),
 ]
 

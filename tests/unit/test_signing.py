@@ -296,6 +296,20 @@ def test_a_signature_has_one_spelling() -> None:
             opened(with_signatures(OURS | {"sig": spelled}))
 
 
+def test_an_envelope_of_16_mib_to_the_byte_is_the_largest() -> None:
+    limit = 16 * 1024 * 1024
+    [kind] = [kind for more in range(4) if (limit - len(seal(KEY, kind := TYPE + "x" * more, b""))) % 4 == 0]
+    room = (limit - len(seal(KEY, kind, b""))) // 4 * 3
+    largest = seal(KEY, kind, bytes(room))
+    assert len(largest) == limit
+    assert open_envelope(largest, kind, [KEY.public_key()], origin="It") == bytes(room)
+
+
+def test_without_a_key_nobody_has_vouched() -> None:
+    with pytest.raises(BadSignature, match="none of its 1 signatures is by a known key"):
+        open_envelope(seal(KEY, TYPE, b"{}"), TYPE, [], origin="It")
+
+
 def test_an_envelope_is_at_most_16_mib() -> None:
     # An empty payload's envelope, so that what is left of 16 MiB is the payload's.
     room = (16 * 1024 * 1024 - len(seal(KEY, TYPE, b""))) // 4 * 3

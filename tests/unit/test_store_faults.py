@@ -170,6 +170,7 @@ def test_no_file_is_stored_behind_a_link(
         store.link(A, tmp_path / "name")
 
 
+@pytest.mark.timeout(10)
 def test_nothing_arrives_behind_a_link(store: DiskStore, tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_bytes(b"precious")
