@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import structlog.testing
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from region.importing import clock as clock_module
@@ -68,5 +69,10 @@ async def test_a_tick_that_failed_ends_no_later_one() -> None:
     ticking = Ticking(
         [Unavailable("The database does not answer"), OSError(5, "Input/output error"), ValueError("ours")]
     )
-    await ticks_come(ticking)
+    with structlog.testing.capture_logs() as told:
+        await ticks_come(ticking)
     assert ticking.audits > 0
+    # The database that is away says so where it is asked; what nobody expected is told here.
+    unexpected = [line for line in told if line["event"].startswith("A regular step broke off unexpectedly")]
+    assert [line["log_level"] for line in unexpected] == ["error"] * len(unexpected)
+    assert len(unexpected) >= 1

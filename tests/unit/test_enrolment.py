@@ -62,6 +62,9 @@ NO_TOKENS = [
     pytest.param(str(TOKEN) + "A", id="longer"),
     pytest.param(str(TOKEN).removeprefix("bfe_"), id="without-prefix"),
     pytest.param(str(TOKEN).replace("bfe_", "bf_"), id="operator-prefix"),
+    pytest.param(str(TOKEN).replace("bfe_", "bfo_"), id="another-prefix"),
+    pytest.param("bfe_" + "A" * 42 + "__" + str(TOKEN)[48:], id="no-first-part"),
+    pytest.param("bfe_" + "A" * 42 + "_" + str(TOKEN)[47:], id="short-first-part"),
     pytest.param(str(TOKEN)[:47] + "-" + str(TOKEN)[48:], id="other-separator"),
     pytest.param(str(TOKEN)[:20] + " " + str(TOKEN)[21:], id="space-within"),
     pytest.param(str(TOKEN)[:-1] + "ü", id="not-ascii"),
@@ -114,6 +117,12 @@ NO_REQUESTS = [
     pytest.param(seal(TOKEN.key(), REQUEST_TYPE, b"\xff"), "", id="not-utf-8"),
     pytest.param(seal(TOKEN.key(), REQUEST_TYPE, b"[" * 10_000), "", id="deeply-nested"),
     pytest.param(seal(TOKEN.key(), ANSWER_TYPE, b"{}"), REQUEST_TYPE.replace("+", r"\+"), id="another-kind"),
+]
+
+
+NO_REQUESTS += [
+    pytest.param(request(nonce=7, created_at="2026-07-01T12:00:00Z"), "is not a nonce", id="nonce-as-number"),
+    pytest.param(request(nonce="AB" * 16, created_at="2026-07-01T12:00:00Z"), "is not a nonce", id="nonce-in-capitals"),
 ]
 
 

@@ -72,6 +72,11 @@ def test_messages_go_by_the_types_that_racks_and_regions_in_the_field_know() -> 
     assert (enrolment.REQUEST_TYPE, enrolment.ANSWER_TYPE) == (REQUEST_TYPE, ANSWER_TYPE)
 
 
+def test_an_enrolment_has_16_kib_at_most() -> None:
+    # A region reads so much of a request, and a rack twice as much of an answer.
+    assert enrolment.MAX_ENROLMENT_BYTES == 16 * 1024
+
+
 def test_a_manifest_is_written_and_read() -> None:
     assert MANIFEST.encode() == read("manifest.json")
     assert seal(REGION, MANIFEST_TYPE, read("manifest.json")) == read("manifest.envelope")

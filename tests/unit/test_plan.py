@@ -454,6 +454,31 @@ def test_a_file_that_versions_share_is_counted_once() -> None:
     assert decided.fetch_bytes == 300
 
 
+def test_a_held_version_that_lost_a_file_is_asked_for_once() -> None:
+    assert len(decide([(1, NOBLE)], [product("ga", version("1", "k1", held=True))], {}).imports) == 1
+
+
+def test_a_held_version_that_a_newer_one_replaces_is_not_healed() -> None:
+    products = [product("ga", version("1", "k1", held=True), version("2", "k2"))]
+    assert found(decide([(1, NOBLE)], products, {}), products) == expect({"1/ga/2": "k2"})
+
+
+def test_a_held_kernel_that_nobody_selected_is_unwanted_though_its_image_is_selected() -> None:
+    products = [product("ga", version("1", "k1", held=True)), product("hwe", version("1", "h1", held=True))]
+    wishes = frozenset([Wish(1, NOBLE, kernels=frozenset(["ga"]))])
+    decided = plan(wishes, [], reference.held(products))
+    assert {named(products)[version_id] for version_id in decided.unwanted} == {"1/hwe/1"}
+
+
+def test_a_bootloader_stays_until_another_takes_its_own_place() -> None:
+    products = [
+        product("uefi", version("1", "g1", held=True), image=GRUB, boot=True),
+        product("uefi-signed", version("1", "h1", held=True), image=GRUB, boot=True, source=2),
+    ]
+    stored = {sha("g1"): 100, sha("h1"): 100}
+    assert found(decide([], products, stored, bootloader_source=2), products) == expect()
+
+
 def test_needed_are_all_files_of_the_targets_and_fetched_are_those_that_lack() -> None:
     """Racks must hold what is needed, whether the region has it already or not; what is replaced is not needed."""
     products = [
