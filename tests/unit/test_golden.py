@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from shared.digest import Sha256
 from shared.names import Name, RelativePath
 from shared.signing import fingerprint, sign_request, verify_request
-from shared.wire import enrolment, envelope
+from shared.wire import correction, enrolment, envelope
 from shared.wire import manifest as manifest_wire
 from shared.wire.correction import Correction
 from shared.wire.enrolment import Enrolment, EnrolmentRequest, EnrolmentToken
@@ -75,6 +75,10 @@ def test_messages_go_by_the_types_that_racks_and_regions_in_the_field_know() -> 
 def test_an_enrolment_has_16_kib_at_most() -> None:
     # A region reads so much of a request, and a rack twice as much of an answer.
     assert enrolment.MAX_ENROLMENT_BYTES == 16 * 1024
+
+
+def test_a_correction_travels_in_a_field_that_racks_in_the_field_read() -> None:
+    assert (correction.CORRECTION_HEADER, correction.MAX_CORRECTION_BYTES) == ("Bootferry-Correction", 4096)
 
 
 def test_a_manifest_is_written_and_read() -> None:

@@ -13,7 +13,16 @@ from shared.errors import InvalidDocument
 from shared.names import RelativePath
 from shared.sizes import spoken_size
 from shared.wire.manifest import MANIFEST_FORMAT, MAX_MANIFEST_BYTES, Entry, Kind, Manifest
-from shared.wire.report import MAX_REPORT_BYTES, Fault, Knows, OldReport, Pending, Report, parse_report
+from shared.wire.report import (
+    MAX_REPORT_BYTES,
+    UNKNOWN_VERSION,
+    Fault,
+    Knows,
+    OldReport,
+    Pending,
+    Report,
+    parse_report,
+)
 
 NOW = datetime(2026, 7, 1, 12, 0, tzinfo=UTC)
 A, B = Sha256.of(b"a"), Sha256.of(b"b")
@@ -321,6 +330,41 @@ def test_a_report_is_what_it_says() -> None:
         error=Fault("connection_lost", "It was lost."),
     )
     assert json.loads(Report(sequence=1, version="0.1.0").encode())["format"] == "bootferry-report:2"
+
+
+@pytest.mark.parametrize(
+    ("said", "field"),
+    [
+        (report(version="\x00"), "version"),
+        (report(address="\x00"), "address"),
+        (report(error={"code": "\x00"}), "code"),
+        (report(error={"sentence": "\x00"}), "sentence"),
+        (report(pending=[{"image": "a:b:c", "shown_version": "\x00"}]), "shown_version"),
+        (report(pending=[{"image": "a:b:c", "code": "\x00"}]), "code"),
+        (old_report(version="\x00"), "version"),
+        (old_report(error_code="\x00"), "error_code"),
+        (old_report(error="\x00"), "error"),
+        (old_report(address="\x00"), "address"),
+    ],
+)
+def test_a_text_that_no_database_can_hold_is_named(said: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidDocument, match=f": {field} must be one"):
+        parse_report(json.dumps(said).encode())
+
+
+def test_what_a_rack_knows_compares_with_what_was_published() -> None:
+    assert Knows(1789000000, 7).order == (1789000000, 7)
+
+
+def test_what_is_shown_without_a_version_is_called_unknown() -> None:
+    # The page and the command line show this word, and racks in the field send it.
+    assert UNKNOWN_VERSION == "unknown"
+
+
+def test_equal_reports_of_version_1_give_equal_bytes() -> None:
+    digests = sorted(Sha256.of(str(number).encode()) for number in range(50))
+    sent = OldReport(1, "0.1.0", 1, 2, frozenset(digests), 3, 4)
+    assert json.loads(sent.encode())["held"] == digests
 
 
 def test_reports_that_differ_by_their_sequence_say_the_same() -> None:
