@@ -81,10 +81,13 @@ async def test_ticked_images_are_planned_saved_and_followed_to_the_rack_without_
     harbour.upstream.misbehave("jammy/*/squashfs", Slow(20_000))
     await page.evaluate(
         """image => {
-            window.words = [];
-            const cell = () => document.querySelector(`tr[data-image="${image}"] .cell-status`)?.innerText ?? "";
+            const cell = () => {
+                const found = document.querySelector(`tr[data-image="${image}"] .cell-status`);
+                return (found?.innerText ?? "").replace(/\\s+/g, " ");
+            };
+            window.words = [cell()];
             new MutationObserver(() => {
-                const now = cell().replace(/\\s+/g, " ");
+                const now = cell();
                 if (window.words.at(-1) !== now) window.words.push(now);
             }).observe(document.body, { subtree: true, childList: true, characterData: true });
         }""",
