@@ -275,6 +275,7 @@ def _pending(root: Path, manifest: Manifest, tree: Tree | None, state: State) ->
 def _manifest(configuration: RackConfiguration, identity: identities.Identity) -> Manifest | None:
     path = configuration.data_dir / "manifest.json"
     try:
-        return Manifest.parse(open_envelope(path.read_bytes(), MANIFEST_TYPE, [identity.region_key], origin=str(path)))
+        keys = [identity.region_key, *identity.former]
+        return Manifest.parse(open_envelope(path.read_bytes(), MANIFEST_TYPE, keys, origin=str(path)))
     except (FileNotFoundError, BootferryError):
         return None

@@ -1,4 +1,5 @@
-"""The region's API as a rack sees it. Every request but the first two of an enrolment is signed by the rack's key.
+"""The region's API as a rack sees it. Every request is signed by the rack's key, but those of an enrolment and
+the one for the region's keys.
 
 A rack whose clock is wrong learns so from the region's first refusal, and the time with it (`shared.wire.correction`):
 it signs with the region's time from then on, in this process, and believes its own clock for everything else.
@@ -8,7 +9,7 @@ import asyncio
 import json
 import secrets
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -20,7 +21,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from rack.haste import WITHIN_S, Hint
-from rack.identity import Identity
+from rack.identity import Identity, ask_keys
 from shared.digest import Sha256
 from shared.errors import BootferryError, InvalidRequestSignature, Replayed, TooLarge
 from shared.http import DEADLINE_S, read_capped, request, require_ok, shown
@@ -29,6 +30,7 @@ from shared.signing import MAX_SEQUENCE, REQUEST_LIFETIME_S, fingerprint, sign_r
 from shared.wire.correction import CORRECTION_HEADER, Correction
 from shared.wire.envelope import MAX_ENVELOPE_BYTES
 from shared.wire.report import Report
+from shared.wire.succession import Signed
 
 MAX_EVENT_LINE_BYTES = 4096
 
@@ -60,7 +62,6 @@ class Region:
         self._now = now
         self._proxy = proxy
         self._nonce = nonce
-        self._region_fingerprint = fingerprint(identity.region_key)
         self._behind = timedelta()
 
     def now(self) -> datetime:
@@ -77,7 +78,7 @@ class Region:
         return sign_request(
             self._identity.key,
             self._identity.rack_id,
-            self._region_fingerprint,
+            fingerprint(self._identity.region_key),
             method,
             path_and_query,
             body,
@@ -102,6 +103,14 @@ class Region:
             if response.status in (204, 304):
                 return None
             return Published(await read_capped(response, MAX_ENVELOPE_BYTES), response.headers.get("ETag", ""))
+
+    async def keys(self) -> Sequence[Signed]:
+        """How the region's keys followed each other, as it says; nothing of it is verified.
+
+        The request is not signed: the region may not know itself by the key that this rack knows. Raises FetchError,
+        InvalidDocument.
+        """
+        return await ask_keys(self._session, self._identity.region_url, self._proxy)
 
     async def report(self, report: Report) -> None:
         """When this returns the region knows. The request's sequence is the report's.

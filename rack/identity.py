@@ -3,16 +3,19 @@
     <data_dir>/identity/rack.key      the rack's Ed25519 key (PEM, 0600); nothing else on the network knows it
     <data_dir>/identity/region.json   the region's address and key, this rack's id and name (0600)
 
-`region.json` names the key it was written for. An enrolment makes its key as `rack.key.new` and renames it after
+`region.json` names the rack's key it was written for. An enrolment makes its key as `rack.key.new` and renames it after
 `region.json` is in place: between the two, the fingerprint says which of the keys counts. Whatever root writes here
 belongs to whom the directory belongs to: an enrolment as root leaves a rack that its own user can start.
+
+It also names the keys that the region had before: what this rack has kept since their time is still the region's word,
+and none of them ever counts again (`follow`).
 """
 
 import asyncio
 import dataclasses
 import json
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,21 +43,27 @@ from shared.signing import encode_bytes, fingerprint, load_key, parse_public_key
 from shared.wire.correction import CORRECTION_HEADER, Correction
 from shared.wire.enrolment import MAX_ENROLMENT_BYTES, Enrolment, EnrolmentRequest, EnrolmentToken
 from shared.wire.envelope import MEDIA_TYPE
+from shared.wire.succession import MAX_CHAIN_BYTES, MAX_SUCCESSIONS, Signed, parse_chain
+from shared.wire.succession import follow as successors
 
 MAX_REGION_BYTES = 64 * 1024
 
 _log = logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Identity:
-    """An enrolled rack: `key` signs its requests as `rack_id`, `region_key` vouches for the region's manifests."""
+    """An enrolled rack: `key` signs its requests as `rack_id`, `region_key` vouches for the region's manifests.
+
+    `region_key` changes when the region rotates it (`follow`); `former` are those before it, oldest first.
+    """
 
     region_url: URL
     region_key: Ed25519PublicKey
     rack_id: str
     name: Name
     key: Ed25519PrivateKey
+    former: tuple[Ed25519PublicKey, ...] = ()
 
 
 def parse_region_url(text: object) -> URL:
@@ -83,6 +92,7 @@ def load(data_dir: Path) -> Identity:
             rack_id=str(document["rack_id"]),
             name=Name(document["name"]),
             key=_key(directory, str(document["rack_key_fingerprint"])),
+            former=tuple(parse_public_key(text) for text in document.get("former_region_keys", ())),
         )
     except KeyError as error:
         raise InvalidDocument(str(directory / "region.json"), f"the field {error} is missing") from error
@@ -114,19 +124,21 @@ async def enrol(
     """When this returns, the region knows this rack, and `load(data_dir)` gives the same identity, also after a loss of
     power. When it raises, an identity of before is still the one.
 
-    The region's key is compared with the token before anything is sent, and the token's secret never is: it only makes
-    a signature. Raises Conflict when there is an identity and `again` is not set; WrongRegion; TokenSpent, TokenExpired
-    and InvalidToken as the region says; FetchError; BadSignature or InvalidDocument for an answer of somebody else.
+    The region's key is compared with the token before anything is sent: it is the token's, or one that came after it.
+    The token's secret is never sent: it only makes a signature.
+
+    Raises Conflict when there is an identity and `again` is not set; WrongRegion; TokenSpent, TokenExpired and
+    InvalidToken as the region says; FetchError; BadSignature or InvalidDocument for an answer of somebody else.
     """
     directory = data_dir / "identity"
     if (directory / "region.json").exists() and not again:
         raise Conflict("This rack is enrolled already; add --again to give it a new key and enrol it anew.")
     region_key = await _region_key(session, region_url, proxy)
     if fingerprint(region_key) != token.region_fingerprint:
-        raise WrongRegion(token.region_fingerprint, fingerprint(region_key))
+        await _require_successor(session, region_url, proxy, token.region_fingerprint, region_key)
 
     key = await asyncio.to_thread(_new_key, directory)
-    asked = EnrolmentRequest(name, encode_bytes(public_bytes(key)), token.region_fingerprint, nonce(), now())
+    asked = EnrolmentRequest(name, encode_bytes(public_bytes(key)), fingerprint(region_key), nonce(), now())
     try:
         sealed = await _post(session, region_url, asked.sealed(token), region_key, asked.nonce, proxy)
     except _ClockIsWrong as error:
@@ -148,6 +160,54 @@ async def enrol(
     }
     await asyncio.to_thread(_keep, directory, json.dumps(document, indent=2).encode() + b"\n")
     return Identity(region_url, region_key, answer.rack_id, answer.name, key)
+
+
+async def ask_keys(session: aiohttp.ClientSession, region_url: URL, proxy: URL | None = None) -> Sequence[Signed]:
+    """How the region's keys followed each other, as it says; none of it is verified.
+
+    Nothing of this rack is sent. Raises FetchError, InvalidDocument.
+    """
+    async with request(session, "GET", region_url.joinpath("api/v1/region/keys"), proxy=proxy) as response:
+        await require_ok(response)
+        return parse_chain(await read_capped(response, MAX_CHAIN_BYTES))
+
+
+def follow(data_dir: Path, identity: Identity, chain: Sequence[Signed]) -> bool:
+    """True if the region's key was rotated: `identity` believes the new one, also after a loss of power. Blocks.
+
+    Each key between the one it has known and the new one must vouch for the next, and none comes back that was left
+    (`shared.wire.succession`). Raises BadSignature, InvalidDocument; Conflict when this rack was enrolled anew
+    meanwhile; OSError. It believes then what it has believed before.
+    """
+    known = identity.region_key
+    found = successors(fingerprint(known), chain, {fingerprint(key) for key in identity.former})
+    if not found:
+        return False
+    directory = data_dir / "identity"
+    document = dict(read_document(directory / "region.json"))
+    if (document["rack_id"], document["region_key"]) != (identity.rack_id, encode_bytes(public_bytes(known))):
+        raise Conflict("This rack was enrolled again; restart bootferry-rack, which runs with the earlier enrolment.")
+    former = (*identity.former, known, *found[:-1])[-MAX_SUCCESSIONS:]
+    document["region_key"] = encode_bytes(public_bytes(found[-1]))
+    document["former_region_keys"] = [encode_bytes(public_bytes(key)) for key in former]
+    content = json.dumps(document, indent=2).encode() + b"\n"
+    # Before it is believed: a rack that has left a key never goes back to it.
+    write_whole(directory / "region.json", content, mode=0o600, owner=owner_of(directory))
+    identity.region_key, identity.former = found[-1], former
+    return True
+
+
+async def _require_successor(
+    session: aiohttp.ClientSession, region_url: URL, proxy: URL | None, known: str, found: Ed25519PublicKey
+) -> None:
+    """Raises WrongRegion unless `found` came after the key with the fingerprint `known`; FetchError, BadSignature."""
+    try:
+        keys = successors(known, await ask_keys(session, region_url, proxy))
+    except HttpStatus as error:
+        # A region of before has had one key ever.
+        raise WrongRegion(known, fingerprint(found)) from error
+    if not keys or keys[-1] != found:
+        raise WrongRegion(known, fingerprint(found))
 
 
 def _new_key(directory: Path) -> Ed25519PrivateKey:

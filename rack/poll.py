@@ -18,10 +18,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
 from rack import audit, brake, tree
 from rack.belief import Belief, Round, fault, pending
 from rack.client import Published, Region
-from rack.identity import Identity
+from rack.identity import Identity, follow
 from rack.prune import prune
 from rack.pull import diff, fitting, pull
 from rack.state import State
@@ -31,10 +33,12 @@ from shared.digest import Sha256
 from shared.disk import disk_error, write_whole
 from shared.download import Transfer
 from shared.errors import (
+    BadSignature,
     BootferryError,
     FetchError,
     ForkedManifest,
     HttpStatus,
+    InvalidRequestSignature,
     NoRoom,
     Replayed,
     TimedOut,
@@ -118,7 +122,11 @@ class Poller:
         Raises OSError when the disk cannot be read.
         """
         state, region = State.load(self._root), fingerprint(self._identity.region_key)
-        self._state = state if state.region == region else State(region=region, sequence=state.sequence)
+        # Floors are the region's, whichever of its keys has signed what set them.
+        if state.region in {fingerprint(key) for key in (self._identity.region_key, *self._identity.former)}:
+            self._state, state.region = state, region
+        else:
+            self._state = State(region=region, sequence=state.sequence)
         self.belief.tree = tree.load_current(self._root)
         try:
             tree.clear_unfinished(self._root)
@@ -127,7 +135,8 @@ class Poller:
             told = disk_error(error, self._root)
             _log.warning(f"What an earlier process left half built stays. {told}", action="recover", code=told.code)
         try:
-            manifest, knows = self._opened((self._root / "manifest.json").read_bytes())
+            kept = (self._root / "manifest.json").read_bytes()
+            manifest, knows = self._opened(kept, *self._identity.former)
         except FileNotFoundError:
             return
         except BootferryError as error:
@@ -202,6 +211,36 @@ class Poller:
     # --- the region's word
 
     async def _ask(self) -> None:
+        try:
+            await self._ask_once()
+        except (BadSignature, InvalidRequestSignature):
+            # The region's key may have been rotated meanwhile.
+            if not await self._follow():
+                raise
+            await self._ask_once()
+
+    async def _follow(self) -> bool:
+        """True if the region has another key by now, for which the one that this rack knew vouches.
+
+        Raises BadSignature, InvalidDocument for a chain of keys that leads nowhere.
+        """
+        try:
+            async with self._within(self._habits.ask_within_s):
+                chain = await self._region.keys()
+        except FetchError:
+            return False
+        if not await asyncio.to_thread(follow, self._root, self._identity, chain):
+            return False
+        self._state.region = fingerprint(self._identity.region_key)
+        self._etag, self._waiting = "", None
+        _log.info(
+            "The region's key was rotated, and the one before vouches for it; this rack believes the new one.",
+            action="follow",
+            fingerprint=self._state.region,
+        )
+        return True
+
+    async def _ask_once(self) -> None:
         async with self._within(self._habits.ask_within_s):
             published = await patiently(lambda: self._region.manifest(self._etag), self._habits.patience, self._rng)
         # Where there is no news, one that waits is looked at again: what this rack shows may have changed.
@@ -245,14 +284,15 @@ class Poller:
         self._state.floor, self._state.floor_sha256 = manifest.order, knows.sha256
         self._state.confirmed = brake.confirmed(manifest, self._state.confirmed)
 
-    def _opened(self, envelope: bytes) -> tuple[Manifest, Knows]:
+    def _opened(self, envelope: bytes, *former: Ed25519PublicKey) -> tuple[Manifest, Knows]:
         """The manifest this rack's region has signed, not older than the last one (I2, I3) and no other of its number.
+
+        What this rack has kept itself may also be signed by a `former` key of the region.
 
         Raises TooOld, ForkedManifest, BadSignature, InvalidDocument.
         """
-        payload = open_envelope(
-            envelope, MANIFEST_TYPE, [self._identity.region_key], origin=f"{self._identity.region_url}'s manifest"
-        )
+        keys, origin = [self._identity.region_key, *former], f"{self._identity.region_url}'s manifest"
+        payload = open_envelope(envelope, MANIFEST_TYPE, keys, origin=origin)
         manifest = Manifest.parse(payload)
         if manifest.order < self._state.floor:
             raise TooOld("The region's manifest", _spoken(manifest.order), _spoken(self._state.floor))

@@ -24,7 +24,7 @@ import base64
 import binascii
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -187,9 +187,11 @@ def verify_head(
     *,
     region: str,
     now: datetime,
+    formerly: Collection[str] = (),
 ) -> Head:
     """What the holder of `key` sent to the region with the fingerprint `region` within five minutes of `now`.
 
+    `formerly` are fingerprints that the region had before, and by which it may still be meant.
     The body is vouched for by `verify_body` alone, and a sequence by nobody but who compares it with the last one.
     `headers` has lower-case names. Raises InvalidRequestSignature; WrongClock when all is well but the time.
     """
@@ -209,7 +211,7 @@ def verify_head(
         key.verify(base64.b64decode(signature[1]), _signature_base(method, path_and_query, covered, said[1]))
     except (InvalidSignature, UnicodeEncodeError) as error:
         raise InvalidRequestSignature(_UNFIT) from error
-    if said["region"] and covered["bootferry-region"] != region:
+    if said["region"] and covered["bootferry-region"] not in (region, *formerly):
         raise InvalidRequestSignature("it is meant for another region; enrol the rack here")
     behind_s = now.timestamp() - int(said["created"])
     if abs(behind_s) > REQUEST_LIFETIME_S:
@@ -238,9 +240,10 @@ def verify_request(
     *,
     region: str,
     now: datetime,
+    formerly: Collection[str] = (),
 ) -> Head:
     """`verify_head` and `verify_body` at once: method, path, query and body are vouched for."""
-    head = verify_head(key, key_id, method, path_and_query, headers, region=region, now=now)
+    head = verify_head(key, key_id, method, path_and_query, headers, region=region, now=now, formerly=formerly)
     verify_body(head, body or b"")
     return head
 

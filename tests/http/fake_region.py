@@ -35,6 +35,7 @@ from shared.wire.enrolment import Enrolment, EnrolmentRequest, EnrolmentToken
 from shared.wire.envelope import seal
 from shared.wire.manifest import MANIFEST_TYPE, Entry, Kind, Manifest
 from shared.wire.report import Report, parse_report
+from shared.wire.succession import Signed, sign
 
 EPOCH = 1_789_000_000
 CREATED_AT = datetime(2026, 7, 1, tzinfo=UTC)
@@ -87,6 +88,10 @@ class FakeRegion:
         self.clock: Callable[[], datetime] = lambda: datetime.now(UTC)
         self.sequences: dict[str, int] = {}
         """The greatest sequence that each rack has said."""
+        self.successions: list[Signed] = []
+        self.keys_status = 200
+        self.formerly: list[str] = []
+        """Fingerprints of its earlier keys by which racks may still mean it."""
         self.correction_key: Ed25519PrivateKey | None = None
         self.answered_nonce = ""
 
@@ -142,6 +147,12 @@ class FakeRegion:
         """What it publishes now."""
         return Manifest(*self.order, CREATED_AT + timedelta(days=self.order[1]), self.entries, self.confirmed)
 
+    def rotate(self) -> None:
+        """Have another key, which the one before vouches for, and begin a new epoch."""
+        fresh = Ed25519PrivateKey.generate()
+        self.successions.append(sign(self.key, fresh.public_key(), self.clock()))
+        self.key, self.order = fresh, (self.order[0] + 1, self.order[1])
+
     def seen(self, method: str, path: str) -> list[web.BaseRequest]:
         """The requests that came for a path that begins with `path`."""
         return [request for request in self.requests if request.method == method and request.path.startswith(path)]
@@ -163,6 +174,7 @@ class FakeRegion:
     def _application(self) -> web.Application:
         app = web.Application(middlewares=[self._noted])
         app.router.add_get("/api/v1/region", self._region)
+        app.router.add_get("/api/v1/region/keys", self._keys)
         app.router.add_post("/api/v1/racks/enrol", self._enrol)
         app.router.add_get("/api/v1/manifest", self._manifest)
         app.router.add_get("/api/v1/manifest/events", self._events)
@@ -175,7 +187,7 @@ class FakeRegion:
         self.requests.append(request)
         body = await request.read()
         self.bodies.append(body)
-        if request.path not in ("/api/v1/region", "/api/v1/racks/enrol"):
+        if request.path not in ("/api/v1/region", "/api/v1/region/keys", "/api/v1/racks/enrol"):
             headers = {name.lower(): value for name, value in request.headers.items()}
             try:
                 rack_id = claimed_key_id(headers)
@@ -189,6 +201,7 @@ class FakeRegion:
                     headers,
                     body or None,
                     region=fingerprint(self.key),
+                    formerly=self.formerly,
                     now=self.clock(),
                 )
                 if not self.report_faults:
@@ -221,6 +234,12 @@ class FakeRegion:
                 "fingerprint": fingerprint(self.key),
             }
         )
+
+    async def _keys(self, _request: web.Request) -> web.StreamResponse:
+        if self.keys_status != 200:
+            return problem(self.keys_status, "not_found", "There is nothing at this address.")
+        chain = [{"key": one.key, "envelope": one.envelope} for one in self.successions]
+        return web.json_response({"fingerprint": fingerprint(self.key), "successions": chain})
 
     async def _enrol(self, request: web.Request) -> web.StreamResponse:
         if self.token_fault:

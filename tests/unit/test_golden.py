@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from shared.digest import Sha256
 from shared.names import Name, RelativePath
-from shared.signing import fingerprint, sign_request, verify_request
+from shared.signing import encode_bytes, fingerprint, public_bytes, sign_request, verify_request
 from shared.wire import correction, enrolment, envelope
 from shared.wire import manifest as manifest_wire
 from shared.wire.correction import Correction
@@ -23,6 +23,7 @@ from shared.wire.enrolment import Enrolment, EnrolmentRequest, EnrolmentToken
 from shared.wire.envelope import open_envelope, seal
 from shared.wire.manifest import Entry, Kind, Manifest
 from shared.wire.report import Fault, Knows, OldReport, Pending, Report, parse_report
+from shared.wire.succession import Signed, follow, sign
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 REGION = Ed25519PrivateKey.from_private_bytes(b"r" * 32)
@@ -206,3 +207,12 @@ def test_an_envelope_is_what_any_reader_of_dsse_reads(name: str, kind: str, key:
     assert signature["keyid"] == fingerprint(key)
     signed = b"DSSEv1 %d %s %d %s" % (len(kind), kind.encode(), len(payload), payload)
     key.public_key().verify(base64.b64decode(signature["sig"], validate=True), signed)
+
+
+def test_a_succession_is_written_and_read() -> None:
+    later = Ed25519PrivateKey.from_private_bytes(b"l" * 32)
+    key = encode_bytes(public_bytes(REGION))
+    envelope = read("succession.envelope").decode()
+    assert sign(REGION, later.public_key(), AT) == Signed(key, envelope)
+    [found] = follow(fingerprint(REGION), [Signed(key, envelope)])
+    assert fingerprint(found) == fingerprint(later)
