@@ -165,6 +165,24 @@ cli.add_typer(keys_cli, name="key")
 
 
 @keys_cli.command()
+def rotate() -> None:
+    """Sign what racks are told with a new key, for which the old one vouches: running processes and racks follow."""
+    from region.actions.succession import rotate as act
+    from region.database.connection import transaction
+    from region.people.activity import CONSOLE
+
+    async def change(region: "Region") -> str:
+        await region.prepare()
+        async with transaction(region.engine) as connection:
+            after = await act(connection, CONSOLE, region.keys, region.publisher, region.now())
+        # The new key counts now; this puts its file in place, as every start would.
+        await region.prepare()
+        return f"The region's key is {after} now. Racks follow at their next poll. Back up {region.keys.directory}."
+
+    typer.echo(_run(change))
+
+
+@keys_cli.command()
 def rotate_secrets() -> None:
     """Seal the passwords of mirrors and proxies with a new secrets.key; running processes take it by themselves."""
     from region.actions.secrets import rotate

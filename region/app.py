@@ -42,7 +42,6 @@ def build(configuration: RegionConfiguration, now: Callable[[], datetime] = lamb
         request_engine=create_engine(configuration.database_url, REQUESTS),
         store=store,
         keys=keys,
-        key=key,
         publisher=publisher,
         topics=Topics(),
         gathered=Gathered(engine),

@@ -1,6 +1,7 @@
 """The region's keys, in one directory (`REGION_KEYS`), the same for all processes of one database.
 
     region.key        Ed25519 (PEM): signs the manifest; racks know its public part
+    region.key.new    the next one, while `bootferry-region key rotate` works (`region.actions.succession`)
     secrets.key       32 random bytes: seals the passwords in the database (`region.secrets`)
     secrets.key.new   the next one, while `bootferry-region key rotate-secrets` works
 
@@ -25,14 +26,15 @@ from region.configuration import RegionConfiguration
 from region.secrets import KEY_BYTES, Secrets, fingerprint_of
 from shared.disk import create_whole, load_or_create, make_directory, sync_directory
 from shared.errors import BootferryError, InvalidConfiguration
-from shared.signing import load_key, load_or_create_key
+from shared.signing import fingerprint, load_key, load_or_create_key
 
-REGION_KEY, SECRETS_KEY, NEXT_SECRETS_KEY = "region.key", "secrets.key", "secrets.key.new"
+REGION_KEY, NEXT_REGION_KEY = "region.key", "region.key.new"
+SECRETS_KEY, NEXT_SECRETS_KEY = "secrets.key", "secrets.key.new"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RegionKeys:
-    """The keys, and the directory they were read from."""
+    """The keys, and the directory they were read from. `signing` changes when the region's key was rotated."""
 
     directory: Path
     signing: Ed25519PrivateKey
@@ -58,6 +60,50 @@ def load(configuration: RegionConfiguration) -> RegionKeys:
     except BootferryError as error:
         raise InvalidConfiguration(f"The directory of keys {directory} cannot be used: {error}") from error
     return RegionKeys(directory, signing, secrets)
+
+
+def make_next_region_key(directory: Path) -> Ed25519PrivateKey:
+    """The next key, as `region.key.new`; one that a rotation which broke off has left is taken. Blocks.
+
+    It survives a loss of power. Raises InvalidConfiguration.
+    """
+    try:
+        return load_or_create_key(directory / NEXT_REGION_KEY)
+    except OSError as error:
+        raise InvalidConfiguration(
+            f"No new key can be made in {directory}: {error.strerror}; rotate it where systemd's credentials come from,"
+            " with REGION_KEYS set to that directory."
+        ) from error
+    except BootferryError as error:
+        raise InvalidConfiguration(f"The next key cannot be used: {error} Remove it, and try again.") from error
+
+
+def take_region_key(keys: RegionKeys, wanted: str) -> bool:
+    """True if there is a key with the fingerprint `wanted`: it is `keys.signing` then, and lies in `region.key`.
+
+    To be called under the lock of the region's row: nobody begins another rotation meanwhile. Blocks. Raises
+    InvalidConfiguration.
+    """
+    for path in (keys.directory / REGION_KEY, keys.directory / NEXT_REGION_KEY):
+        try:
+            key = load_key(path)
+            if fingerprint(key) != wanted:
+                continue
+            if path.name == NEXT_REGION_KEY:
+                path.replace(keys.directory / REGION_KEY)
+                sync_directory(keys.directory)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise InvalidConfiguration(
+                f"The directory of keys {keys.directory} cannot be used: {error.filename}: {error.strerror}."
+            ) from error
+        except BootferryError as error:
+            raise InvalidConfiguration(f"The directory of keys {keys.directory} cannot be used: {error}") from error
+        if fingerprint(keys.signing) != wanted:
+            keys.signing = key
+        return True
+    return False
 
 
 def make_next_secrets_key(directory: Path) -> bytes:

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from region.actions import first_start
+from region.actions import first_start, succession
 from region.configuration import RegionConfiguration
+from region.database.connection import transaction
 from region.database.topics import Gathered, Topic, Topics
 from region.fleet.keys import Keys
 from region.fleet.sightings import Sightings
@@ -18,10 +19,12 @@ from region.importing import clock
 from region.importing.clock import Clock
 from region.importing.importer import Importer, run_next
 from region.keys import RegionKeys, install_next_secrets_key
+from region.publishing import successions
 from region.publishing.held import Publisher
 from region.publishing.memory import Memory
+from region.publishing.successions import Kept
 from region.secrets import Secrets
-from shared.errors import BootferryError, Unavailable
+from shared.errors import BootferryError, InvalidConfiguration, Unavailable
 from shared.logs import logger
 from shared.signing import fingerprint
 from shared.store.base import Store
@@ -33,6 +36,9 @@ IDLE_S = 10.0
 
 REPORTS_AT_ONCE = 6
 DOUBTS_PAUSE_S = 10.0
+KEY_S = 15.0
+"""How long a rotation of the region's key may go unnoticed when the word of it was lost."""
+
 SIGHTINGS_S = 15.0
 """How often it is written down which racks were heard."""
 
@@ -49,7 +55,6 @@ class Region:
     """For those who wait for an answer; `engine` is for what tries again by itself."""
     store: Store
     keys: RegionKeys
-    key: Ed25519PrivateKey
     publisher: Publisher
     topics: Topics
     gathered: Gathered
@@ -59,6 +64,8 @@ class Region:
     importer: Importer
     clock: Clock
     now: Callable[[], datetime]
+    successions: tuple[Kept, ...] = ()
+    """The keys this region had, oldest first, and how each vouches for the one after it."""
     reports: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(REPORTS_AT_ONCE))
     """Held while a rack's report is written down: the other connections are for those who look meanwhile."""
     ready: asyncio.Event = field(default_factory=asyncio.Event)
@@ -66,6 +73,11 @@ class Region:
     """Set when a stored file was found not to be as it was verified: an audit follows soon."""
     fatal: BootferryError | None = None
     stop: Callable[[], None] = lambda: None
+
+    @property
+    def key(self) -> Ed25519PrivateKey:
+        """The key that signs what racks are told."""
+        return self.keys.signing
 
     @property
     def fingerprint(self) -> str:
@@ -80,8 +92,25 @@ class Region:
     async def prepare(self) -> None:
         """Schema and first rows are there when this returns. Raises Unavailable, InvalidConfiguration."""
         await first_start.prepare(self.engine, self.keys, self.configuration, self.now)
+        async with transaction(self.engine) as connection:
+            await self._use_key(connection)
         # What a rotation of the key has left when it broke off.
         await asyncio.to_thread(install_next_secrets_key, self.keys)
+
+    async def follow_key(self) -> bool:
+        """True if the region's key was rotated; this process has the new one now, and signs with nothing else.
+
+        Raises Unavailable; InvalidConfiguration when the new key is not in the directory of keys.
+        """
+        async with transaction(self.engine) as connection:
+            if not await succession.follow(connection, self.keys) and self.publisher.key is self.key:
+                return False
+            await self._use_key(connection)
+        return True
+
+    async def _use_key(self, connection: AsyncConnection) -> None:
+        self.successions = await successions.newest(connection)
+        self.publisher.key = self.memory.key = self.key
 
     def require_ready(self) -> None:
         """Raises Unavailable unless the schema is current and the memory filled."""
@@ -124,6 +153,7 @@ async def _work(built: Region) -> None:
     log.info("The region is ready.", action="start", fingerprint=built.fingerprint)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(built.memory.follow(built.topics))
+        tasks.create_task(_follow_key(built))
         tasks.create_task(built.rack_keys.follow(built.topics))
         tasks.create_task(built.gathered.run())
         tasks.create_task(clock.run(built.clock))
@@ -137,6 +167,26 @@ async def _upkeep(built: Region) -> None:
     # A disk may have changed while nobody watched; and an interval's first tick is a whole interval away.
     await clock.patiently(built.clock.audit)()
     await clock.patiently(built.clock.tick)()
+
+
+async def _follow_key(built: Region) -> None:
+    """Take the region's new key when it was rotated; end the process where it cannot be found."""
+    with built.topics.subscribe(Topic.MANIFEST) as subscription:
+        while True:
+            try:
+                if await built.follow_key():
+                    log.info("The region's key was rotated; this process has the new one.", action="follow")
+                    # Who read the manifest meanwhile could not verify it yet.
+                    built.topics.tell(Topic.MANIFEST)
+            except Unavailable:
+                await asyncio.sleep(RETRY_S)
+                continue
+            except InvalidConfiguration as error:
+                built.fatal = error
+                log.critical(str(error), action="follow", code=error.code)
+                built.stop()
+                return
+            await subscription.next(timeout_s=KEY_S)
 
 
 async def _write_sightings(built: Region) -> None:

@@ -11,13 +11,13 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from region.actions import secrets
+from region.actions import secrets, succession
 from region.catalogue import sources
 from region.catalogue.trust import Keyring, read_keyring
 from region.configuration import RegionConfiguration
 from region.database.connection import migrate, transaction
 from region.database.tables import operator_tokens, region, sync_schedule
-from region.keys import REGION_KEY, RegionKeys
+from region.keys import RegionKeys
 from region.people.operators import Role, create_token, is_token
 from region.secrets import Secrets
 from region.stream.keys import SHIPPED_KEYRINGS
@@ -38,23 +38,16 @@ async def prepare(
 
     Raises Unavailable; InvalidConfiguration when the keys are others than those the database knows.
     """
-    own = fingerprint(keys.signing)
     if configuration.migrate_on_start:
         await migrate(engine)
     async with transaction(engine) as connection:
         now = clock()
         await connection.execute(
             upsert(region)
-            .values(id=1, fingerprint=own, epoch=int(now.timestamp()), created_at=now)
+            .values(id=1, fingerprint=fingerprint(keys.signing), epoch=int(now.timestamp()), created_at=now)
             .on_conflict_do_nothing()
         )
-        row = (await connection.execute(select(region).with_for_update())).one()
-        if row.fingerprint != own:
-            raise InvalidConfiguration(
-                f"The key {keys.directory / REGION_KEY} is not the one of this database; racks know the key"
-                f" {row.fingerprint[:16]}…: put it there from its backup, or point REGION_KEYS to the directory that"
-                " holds it."
-            )
+        await succession.settle(connection, keys)
         await secrets.settle(connection, keys)
         fresh = await connection.scalar(select(sync_schedule.c.id)) is None
         if fresh:

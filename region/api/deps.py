@@ -14,6 +14,7 @@ from region.database.connection import transaction
 from region.people import operators, sessions
 from region.people.operators import Operator, Role
 from region.process import Region
+from region.publishing.successions import in_overlap
 from shared.errors import Forbidden, InvalidRequestSignature, Replayed, Unauthenticated, WrongClock
 from shared.signing import Head, claimed_key_id, verify_body, verify_head
 from shared.wire.correction import Correction
@@ -205,7 +206,16 @@ def authenticate_head(region: Region, request: Request) -> SignedRack:
     query = f"?{request.url.query}" if request.url.query else ""
     target = f"{request.scope['raw_path'].decode('ascii')}{query}"
     with correcting(region):
-        head = verify_head(key, rack_id, request.method, target, headers, region=region.fingerprint, now=region.now())
+        head = verify_head(
+            key,
+            rack_id,
+            request.method,
+            target,
+            headers,
+            region=region.fingerprint,
+            formerly=in_overlap(region.successions, region.now()),
+            now=region.now(),
+        )
     return SignedRack(rack_id, head)
 
 

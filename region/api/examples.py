@@ -63,6 +63,10 @@ _OFFER = {
     "size_bytes": 612_000_000,
     "source_id": 1,
 }
+_SUCCESSION = {
+    "key": "kV9pT3nq2m0c8s7d5f4g1h6j9k2l3z4x5c6v7b8n9m0",
+    "envelope": '{"payloadType":"application/vnd.bootferry.succession+json","payload":"…","signatures":[…]}',
+}
 _RACK = {
     "id": _RACK_ID,
     "name": "rack-1",
@@ -215,6 +219,12 @@ SHAPES: Mapping[str, Any] = {
         "public_key": "hG0Xb2YVQ3m5b1q8m6d4J2k0s9w7u5t3r1p_n-l8j6g",
         "fingerprint": _SHA256,
     },
+    "RegionKeysShown": {
+        "public_key": "hG0Xb2YVQ3m5b1q8m6d4J2k0s9w7u5t3r1p_n-l8j6g",
+        "fingerprint": _SHA256,
+        "successions": [_SUCCESSION],
+    },
+    "SuccessionShown": _SUCCESSION,
     "SelectionFields": _IMAGE,
     "SelectionShown": {**_IMAGE, "id": 5, "source_id": None, "created_at": _NOON},
     "SessionFields": {"token": "your token"},
@@ -411,6 +421,10 @@ OPERATIONS: Mapping[str, str] = {
     ),
     "get_file": "A stored file by its SHA-256. Takes `Range`, `If-Range`, `If-Match`, `If-None-Match`, and HEAD.",
     "get_region": "The region's name, version and key. A rack compares the fingerprint with its token.",
+    "get_region_keys": (
+        "The key that signs what racks are told, and how each key before it vouches for the one after it. A rack that"
+        " knows an earlier key follows, by itself."
+    ),
     "livez": "Answers as long as the process does. It looks at nothing else.",
     "readyz": "Answers 200 when the region can work: database, schema and disk. Never asks a mirror.",
     "metrics": "Figures in the text format of Prometheus.",

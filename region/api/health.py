@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.security import HTTPAuthorizationCredentials
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from pydantic import Field
 
 from region.api.deps import TheRegion, address_of, bearer, the_operator
 from region.api.models import Shape
@@ -43,6 +44,31 @@ async def get_region(region: TheRegion) -> RegionShown:
         version=__version__,
         public_key=encode_bytes(public_bytes(region.key)),
         fingerprint=region.fingerprint,
+    )
+
+
+class SuccessionShown(Shape):
+    """One of the region's keys vouches for the one after it."""
+
+    key: str = Field(description="The public key that signed: 32 bytes as base64url.")
+    envelope: str = Field(description="A DSSE envelope of the type application/vnd.bootferry.succession+json.")
+
+
+class RegionKeysShown(Shape):
+    """The region's present key, and how those before it lead to it, oldest first; the last 64 of them."""
+
+    public_key: str
+    fingerprint: str
+    successions: list[SuccessionShown]
+
+
+@router.get("/region/keys", summary="How the region's keys followed each other", responses=documented(503))
+async def get_region_keys(region: TheRegion) -> RegionKeysShown:
+    region.require_ready()
+    return RegionKeysShown(
+        public_key=encode_bytes(public_bytes(region.key)),
+        fingerprint=region.fingerprint,
+        successions=[SuccessionShown(key=one.signed.key, envelope=one.signed.envelope) for one in region.successions],
     )
 
 

@@ -393,6 +393,18 @@ barred_keys = Table(
     _moment("barred_at"),
 )
 
+# The keys this region had, by fingerprint (`before`), in the order of `number`: each has signed the `envelope` that
+# names the key after it (`shared.wire.succession`). A key is left once, for one other.
+successions = Table(
+    "successions",
+    metadata,
+    Column("before", Text, primary_key=True),
+    Column("number", BigInteger, Identity(always=True), nullable=False),
+    _text("public_key"),
+    _text("envelope"),
+    _moment("made_at"),
+)
+
 # Keyed by the fingerprint of the token's public key; the secret is nowhere. `uses_left` is spent in one UPDATE.
 enrolment_tokens = Table(
     "enrolment_tokens",

@@ -14,6 +14,8 @@ so is signed, in the caller's transaction. The rules:
   tell them to drop the rest.
 - Nothing here reads all that is held: the places that change are read, the rest is remembered. What is remembered
   counts only while it is the manifest in the database; a process whose memory is another reads again first.
+- Nobody publishes with another key than the one the region's row names: a process that runs while the key is rotated
+  has to take the new one first (`region.actions.succession`).
 - Locks are taken in one order: the import's lease (by the caller), the region's row, sources, versions.
 
 Who decides what to hold is `region.importing.plan`; when changes are gathered into one, `region.importing.holding`.
@@ -34,6 +36,8 @@ from region.database.tables import versions as versions_table
 from region.database.topics import Topic, notify
 from region.publishing import manifest, since
 from region.publishing.manifest import Published, Shown
+from shared.errors import Unavailable
+from shared.signing import fingerprint
 from shared.wire.manifest import Manifest
 
 
@@ -68,10 +72,13 @@ async def change(
     """Hold and withdraw these versions, and publish. A version that may not become held (see above) is left as it is.
 
     `confirmed`: an operator has confirmed that the manifest may take much away. `begin`: it may be the region's first.
-    Raises BadSignature or InvalidDocument when the manifest in the database is not this region's.
+    Raises BadSignature or InvalidDocument when the manifest in the database is not this region's; Unavailable when the
+    publisher's key is not the region's any more.
     """
     row = (await connection.execute(select(region).with_for_update())).one()
-    await _remember(connection, publisher, row.epoch)
+    if row.fingerprint != fingerprint(publisher.key):
+        raise Unavailable("The region's key was rotated, and this process has not taken the new one yet")
+    await remember(connection, publisher)
     allowed = await _vouched(connection, hold)
     held = await versions.whole(connection, allowed) if allowed else set()
     await connection.execute(
@@ -105,7 +112,7 @@ async def change(
     return Change(frozenset(held), frozenset(withdrawn), published)
 
 
-async def _remember(connection: AsyncConnection, publisher: Publisher, epoch: int) -> None:
+async def remember(connection: AsyncConnection, publisher: Publisher) -> None:
     """What the publisher remembers is what the database says was published last."""
     newest = await manifest.newest(connection)
     known = publisher.published

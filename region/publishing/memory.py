@@ -29,7 +29,7 @@ log = logger(__name__)
 
 
 class Memory:
-    """The manifest that racks are answered, and the sizes of its files."""
+    """The manifest that racks are answered, and the sizes of its files. `key` is the one that must have signed it."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class Memory:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._engine = engine
-        self._key = key
+        self.key = key
         self._grace, self._now = grace, now
         self._published: Published | None = None
         self._settled = True
@@ -77,12 +77,12 @@ class Memory:
             self._settled = not running
             if await manifest.newest(connection) == known:
                 return
-            published = await manifest.current(connection, self._key)
+            published = await manifest.current(connection, self.key)
             if published is None:
                 return
             if before is None:
                 # One that was replaced longer ago than the grace is not read.
-                for earlier, replaced_at in await manifest.earlier(connection, self._key, self._now() - self._grace):
+                for earlier, replaced_at in await manifest.earlier(connection, self.key, self._now() - self._grace):
                     self._remember(earlier.files(), replaced_at + self._grace)
             else:
                 self._remember(self._published_sizes, self._now() + self._grace)

@@ -155,6 +155,7 @@ async def test_what_is_done_at_the_console_is_in_the_activity(
         ["new-epoch"],
         ["key", "rotate-secrets"],
         ["key", "forget-secrets"],
+        ["key", "rotate"],
     ):
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "region", *command, env=environment, stdout=PIPE, stderr=PIPE
@@ -171,5 +172,11 @@ async def test_what_is_done_at_the_console_is_in_the_activity(
         ("the region's console", "enrolment_token.created", "Made an enrolment token for 2 racks."),
         ("the region's console", "token.created", "Made a token for Ann with the role admin."),
     ]
-    assert [entry.action for entry in entries[2:]] == ["region.epoch_begun", "secrets.rotated", "secrets.forgotten"]
+    assert [entry.action for entry in entries[2:]] == [
+        "region.epoch_begun",
+        "secrets.rotated",
+        "secrets.forgotten",
+        "region.key_rotated",
+        "region.epoch_begun",
+    ]
     assert not any(secret[16:] in str(entries) for secret in printed[:2])

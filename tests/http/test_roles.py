@@ -27,7 +27,7 @@ from shared.wire.enrolment import Enrolment, EnrolmentRequest, EnrolmentToken
 from tests.http.conftest import Client, Running
 
 PROBES = {"livez", "readyz"}
-ANYBODY = PROBES | {"get_region", "log_in", "enrol_rack"}
+ANYBODY = PROBES | {"get_region", "get_region_keys", "log_in", "enrol_rack"}
 VIEWERS = {
     "events",
     "get_image",
