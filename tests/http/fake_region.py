@@ -115,7 +115,7 @@ class FakeRegion:
         self.manifest_body: bytes | None = None
         """What to answer instead of a manifest."""
         self.drips: set[str] = set()
-        """The routes (`manifest`, `report`) that answer a byte now and then, and never end."""
+        """The routes (`manifest`, `keys`, `report`) that answer a byte now and then, and never end."""
         self.manifest_key: Ed25519PrivateKey | None = None
         self.file_status: dict[Sha256, int] = {}
         self.wrong_bytes: set[Sha256] = set()
@@ -235,7 +235,9 @@ class FakeRegion:
             }
         )
 
-    async def _keys(self, _request: web.Request) -> web.StreamResponse:
+    async def _keys(self, request: web.Request) -> web.StreamResponse:
+        if "keys" in self.drips:
+            return await self._drip(request)
         if self.keys_status != 200:
             return problem(self.keys_status, "not_found", "There is nothing at this address.")
         chain = [{"key": one.key, "envelope": one.envelope} for one in self.successions]

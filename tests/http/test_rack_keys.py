@@ -1,7 +1,7 @@
 """The region's key was rotated: a rack follows by the old key's word, keeps what it has, and never goes back."""
 
+import asyncio
 import json
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -19,12 +19,6 @@ from tests.http.fake_region import FakeRegion, tree_bytes, ubuntu
 from tests.http.running_rack import Rack, running_rack
 
 KERNEL = "ubuntu/amd64/ga-24.04/noble/stable/boot-kernel"
-
-
-@pytest.fixture
-async def region() -> AsyncIterator[FakeRegion]:
-    async with FakeRegion.running() as region:
-        yield region
 
 
 def believed(root: Path) -> str:
@@ -146,7 +140,7 @@ async def test_a_key_is_kept_before_it_is_believed(
         assert await rack.boot(KERNEL) == (200, ubuntu("1")[KERNEL])
         await rack.poller.poll()
         assert rack.error() is None
-    assert tree_bytes(tmp_path) == ubuntu("2")
+    assert (believed(tmp_path), tree_bytes(tmp_path)) == (fingerprint(region.key), ubuntu("2"))
 
 
 @pytest.mark.parametrize("restarted", [False, True], ids=["the same process", "after a restart"])
@@ -269,3 +263,14 @@ async def test_an_identity_of_before_has_no_former_keys(region: FakeRegion, tmp_
     assert "former_region_keys" not in document
     assert document["region_key"] == encode_bytes(public_bytes(region.key))
     assert identities.load(tmp_path).former == ()
+
+
+async def test_a_region_that_drips_its_keys_ends_the_asking(region: FakeRegion, tmp_path: Path) -> None:
+    await polled(region, tmp_path)
+    region.rotate()
+    region.drips.add("keys")
+    async with running_rack(region, tmp_path, ask_within_s=0.5) as rack:
+        async with asyncio.timeout(10.0):
+            await rack.poller.poll()
+        assert isinstance(rack.error(), InvalidRequestSignature)
+    assert tree_bytes(tmp_path) == ubuntu("1")
