@@ -183,6 +183,21 @@ def rotate() -> None:
 
 
 @keys_cli.command()
+def forget() -> None:
+    """Go on with the region.key that is there, when the one before is lost; racks have to be enrolled again."""
+    from region.actions.succession import forget as act
+    from region.database.connection import transaction
+    from region.people.activity import CONSOLE
+
+    async def go_on(region: "Region") -> str:
+        async with transaction(region.engine) as connection:
+            await act(connection, CONSOLE, region.keys, region.now())
+        return f"The region's key is {region.fingerprint} now. Remove each rack, and enrol it again."
+
+    typer.echo(_run(go_on))
+
+
+@keys_cli.command()
 def rotate_secrets() -> None:
     """Seal the passwords of mirrors and proxies with a new secrets.key; running processes take it by themselves."""
     from region.actions.secrets import rotate

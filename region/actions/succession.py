@@ -1,4 +1,4 @@
-"""The key that signs what racks are told: begin with it, put another one in its place, follow another process.
+"""The key that signs what racks are told: begin with it, change it, follow another process, do without a lost one.
 
 A rotation has three steps, and may break off between any two of them:
 
@@ -26,9 +26,9 @@ from region.database.topics import Topic, notify
 from region.keys import REGION_KEY, RegionKeys
 from region.people import activity
 from region.people.activity import Actor
-from region.publishing import held, successions
+from region.publishing import held, manifest, successions
 from region.publishing.held import Publisher
-from shared.errors import InvalidConfiguration
+from shared.errors import Conflict, InvalidConfiguration
 from shared.signing import fingerprint
 
 
@@ -85,3 +85,37 @@ async def rotate(
     # Also where there was nothing to publish: the other processes have to take the key.
     await notify(connection, Topic.MANIFEST)
     return fingerprint(after)
+
+
+async def forget(connection: AsyncConnection, actor: Actor, keys: RegionKeys, now: datetime) -> None:
+    """The region goes on with the key that is there, for which the lost one has not vouched: no rack follows.
+
+    What is held is published anew, in a new epoch, and racks have to be enrolled again. Raises Conflict when the key
+    that the database knows is there; InvalidConfiguration.
+    """
+    before = (await connection.execute(select(region.c.fingerprint).with_for_update())).scalar_one()
+    if await asyncio.to_thread(files.take_region_key, keys, before):
+        raise Conflict(
+            f"The region's key is not lost, it is in {keys.directory}; 'bootferry-region key rotate' makes another one"
+            " that racks follow to."
+        )
+    publisher, after = Publisher(keys.signing), fingerprint(keys.signing)
+    had_published = await manifest.newest(connection) is not None
+    # Nobody can verify any of it again.
+    await manifest.forget(connection)
+    await successions.forget(connection)
+    await connection.execute(update(region).values(fingerprint=after))
+    await activity.record(
+        connection,
+        actor,
+        now,
+        "region.key_forgotten",
+        f"Went on with the key {after[:16]}, because {before[:16]} is lost; racks have to be enrolled again.",
+        subject=SUBJECT,
+        before={"fingerprint": before},
+        after={"fingerprint": after},
+    )
+    await new_epoch(connection, actor, publisher, now)
+    if had_published:
+        await held.change(connection, publisher, now, begin=True)
+    await notify(connection, Topic.MANIFEST)

@@ -144,6 +144,11 @@ async def write(connection: AsyncConnection, published: Published, now: datetime
     await connection.execute(delete(manifests).where(manifests.c.epoch < manifest.epoch))
 
 
+async def forget(connection: AsyncConnection) -> None:
+    """As if nothing had been published: the key that signed it all is lost."""
+    await connection.execute(delete(manifests))
+
+
 async def newest(connection: AsyncConnection) -> tuple[int, int, str] | None:
     """(epoch, serial, SHA-256 of the payload) of the newest manifest; None before the first."""
     row = (

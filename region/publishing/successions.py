@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy import insert, select
+from sqlalchemy import delete, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from region.database.tables import successions
@@ -45,6 +45,11 @@ async def write(
             before=fingerprint(before), public_key=signed.key, envelope=signed.envelope, made_at=now
         )
     )
+
+
+async def forget(connection: AsyncConnection) -> None:
+    """No key leads to the present one: the last of them was lost."""
+    await connection.execute(delete(successions))
 
 
 async def newest(connection: AsyncConnection) -> tuple[Kept, ...]:

@@ -299,3 +299,45 @@ async def test_a_rotation_that_may_still_roll_back_changes_no_key_in_memory(
     before = replace(turning.publisher)
     await rotate(turning)
     assert (turning.publisher.key, turning.key) == (before.key, before.key)
+
+
+async def test_without_the_lost_key_the_region_goes_on_and_publishes_what_it_holds(
+    bench: Bench, clock: Clock, process: Callable[[], Awaitable[Region]]
+) -> None:
+    await bench.select(RESOLUTE)
+    await bench.import_now()
+    await rotate(await process())
+    before = await Bench(await process()).manifest()
+    clock.pass_by(-timedelta(days=400))
+    (bench.region.keys.directory / "region.key").unlink()
+    going_on = app.build(bench.region.configuration, now=bench.region.now)
+    with pytest.raises(InvalidConfiguration, match="is not the one of this database"):
+        await going_on.prepare()
+    async with transaction(going_on.engine) as connection:
+        await succession.forget(connection, CONSOLE, going_on.keys, going_on.now())
+    await going_on.engine.dispose()
+    later = await process()
+    after = await Bench(later).manifest()
+    assert after.entries == before.entries
+    assert after.order > before.order
+    assert later.fingerprint == await known(later)
+    assert later.successions == (), "no key leads to this one"
+    async with transaction(later.engine) as connection:
+        told = await activity.list_recent(connection, 2, None)
+    assert [entry.action for entry in told] == ["region.epoch_begun", "region.key_forgotten"]
+    # It rotates like any other.
+    await rotate(later)
+    assert len((await process()).successions) == 1
+
+
+@pytest.mark.parametrize("name", ["region.key", "region.key.new"])
+async def test_a_key_that_is_there_is_not_forgotten(
+    bench: Bench, process: Callable[[], Awaitable[Region]], name: str
+) -> None:
+    (bench.region.keys.directory / "region.key").rename(bench.region.keys.directory / name)
+    other = app.build(bench.region.configuration, now=bench.region.now)
+    with pytest.raises(Conflict, match=r"is not lost, .* key rotate"):
+        async with transaction(other.engine) as connection:
+            await succession.forget(connection, CONSOLE, other.keys, other.now())
+    await other.engine.dispose()
+    assert (await process()).fingerprint == bench.region.fingerprint
