@@ -223,3 +223,68 @@ def test_a_long_poll_swallows_beats_and_what_asked_meanwhile_means_one_more() ->
     polls = Polls(takes_s=1000.0)
     beat_for(2500, polls, hinted)
     assert [round(second - first) for first, second in zip(polls.at, polls.at[1:], strict=False)] == [1000, 1000]
+
+
+class Highest(random.Random):
+    """Dice that always show the most."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return b
+
+
+def due(haste: Haste, now_s: float, *, within_s: float = 0.0, last: bool = False) -> float:
+    """When a poll is due after a hint at `now_s`."""
+    haste.heard(Hint((E, 1), within_s, last), now_s, Highest())
+    return haste.due_s
+
+
+def test_a_hint_is_followed_within_the_seconds_it_says_and_two_if_it_says_none() -> None:
+    assert due(Haste(), 100.0, within_s=7.0) == 107.0
+    haste = Haste()
+    haste.heard(Hint((E, 1)), 100.0, Highest())
+    assert haste.due_s == 102.0
+    assert due(Haste(), 100.0, within_s=-5.0) == 100.0
+    assert due(Haste(), 100.0, within_s=301.0) == 400.0
+
+
+def test_the_next_hint_waits_until_a_minute_after_the_poll_that_one_led_to() -> None:
+    haste = Haste()
+    assert due(haste, 100.0) == 100.0
+    haste.begun(100.0)
+    assert haste.due_s == float("inf")
+    assert due(haste, 101.0) == 160.0
+    assert due(haste, 102.0, within_s=50.0) == 160.0
+
+
+def test_a_poll_of_the_five_minutes_answers_a_hint_and_puts_off_none() -> None:
+    haste = Haste()
+    assert due(haste, 100.0, within_s=9.0) == 109.0
+    haste.begun(105.0)
+    assert haste.due_s == float("inf")
+    assert due(haste, 106.0) == 106.0
+
+
+def test_four_last_hints_need_not_wait_and_one_more_with_each_minute() -> None:
+    haste = Haste()
+    due(haste, 100.0)
+    haste.begun(100.0)
+    for now_s in (101.0, 102.0, 103.0, 104.0):
+        assert due(haste, now_s, last=True) == now_s
+        haste.begun(now_s)
+    assert due(haste, 105.0, last=True) == 164.0
+    assert due(haste, 163.0, last=True) == 163.0
+    haste.begun(163.0)
+    assert due(haste, 164.0, last=True) == 223.0
+
+
+def test_a_last_hint_is_spent_on_nothing_that_is_due_already() -> None:
+    haste = Haste()
+    due(haste, 100.0)
+    haste.begun(100.0)
+    for _ in range(9):
+        assert due(haste, 101.0, last=True) == 101.0
+    haste.begun(101.0)
+    for now_s in (102.0, 103.0, 104.0):
+        assert due(haste, now_s, last=True) == now_s
+        haste.begun(now_s)
+    assert due(haste, 105.0, last=True) == 164.0
