@@ -21,7 +21,7 @@ from deploy.local.mirror.products import CENTOS, UBUNTU
 from deploy.local.mirror.server import Server, serve
 from region.actions import sources as acts
 from region.catalogue import products, sources
-from region.catalogue.freshness import require_not_ahead, stale
+from region.catalogue.freshness import STALE_AFTER_DAYS, require_not_ahead, stale
 from region.database.connection import transaction
 from region.importing import importer
 from region.people import activity
@@ -251,6 +251,14 @@ def test_documents_are_old_after_so_many_days(age: timedelta, limit_days: int, d
 
 def stale_in(log: structlog.testing.CapturingLogger) -> list[str]:
     return [call.args[0] for call in log.calls if call.kwargs.get("code") == "stale"]
+
+
+def test_thirty_days_are_old_unless_an_operator_says_otherwise() -> None:
+    assert STALE_AFTER_DAYS == 30
+    told = stale("a", NOW - timedelta(days=31), 30, NOW)
+    # The page, the command line and the metrics know it by this word.
+    assert told is not None
+    assert told.code == "stale"
 
 
 async def test_a_mirror_that_is_frozen_is_told_once_and_stops_nothing(

@@ -114,6 +114,17 @@ def test_other_alphabets_and_padding_are_refused(text: str) -> None:
         decode_bytes(text)
 
 
+def test_base64url_may_end_in_any_letter() -> None:
+    assert encode_bytes(bytes.fromhex("000017")) == "AAAX"
+
+
+def test_what_is_wrong_with_base64url_is_told() -> None:
+    with pytest.raises(InvalidValue, match="it has other characters"):
+        decode_bytes("AA AA")
+    with pytest.raises(InvalidValue, match="bits that mean nothing"):
+        decode_bytes("AB")
+
+
 # --- the file of a key --------------------------------------------------------------------------------------------
 
 
@@ -600,6 +611,40 @@ def test_a_request_for_another_region_is_refused() -> None:
         POST.verify(region="cd" * 32)
     with pytest.raises(InvalidRequestSignature):
         POST.but(bootferry_region="cd" * 32).verify(region="cd" * 32)
+
+
+@pytest.mark.parametrize(
+    ("method", "region", "sequence", "nonce", "taken"),
+    [
+        pytest.param("HEAD", True, False, True, True, id="a-head"),
+        pytest.param("HEAD", True, True, True, False, id="a-head-with-a-sequence"),
+        pytest.param("GET", True, False, False, False, id="no-nonce"),
+        pytest.param("GET", False, False, False, True, id="as-racks-of-before"),
+        pytest.param("GET", False, False, True, False, id="of-before-with-a-nonce"),
+        pytest.param("PUT", False, True, False, False, id="of-before-with-a-sequence"),
+        pytest.param("PUT", False, True, True, False, id="of-before-with-both"),
+    ],
+)
+def test_region_sequence_and_nonce_come_together(
+    method: str, region: bool, sequence: bool, nonce: bool, taken: bool
+) -> None:
+    headers = ({"bootferry-region": REGION} if region else {}) | ({"bootferry-sequence": "9"} if sequence else {})
+    sent = Sent(method, "/api/v1/region", None, headers).signed_by_the_library(*headers, nonce=NONCE if nonce else None)
+    if taken:
+        sent.verify()
+    else:
+        with pytest.raises(InvalidRequestSignature, match="it does not cover"):
+            sent.verify()
+
+
+def test_a_body_is_digested_by_sha_256_and_by_nothing_else() -> None:
+    digest = "sha-512=:" + base64.b64encode(hashlib.sha512(POST.body or b"").digest()).decode() + ":"
+    headers = {"bootferry-region": REGION, "bootferry-sequence": "9", "content-digest": digest}
+    sent = replace(POST, headers=headers).signed_by_the_library(
+        "content-digest", "bootferry-region", "bootferry-sequence", nonce=NONCE
+    )
+    with pytest.raises(InvalidRequestSignature, match="its content-digest is no sha-256"):
+        sent.verify()
 
 
 def test_a_sequence_is_signed_with_every_change_and_with_nothing_else() -> None:
