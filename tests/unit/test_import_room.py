@@ -35,6 +35,7 @@ def wanted(image: ImageKey, *files: str, size: int = 100) -> Import:
         pytest.param([wanted(NOBLE, "a", "b")], 200, set(), 0, 0, id="just so"),
         pytest.param([wanted(NOBLE, "a", "b")], 199, {NOBLE}, 200, 199, id="a byte too little"),
         pytest.param([wanted(NOBLE, "a", "b"), wanted(JAMMY, "c")], 150, {NOBLE}, 200, 50, id="the smaller one comes"),
+        pytest.param([wanted(JAMMY, "a", "b"), wanted(NOBLE, "c")], 200, {JAMMY}, 200, 100, id="smaller ones first"),
         pytest.param([wanted(JAMMY, "a"), wanted(GRUB, "g", "h")], 200, {JAMMY}, 100, 0, id="bootloaders come first"),
         pytest.param(
             [wanted(JAMMY, "a", "b"), wanted(NOBLE, "a", "c")], 300, set(), 0, 0, id="shared files count once"

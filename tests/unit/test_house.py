@@ -1,0 +1,212 @@
+"""Who has to leave a house that is full: the rules by themselves, without connections."""
+
+import ipaddress
+import resource
+from collections.abc import Callable
+
+import pytest
+import structlog.testing
+
+from region.edge.house import House, HouseLimits, Visitor, address_key, raise_open_files, within
+
+PROXY = ipaddress.ip_network("10.0.0.0/8")
+
+
+class Door:
+    """Lets visitors into a house, and notes who had to go, in that order."""
+
+    def __init__(self, connections: int = 100, of_one_address: int = 100, held_bytes: int = 1000) -> None:
+        self.house = House(HouseLimits(connections, of_one_address, held_bytes), [PROXY])
+        self.gone: list[str] = []
+
+    def let_in(self, name: str, host: str = "192.0.2.1") -> Visitor:
+        return self.house.enter(host, self._closing(name))
+
+    def _closing(self, name: str) -> Callable[[], None]:
+        return lambda: self.gone.append(name)
+
+
+def test_so_many_strangers_and_bytes_unless_told_otherwise() -> None:
+    limits = HouseLimits()
+    assert (limits.connections, limits.of_one_address, limits.held_bytes) == (2_000, 1_500, 4 * 1024 * 1024)
+
+
+def test_a_full_house_closes_who_was_silent_longest_to_the_connection() -> None:
+    door = Door(connections=2)
+    first, _ = door.let_in("first"), door.let_in("second")
+    assert door.gone == []
+    first.is_busy()
+    first.is_silent()  # it was answered: it is silent since now
+    door.let_in("third")
+    assert door.gone == ["second"]
+    door.let_in("fourth")
+    assert door.gone == ["second", "first"]
+    assert (door.house.strangers, door.house.closed) == (2, {"connections": 2})
+
+
+def test_who_says_it_is_silent_twice_is_silent_since_the_first_time() -> None:
+    door = Door(connections=2)
+    first, _ = door.let_in("first"), door.let_in("second")
+    first.is_silent()
+    door.let_in("third")
+    assert door.gone == ["first"]
+
+
+def test_who_is_answered_stays_and_the_newcomer_too() -> None:
+    door = Door(connections=2)
+    for name in ("first", "second"):
+        door.let_in(name).is_busy()
+    door.let_in("third")
+    assert (door.gone, door.house.strangers) == ([], 3)
+    assert door.house.closed == {}
+
+
+def test_one_address_has_its_own_limit_and_closes_nobody_elses() -> None:
+    door = Door(of_one_address=2)
+    door.let_in("other", "192.0.2.2")
+    busy = door.let_in("busy")
+    busy.is_busy()
+    for name in ("first", "second", "third"):
+        door.let_in(name)
+    assert door.gone == ["first", "second"]
+    assert door.house.closed == {"address": 2}
+    busy.is_silent()
+    door.let_in("fourth")
+    assert door.gone == ["first", "second", "third"]
+
+
+def test_what_comes_through_a_proxy_counts_in_the_total_alone() -> None:
+    door = Door(connections=3, of_one_address=1)
+    for name in ("first", "second", "third"):
+        door.let_in(name, "10.0.0.1")
+    assert door.gone == []
+    door.let_in("fourth", "10.0.0.1")
+    assert door.gone == ["first"]
+
+
+def test_who_is_known_counts_no_more_nor_is_closed() -> None:
+    door = Door(connections=1, of_one_address=1)
+    known = door.let_in("known")
+    known.is_known()
+    assert door.house.strangers == 0
+    for told in (known.is_silent, known.is_busy, known.is_silent, known.is_known):
+        told()
+    known.holds(5000)
+    door.let_in("stranger")
+    assert (door.gone, door.house.strangers) == ([], 1)
+
+
+def test_bytes_of_heads_close_who_holds_some_longest_whoever_it_is() -> None:
+    door = Door(held_bytes=1000)
+    first, second, third = (door.let_in(name) for name in ("first", "second", "third"))
+    first.holds(300)
+    second.holds(400)
+    first.holds(600)
+    assert door.gone == []
+    third.holds(1)
+    assert door.gone == ["first"]
+    assert door.house.closed == {"bytes": 1}
+    second.holds(0)
+    third.holds(1000)
+    assert door.gone == ["first"]
+    second.holds(1)
+    assert door.gone == ["first", "third"]
+    second.holds(1001)
+    assert door.gone == ["first", "third", "second"]
+    assert door.house.strangers == 0
+
+
+def test_who_leaves_takes_its_bytes_along() -> None:
+    door = Door(held_bytes=1000)
+    first, second = door.let_in("first"), door.let_in("second")
+    first.holds(1000)
+    door.house.leave(first)
+    door.house.leave(first)
+    assert door.house.strangers == 1
+    second.holds(1000)
+    assert door.gone == []
+
+
+def test_an_address_that_left_is_forgotten_and_may_come_again() -> None:
+    door = Door(of_one_address=1)
+    for number in range(3):
+        door.house.leave(door.let_in(str(number)))
+    assert door.gone == []
+    assert (door.house._at, door.house._silent_at, door.house._silent) == ({}, {}, {})
+
+
+def test_a_full_house_is_told_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = [0.0]
+    monkeypatch.setattr("region.edge.house.time.monotonic", lambda: now_s[0])
+    door = Door(connections=1)
+    door.let_in("first")
+    with structlog.testing.capture_logs() as told:
+        door.let_in("second")
+        now_s[0] = 59.0
+        door.let_in("third", "10.0.0.1")
+        now_s[0] = 60.0
+        door.let_in("fourth")
+    assert [(line["limit"], line["client"], line["strangers"]) for line in told] == [
+        ("connections", "192.0.2.1", 1),
+        ("connections", "a proxy's", 1),
+    ]
+    assert len(door.gone) == 3
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "granted", "raised"),
+    [
+        (1024, 4096, True, 4096),
+        (1024, 4096, False, 1024),
+        (4096, 4096, True, 4096),
+        (resource.RLIM_INFINITY, resource.RLIM_INFINITY, True, 2**20),
+    ],
+)
+def test_a_process_raises_its_limit_of_open_files_as_far_as_it_may(
+    monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, granted: bool, raised: int
+) -> None:
+    limits, asked = [(soft, hard)], list[tuple[int, int]]()
+
+    def setrlimit(what: int, wanted: tuple[int, int]) -> None:
+        assert what == resource.RLIMIT_NOFILE
+        asked.append(wanted)
+        if not granted:
+            raise ValueError("not allowed to raise maximum limit")
+        limits[0] = wanted
+
+    monkeypatch.setattr("region.edge.house.resource.getrlimit", lambda _what: limits[0])
+    monkeypatch.setattr("region.edge.house.resource.setrlimit", setrlimit)
+    assert raise_open_files() == raised
+    assert asked == ([(hard, hard)] if soft != hard else [])
+
+
+@pytest.mark.parametrize(
+    ("host", "key"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("", ""),
+        ("unix", "unix"),
+    ],
+)
+def test_what_counts_as_one_address(host: str, key: str) -> None:
+    assert address_key(host) == key
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("10.1.2.3", True),
+        ("::ffff:10.1.2.3", True),
+        ("11.1.2.3", False),
+        ("fd00::1", True),
+        ("fd00::1%eth0", True),
+        ("fe00::1", False),
+        ("unix", False),
+    ],
+)
+def test_who_comes_from_a_network(host: str, expected: bool) -> None:
+    assert within(host, [PROXY, ipaddress.ip_network("fd00::/8")]) is expected
+    assert within(host, []) is False
