@@ -1,6 +1,7 @@
 """Which failures pass by themselves, which are the region's, and how long to wait: spelled out."""
 
 import random
+import time
 
 import pytest
 
@@ -37,6 +38,7 @@ def test_without_other_wishes_four_tries_within_seconds() -> None:
     assert patience.pause_s(5, dice) == 10.0
     assert patience.wait_s(HttpStatus(URL, 503, retry_after=30.0), 1, dice) == 30.0
     assert patience.wait_s(HttpStatus(URL, 503, retry_after=30.1), 1, dice) is None
+    assert patience.wait_s(HttpStatus(URL, 404), 1, dice) is None
 
 
 def test_a_pause_is_at_least_half_of_the_longest() -> None:
@@ -119,8 +121,8 @@ async def test_the_last_failure_is_raised_and_what_is_no_fetch_at_once() -> None
     assert len(tries) == 4
 
 
-async def test_what_comes_at_the_second_try_is_given() -> None:
-    answers = iter([ConnectionRefused(URL), "here"])
+async def test_what_comes_at_the_second_try_is_given_and_not_before_its_time() -> None:
+    answers = iter([HttpStatus(URL, 503, retry_after=0.2), "here"])
 
     async def attempt() -> object:
         answer = next(answers)
@@ -128,4 +130,6 @@ async def test_what_comes_at_the_second_try_is_given() -> None:
             raise answer
         return answer
 
+    began = time.monotonic()
     assert await patiently(attempt, Patience(first_s=0.001), random.Random(1)) == "here"
+    assert time.monotonic() - began >= 0.2
