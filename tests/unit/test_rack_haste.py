@@ -254,6 +254,11 @@ def test_the_next_hint_waits_until_a_minute_after_the_poll_that_one_led_to() -> 
     assert haste.due_s == float("inf")
     assert due(haste, 101.0) == 160.0
     assert due(haste, 102.0, within_s=50.0) == 160.0
+    haste = Haste()
+    due(haste, 100.0)
+    haste.begun(100.0)
+    haste.heard(Hint((E, 1), 0.0), 101.0, Highest())
+    assert haste.due_s == 160.0
 
 
 def test_a_poll_of_the_five_minutes_answers_a_hint_and_puts_off_none() -> None:
@@ -265,16 +270,29 @@ def test_a_poll_of_the_five_minutes_answers_a_hint_and_puts_off_none() -> None:
 
 
 def test_four_last_hints_need_not_wait_and_one_more_with_each_minute() -> None:
-    haste = Haste()
-    due(haste, 100.0)
-    haste.begun(100.0)
-    for now_s in (101.0, 102.0, 103.0, 104.0):
-        assert due(haste, now_s, last=True) == now_s
-        haste.begun(now_s)
-    assert due(haste, 105.0, last=True) == 164.0
-    assert due(haste, 163.0, last=True) == 163.0
-    haste.begun(163.0)
-    assert due(haste, 164.0, last=True) == 223.0
+    haste = Haste()  # its clock begins with 0
+    due(haste, 0.0)
+    haste.begun(0.0)
+    for _ in range(4):
+        assert due(haste, 0.0, last=True) == 0.0
+        haste.begun(0.0)
+    assert due(haste, 59.0, last=True) == 60.0
+    haste.begun(59.5)
+    assert due(haste, 59.9, last=True) == 60.0
+    haste.begun(60.0)
+    assert due(haste, 60.0, last=True) == 60.0
+    haste.begun(60.0)
+    assert due(haste, 61.0, last=True) == 120.0
+
+
+def test_racks_of_one_region_poll_at_moments_all_over_the_seconds_they_have() -> None:
+    moments = []
+    for seed in range(200):
+        haste = Haste()
+        haste.heard(Hint((E, 1), 10.0), 100.0, random.Random(seed))
+        moments.append(haste.due_s)
+    assert 100.0 <= min(moments) < 100.5
+    assert 109.5 < max(moments) <= 110.0
 
 
 def test_a_last_hint_is_spent_on_nothing_that_is_due_already() -> None:
