@@ -268,6 +268,7 @@ CALLED_BEFORE = [
     pytest.param("ubuntu/arm64/*/jammy/candidate", "ubuntu:jammy:arm64", id="of-another-label"),
     pytest.param("bootloader/uefi/amd64", "bootloader:uefi:amd64", id="bootloader"),
     pytest.param("some/directory", "some:directory", id="directory"),
+    pytest.param("some/directory/as/deep/as", "some:directory:as:deep:as", id="directory-as-deep-as-an-image"),
     pytest.param("", "", id="top"),
 ]
 
