@@ -3,6 +3,7 @@
 import gzip
 import re
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -15,6 +16,7 @@ from tests.browser.test_images import NOBLE, save, status
 
 AXE = (Path(__file__).parent / "vendor" / "axe.min.js").read_text()
 PAGES = {"images": "Images", "racks": "Racks", "activity": "Activity", "settings": "Settings"}
+SCHEMES: tuple[Literal["light"], Literal["dark"]] = ("light", "dark")
 PHONE = {"width": 390, "height": 844}
 FIRST_PAINT_BYTES = 60_000
 
@@ -114,6 +116,14 @@ async def test_the_first_paint_is_light_and_nothing_jumps(browser: Browser, harb
         assert sum(await visitor.page.evaluate("window.jumps")) < 0.01
 
 
+def test_every_font_and_nothing_else_is_preloaded() -> None:
+    static = api.WEB / "static"
+    declared = re.findall(r'url\("\.\.(/[^"]+)"\)', (static / "css" / "base.css").read_text())
+    preloaded = re.findall(r'rel="preload" href="/static(/[^"]+)"', (api.WEB / "index.html").read_text())
+    assert sorted(preloaded) == sorted(declared)
+    assert all((static / font.removeprefix("/")).is_file() for font in declared)
+
+
 async def test_a_selection_can_be_made_with_the_keyboard_alone(visitor: Visitor, harbour: Harbour) -> None:
     page = visitor.page
 
@@ -149,6 +159,22 @@ async def test_a_selection_can_be_made_with_the_keyboard_alone(visitor: Visitor,
     await page.keyboard.press("Enter")
     await expect(status(page, NOBLE)).to_have_text("Stored")
     await expect(page.locator(".unseen[role=status]")).to_contain_text("Ubuntu 24.04 LTS amd64: Stored.")
+
+
+async def test_a_dialog_gives_the_focus_back_to_where_it_was(visitor: Visitor) -> None:
+    page = visitor.page
+    await visitor.open("#/racks")
+    enrol = page.get_by_role("button", name="Enrol a rack")
+    for leave in ("Escape", "Cancel"):
+        await enrol.press("Enter")
+        dialog = page.get_by_role("dialog")
+        await expect(dialog.get_by_label("Good for")).to_be_focused()
+        if leave == "Escape":
+            await page.keyboard.press("Escape")
+        else:
+            await dialog.get_by_role("button", name="Cancel").press("Enter")
+        await expect(dialog).to_have_count(0)
+        await expect(enrol).to_be_focused()
 
 
 async def test_a_phone_shows_all_of_it_without_scrolling_sideways(browser: Browser, harbour: Harbour) -> None:

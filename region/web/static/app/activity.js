@@ -1,12 +1,12 @@
 // The Activity page: imports and who did what, newest first.
-import { get } from "./api.js";
+import { call, get } from "./api.js";
 import * as facts from "./facts.js";
 import { ago, byName, dateTime, size, span } from "./format.js";
 import { Status } from "./icons.js";
 import { Notice } from "./notice.js";
 import { now } from "./time.js";
 import { IMPORT, TRIGGER } from "./words.js";
-import { html, useEffect, useSignal } from "../vendor/preact.js";
+import { html, useEffect, useRef, useSignal } from "../vendor/preact.js";
 
 const PAGE = 50;
 const SHOWN = [
@@ -34,7 +34,9 @@ export function merged(imports, changes) {
 function usePages(path, shape, again) {
   const state = useSignal({ entries: [], next: null, isRead: false });
   const problem = useSignal(null);
+  const timer = useRef(0);
   const read = async (cursor) => {
+    clearTimeout(timer.current);
     try {
       const page = await get(`${path}?limit=${PAGE}${cursor ? `&cursor=${cursor}` : ""}`);
       const fresh = page.items.map(shape);
@@ -46,10 +48,12 @@ function usePages(path, shape, again) {
       problem.value = null;
     } catch (error) {
       problem.value = error;
+      if (error.retryAfterS) timer.current = setTimeout(() => read(cursor), error.retryAfterS * 1000);
     }
   };
   useEffect(() => {
     read(null);
+    return () => clearTimeout(timer.current);
   }, [again]);
   return { ...state.value, problem: problem.value, more: () => read(state.value.next) };
 }
@@ -120,7 +124,7 @@ function Import({ run }) {
   const open = async (event) => {
     if (!event.currentTarget.open) return;
     try {
-      detail.value = await get(`/imports/${run.id}`);
+      detail.value = (await call("GET", `/imports/${run.id}`)).data;
     } catch (error) {
       problem.value = error;
     }
@@ -135,7 +139,7 @@ function Import({ run }) {
       </p>
       <p class="entry-outcome"><${Status} entry=${IMPORT[run.state]} /> <span class="muted">${figures(run)}</span></p>
       ${run.error && html`<p class=${run.state === "failed" ? "error" : ""}>${run.error}</p>`}
-      ${run.retry_at && html`<p class="muted">It tries again at ${dateTime(run.retry_at)}.</p>`}
+      ${run.retry_at && html`<p class="muted">Tries again at ${dateTime(run.retry_at)}.</p>`}
       <details onToggle=${open}>
         <summary>Images of import ${run.id}</summary>
         ${problem.value && html`<p class="error">${problem.value.message}</p>`}

@@ -1,7 +1,15 @@
-// The region's HTTP API, which serves this page, the command line and curl alike.
+// The region's HTTP API, which serves this page, the command line and curl alike. A region that answers 503 and says for
+// how long is asked again when that is over: `call` does so itself; who reads with `get` and its like does it when due.
+import { plural } from "./format.js";
+import { signal } from "../vendor/preact.js";
 
 const BASE = "/api/v1";
 const PATIENCE_MS = 60_000;
+const ATTEMPTS = 4;
+const MOST_ASKED_S = 30; // who asks for more is left alone: somebody waits for the answer
+
+/** In how many seconds a busy region is asked again for what somebody does here; 0 while nobody waits. */
+export const waits = signal(0);
 
 /**
  * A refusal. `message` is one sentence that says what to do, `code` is stable, `status` 0 means: no answer came.
@@ -17,8 +25,28 @@ export class Problem extends Error {
   }
 }
 
-/** The answer to one request: { status, data, etag }. Throws Problem. */
-export async function call(method, path, { body, ifMatch } = {}) {
+/** The answer to one request: { status, data, etag }; a busy region is asked again. Throws Problem. */
+export async function call(method, path, given) {
+  for (let failures = 1; ; failures += 1) {
+    try {
+      return await ask(method, path, given);
+    } catch (problem) {
+      if (failures === ATTEMPTS || !mayBeAskedAgain(method, problem)) throw problem;
+      waits.value = problem.retryAfterS;
+      await new Promise((over) => setTimeout(over, problem.retryAfterS * 1000));
+      waits.value = 0;
+    }
+  }
+}
+
+/** A change may have been made when its answer failed: only who was not let in knows that nothing was begun. */
+function mayBeAskedAgain(method, { status, code, retryAfterS }) {
+  const isShort = retryAfterS > 0 && retryAfterS <= MOST_ASKED_S;
+  return status === 503 && isShort && (method === "GET" || code === "crowded");
+}
+
+/** The answer to one request, asked once. Throws Problem. */
+async function ask(method, path, { body, ifMatch } = {}) {
   const headers = {};
   if (body !== undefined) headers["Content-Type"] = "application/json";
   if (ifMatch) headers["If-Match"] = ifMatch;
@@ -42,13 +70,23 @@ export async function call(method, path, { body, ifMatch } = {}) {
 
 /** What is at `path`, with its `etag`: it names what was seen, for the If-Match of a change. Throws Problem. */
 export async function tagged(path) {
-  const { data, etag } = await call("GET", path);
+  const { data, etag } = await read(path);
   return { ...data, etag };
 }
 
 /** What is at `path`. */
 export async function get(path) {
-  return (await call("GET", path)).data;
+  return (await read(path)).data;
+}
+
+/** The answer to a reading. A Problem with `retryAfterS` is for the reader to wait out, and says that it is. */
+async function read(path) {
+  try {
+    return await ask("GET", path);
+  } catch (problem) {
+    if (problem.retryAfterS) problem.message += ` The page asks again in ${plural(problem.retryAfterS, "second")}.`;
+    throw problem;
+  }
 }
 
 /** The items of all pages of a list; `path` has no query. */

@@ -91,12 +91,20 @@ export const imports = fact(async () => {
   const current = recent.find((entry) => entry.state === "running") || recent.find((entry) => entry.state === "queued");
   return { recent, current: current ? await get(`/imports/${current.id}`) : null };
 }, { restMs: 500 });
+
+/** The newest import that has ended; null before the first. */
+export function lastEnded() {
+  const { recent } = imports.value.value || { recent: [] };
+  return recent.find((entry) => entry.state !== "queued" && entry.state !== "running") || null;
+}
+
 export const racks = fact(() => allItems("/racks"), { restMs: 500 });
 export const bootloaders = fact(() => items("/bootloaders"), { restMs: 1500 });
 export const storage = fact(() => get("/storage"), { restMs: 3000 });
 export const activity = fact(() => get("/activity?limit=50"));
 export const settings = fact(() => tagged("/settings"));
 export const operatorTokens = fact(() => items("/operator-tokens"));
+export const enrolmentTokens = fact(() => allItems("/enrolment-tokens"));
 
 const offersBySource = new Map();
 
@@ -116,7 +124,7 @@ export function knownOffers() {
 
 const ALL = [
   images, selections, sources, unvouched, sync, imports, racks, bootloaders, storage, activity, settings,
-  operatorTokens,
+  operatorTokens, enrolmentTokens,
 ];
 
 /** Which facts may have changed when the region names a topic. */
@@ -127,7 +135,7 @@ const BY_TOPIC = {
   racks: [racks, images, bootloaders],
   sources: [sources, images, unvouched, settings],
   sync: [sync, sources], // an import that ends has read the sources, well or not
-  activity: [activity, operatorTokens],
+  activity: [activity, operatorTokens, enrolmentTokens],
   settings: [settings],
 };
 

@@ -1,6 +1,6 @@
 // The log-in page: a token is exchanged for a session, and kept nowhere.
 import { get } from "./api.js";
-import { Notice } from "./notice.js";
+import { Busy, Notice } from "./notice.js";
 import { logIn, sessionEnded } from "./session.js";
 import { html, useEffect, useRef, useSignal } from "../vendor/preact.js";
 
@@ -48,6 +48,7 @@ export function LogIn() {
         An administrator makes tokens under Settings. The first one lies on the region, in the file
         ${" "}<code>admin-token</code> of its data directory.
       </p>
+      <${Busy} />
       <button class="primary" type="submit" disabled=${busy}>${busy.value ? "Logging in…" : "Log in"}</button>
     </form>
   </main>`;

@@ -3,7 +3,7 @@ import { connection, follow } from "./events.js";
 import * as facts from "./facts.js";
 import { ImagesPage } from "./images.js";
 import { LogIn } from "./login.js";
-import { Outcome, outcome, Spoken } from "./notice.js";
+import { Busy, Outcome, outcome, Spoken } from "./notice.js";
 import { route } from "./router.js";
 import { draft } from "./selection.js";
 import { isFresh, resume, session } from "./session.js";
@@ -100,7 +100,7 @@ function LoggedIn() {
       </div>
     </nav>
     <main id="main" ref=${main}>${shown.value.name === name && html`<${Component} />`}</main>
-    <${Outcome} />`;
+    <${Busy} /><${Outcome} />`;
 }
 
 /** Instead of a page whose script did not come. */
@@ -126,6 +126,7 @@ async function begin() {
     await resume();
   } catch (problem) {
     unreachable.value = problem;
+    if (problem.retryAfterS) setTimeout(begin, problem.retryAfterS * 1000);
   }
 }
 

@@ -1,4 +1,6 @@
 // What the page has to say to people: notices in the page, and sentences for those who only listen.
+import { waits } from "./api.js";
+import { plural } from "./format.js";
 import { ToolIcon } from "./icons.js";
 import { html, signal, useEffect } from "../vendor/preact.js";
 
@@ -46,6 +48,14 @@ export function Outcome() {
   return html`<div class="outcome">
     <${Notice} kind=${said.kind} title=${said.title} onClose=${close}>${said.text}<//>
   </div>`;
+}
+
+/** That a busy region is asked again soon for what somebody does; stands wherever that is done. */
+export function Busy() {
+  const seconds = waits.value;
+  return html`<p class="busy" role="status">
+    ${seconds > 0 && `The region is busy; it is asked again in ${plural(seconds, "second")}.`}
+  </p>`;
 }
 
 export function Spoken() {

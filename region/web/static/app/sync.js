@@ -86,6 +86,7 @@ export function SyncStrip({ rate }) {
 function Idle() {
   const sync = facts.sync.value.value;
   if (!sync) return html`<span class="muted">Reading…</span>`;
+  const last = facts.lastEnded();
   return html`<dl class="sync-times">
     <div>
       <dt>Last sync</dt>
@@ -99,6 +100,11 @@ function Idle() {
         ${sync.next_run_at ? until(sync.next_run_at, now.value) : "when you ask for it: automatic sync is off"}
       </dd>
     </div>
+    ${last && last.retry_at &&
+    html`<div>
+      <dt>Tries again</dt>
+      <dd title=${dateTime(last.retry_at)}>${until(last.retry_at, now.value)}</dd>
+    </div>`}
   </dl>`;
 }
 
