@@ -15,7 +15,7 @@ from region.database.connection import transaction
 from region.fleet import enrolment_tokens, racks, reports
 from region.fleet.racks import Rack
 from region.people.attempts import Attempts
-from shared.errors import Conflict, Forbidden, Refused, SignatureError, WrongClock
+from shared.errors import Conflict, Forbidden, Refused, SignatureError, WaitsForConfirmation, WrongClock
 from shared.wire.envelope import MEDIA_TYPE
 from shared.wire.report import OldReport, parse_report
 
@@ -35,13 +35,16 @@ class RackShown(Shape):
     """A rack, by its last report.
 
     `never_seen`: it never polled; `unreachable`: it missed three polls; `ahead`: it knows a manifest that this region
-    never published (was the database restored? run `bootferry-region new-epoch`); `failing`: see `last_error`;
+    never published (was the database restored? run `bootferry-region new-epoch`); `waiting_for_operator`: it keeps
+    images that the manifest takes away, until POST /manifest/confirmation; `failing`: see `last_error`;
     `outdated`: it does not show all of the current manifest yet.
     """
 
     id: str
     name: str
-    status: Literal["never_seen", "unreachable", "ahead", "failing", "pulling", "outdated", "synced"]
+    status: Literal[
+        "never_seen", "unreachable", "ahead", "waiting_for_operator", "failing", "pulling", "outdated", "synced"
+    ]
     fingerprint: str = Field(description="SHA-256 of the rack's public key.")
     enrolled_at: datetime
     last_seen_at: datetime | None
@@ -116,6 +119,7 @@ def _status(rack: Rack) -> str:
         "never_seen": rack.last_seen_at is None,
         "unreachable": not rack.live,
         "ahead": rack.ahead,
+        "waiting_for_operator": rack.error_code == WaitsForConfirmation.code,
         "failing": bool(rack.error),
         "pulling": rack.bytes_left > 0,
         "outdated": rack.images_pending > 0 or not rack.knows_newest,

@@ -26,6 +26,7 @@ _STATUSES = {
     "never_seen": Cell("Never seen", "yellow"),
     "unreachable": Cell("Unreachable", "red"),
     "ahead": Cell("Ahead", "red"),
+    "waiting_for_operator": Cell("Waiting for an operator", "yellow"),
     "failing": Cell("Failing", "red"),
     "pulling": Cell("Pulling", "cyan"),
     "outdated": Cell("Outdated", "yellow"),
@@ -210,7 +211,7 @@ def confirm_removal(yes: Yes = False, chosen: Output = Format.TABLE) -> None:
     async def act(api: "Api") -> Item:
         return (await api.ask("POST", "manifest", "confirmation")).body
 
-    waiting = [item for item in call(look) if item.get("last_error_code") == "waits_for_confirmation"]
+    waiting = [item for item in call(look) if item.get("status") == "waiting_for_operator"]
     for item in waiting:
         output.note(f"{item.get('name')}: {item.get('last_error')}")
     asked = "will drop these images" if waiting else "waits, as far as they have reported; confirm it all the same"

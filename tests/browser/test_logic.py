@@ -275,3 +275,38 @@ async def test_a_fact_is_not_read_again_before_a_busy_region_said(page: Page) ->
     )
     assert (read["meanwhile"], read["value"], read["problem"]) == (1, "read", None)
     assert read["second"] >= 990
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [
+        pytest.param([], None, id="none"),
+        pytest.param([("admin", None), ("admin", "2026-07-02")], None, id="one never expires"),
+        pytest.param(
+            [("admin", "2026-07-02"), ("admin", "2026-07-14")], "2026-07-14", id="the one that is good longest"
+        ),
+        pytest.param([("admin", "2026-07-02"), ("admin", "2026-07-16")], None, id="not for two weeks yet"),
+        pytest.param([("admin", "2026-06-30")], None, id="expired: nobody can be told"),
+        pytest.param([("admin", "2026-07-10"), ("operator", None)], "2026-07-10", id="others are no administrators"),
+    ],
+)
+async def test_the_last_administrators_token_that_expires_soon(
+    page: Page, tokens: list[tuple[str, str | None]], expected: str | None
+) -> None:
+    given = [{"role": role, "expires_at": expires} for role, expires in tokens]
+    found = await call(page, "conditions", "m.expiring(a[0], Date.parse('2026-07-01'))", given)
+    assert (found and found["expires_at"]) == expected
+
+
+async def test_enrolment_tokens_that_still_let_a_rack_in(page: Page) -> None:
+    given = [
+        {"id": name, "uses_left": uses, "expires_at": expires, "created_at": made}
+        for name, uses, expires, made in (
+            ("older", 1, "2026-07-02", "2026-06-01"),
+            ("newer", 2, "2026-07-02", "2026-06-02"),
+            ("spent", 0, "2026-07-02", "2026-06-03"),
+            ("expired", 1, "2026-07-01", "2026-06-04"),
+        )
+    ]
+    found = await call(page, "enrolment", "m.usable(a[0], Date.parse('2026-07-01')).map((one) => one.id)", given)
+    assert found == ["newer", "older"]

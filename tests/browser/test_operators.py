@@ -1,6 +1,8 @@
 """Several people at once, and what each of them may do."""
 
-from playwright.async_api import Browser, expect
+from datetime import UTC, datetime, timedelta
+
+from playwright.async_api import Browser, Route, expect
 
 from tests.browser.conftest import Harbour, Visitor, visiting
 from tests.browser.test_images import JAMMY, NOBLE, row, save, status
@@ -100,6 +102,42 @@ async def test_a_wrong_token_is_refused_in_a_sentence_and_a_log_out_ends_the_ses
         await expect(page.get_by_label("Operator token")).to_be_focused()
         await page.reload()
         await expect(page.get_by_label("Operator token")).to_be_visible()
+
+
+async def test_failed_log_ins_are_in_the_activity(browser: Browser, visitor: Visitor, harbour: Harbour) -> None:
+    async with visiting(browser, harbour.region.base) as stranger:
+        stranger.expect_fault(REFUSED.format(401))
+        await stranger.open()
+        await stranger.page.get_by_label("Operator token").fill("bf_0123456789ab_" + "x" * 43)
+        await stranger.page.get_by_role("button", name="Log in").click()
+        await expect(stranger.page.get_by_role("alert")).to_be_visible()
+    await visitor.open("#/activity")
+    entry = visitor.page.locator('[data-action="session.failed"]')
+    await expect(entry).to_contain_text("somebody unknown from 127.0.0.1")
+    await expect(entry).to_contain_text("Failed to log in.")
+
+
+async def test_administrators_are_told_before_the_last_of_their_tokens_expires(
+    visitor: Visitor, harbour: Harbour
+) -> None:
+    page = visitor.page
+    notice = page.locator(".conditions .notice-caution", has_text="The last administrator's token")
+    soon = (datetime.now(UTC) + timedelta(days=5)).isoformat()
+
+    async def expiring(route: Route) -> None:
+        response = await route.fetch()
+        body = await response.json()
+        for token in body["items"]:
+            if token["name"] == "first administrator":
+                token["expires_at"] = soon
+        await route.fulfill(response=response, json=body)
+
+    await page.route("**/api/v1/operator-tokens", expiring)
+    await page.reload()
+    await expect(notice).to_contain_text("The last administrator's token, first administrator, expires on")
+    # One that never expires is enough.
+    await harbour.token_for("Another", "admin")
+    await expect(notice).to_have_count(0)
 
 
 async def test_a_token_made_on_the_page_logs_its_holder_in_until_it_is_removed(

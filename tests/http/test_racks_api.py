@@ -23,7 +23,7 @@ from shared.names import Name
 from shared.signing import encode_bytes, public_bytes, sign_request
 from shared.wire.correction import Correction
 from shared.wire.enrolment import EnrolmentRequest, EnrolmentToken
-from shared.wire.report import Knows, OldReport, Pending, Report
+from shared.wire.report import Fault, Knows, OldReport, Pending, Report
 from tests.http.conftest import Answer, Running
 from tests.stores import put
 
@@ -69,9 +69,12 @@ class Rack:
             self.key, self.id, method=method, path_and_query=f"/api/v1{path}", body=body, **(asked | given)
         )
 
-    async def report(self, knows: Knows, *pending: Pending) -> None:
+    async def report(self, knows: Knows, *pending: Pending, error: Fault | None = None) -> None:
         sequence = time.time_ns() // 1_000_000
-        body = Report(sequence=sequence, version="9", knows=knows, pending=pending, bytes_free=10).encode()
+        report = Report(
+            sequence=sequence, version="9", knows=knows, pending=pending, bytes_free=10, error=error or Fault()
+        )
+        body = report.encode()
         assert (await self.ask("PUT", f"/racks/{self.id}/report", body)).status == 204
 
     async def shown(self) -> Any:
@@ -95,6 +98,15 @@ def known(running: Running) -> Knows:
 async def status(running: Running) -> tuple[str, int]:
     image = (await running.client("GET", f"/images/{RESOLUTE}")).json
     return image["status"], image["racks_synced"]
+
+
+async def test_a_rack_that_waits_for_an_operator_has_a_status_of_its_own(running: Running, rack: Rack) -> None:
+    sentence = "The region's manifest would take away 2 of the 3 images this rack shows."
+    await rack.report(known(running), error=Fault("waits_for_confirmation", sentence))
+    shown = await rack.shown()
+    assert (shown["status"], shown["last_error"]) == ("waiting_for_operator", sentence)
+    await rack.report(known(running), error=Fault("disk_failed", "The disk cannot be read."))
+    assert (await rack.shown())["status"] == "failing"
 
 
 async def test_what_a_rack_lacks_is_told_with_the_reason(running: Running, rack: Rack) -> None:

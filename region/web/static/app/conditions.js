@@ -1,7 +1,8 @@
 // What an operator must know before anything else on the page: each notice follows from facts and goes with them.
+import { WaitingRacks } from "./confirm.js";
 import { counted, idsOf } from "./held.js";
 import * as facts from "./facts.js";
-import { ago, plural, size } from "./format.js";
+import { ago, dateTime, plural, size, until } from "./format.js";
 import { Notice } from "./notice.js";
 import { may, session } from "./session.js";
 import { now } from "./time.js";
@@ -9,6 +10,7 @@ import { ROLE } from "./words.js";
 import { html } from "../vendor/preact.js";
 
 const NEARLY_FULL = 0.1; // of the disk free
+const EXPIRY_NOTICE_MS = 14 * 86_400_000; // so long before the last administrator's token expires, everybody is told
 
 /** `onWithdraw` is called by who wants to withdraw what nobody vouches for. */
 export function Conditions({ onWithdraw }) {
@@ -24,7 +26,9 @@ export function Conditions({ onWithdraw }) {
     <${Unvouched} onWithdraw=${onWithdraw} />
     <${LastImport} />
     <${Disk} />
+    ${may("admin") && html`<${LastAdministrator} />`}
     ${images && racks && racks.length === 0 && html`<${FirstSteps} images=${images} />`}
+    ${racks && html`<${WaitingRacks} racks=${racks}>${" "}<a href="#/racks">Racks</a><//>`}
     ${racks && racks.length > 0 && html`<${AwayRacks} racks=${racks} />`}
   </div>`;
 }
@@ -70,13 +74,13 @@ function Unvouched({ onWithdraw }) {
 
 /** The last import that ended, when it failed of its own accord rather than on a source named above. */
 function LastImport() {
-  const { recent } = facts.imports.value.value || { recent: [] };
-  const last = recent.find((entry) => entry.state !== "queued" && entry.state !== "running");
+  const last = facts.lastEnded();
   if (!last || last.state !== "failed") return null;
   const isSaid = (facts.sources.value.value || []).some((source) => source.error && source.error === last.error);
   if (isSaid) return null;
   return html`<${Notice} kind="negative" title=${`The last import failed, ${ago(last.finished_at, now.value)}.`}>
-    ${last.error} <a href="#/activity">See what it did</a>
+    ${last.error} ${last.retry_at && `Tries again ${until(last.retry_at, now.value)}.`}
+    ${" "}<a href="#/activity">See what it did</a>
   <//>`;
 }
 
@@ -86,6 +90,27 @@ function Disk() {
   return html`<${Notice} kind="caution" title="The region's disk is nearly full.">
     ${size(storage.free_bytes)} of ${size(storage.total_bytes)} are free; images take ${size(storage.held_bytes)}.
     Unselect images, or give it a larger disk.
+  <//>`;
+}
+
+/** The administrator's token that is good for longest, if it expires within two weeks; else null. Pure. */
+export function expiring(tokens, at) {
+  const valid = tokens.filter(
+    ({ role, expires_at: expires }) => role === "admin" && (!expires || Date.parse(expires) > at),
+  );
+  if (valid.length === 0 || valid.some((token) => !token.expires_at)) return null;
+  const last = valid.reduce((a, b) => (Date.parse(b.expires_at) > Date.parse(a.expires_at) ? b : a));
+  return Date.parse(last.expires_at) <= at + EXPIRY_NOTICE_MS ? last : null;
+}
+
+function LastAdministrator() {
+  const token = expiring(facts.operatorTokens.value.value || [], now.value);
+  if (!token) return null;
+  return html`<${Notice}
+    kind="caution"
+    title=${`The last administrator's token, ${token.name}, expires on ${dateTime(token.expires_at)}.`}
+  >
+    Make another one before, or nobody can manage sources, racks and tokens. <a href="#/settings">Settings</a>
   <//>`;
 }
 

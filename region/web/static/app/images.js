@@ -4,7 +4,6 @@ import { forgetLoose, OtherChoice, takeBack, UbuntuChoice } from "./choice.js";
 import { Conditions } from "./conditions.js";
 import * as facts from "./facts.js";
 import { plural } from "./format.js";
-import { DeleteDialog, ImageRacks, PinDialog, updateNow } from "./image.js";
 import { lazy } from "./lazy.js";
 import { namer } from "./names.js";
 import { spoken, tellProblem } from "./notice.js";
@@ -20,6 +19,10 @@ import { fullTitle, IMAGE } from "./words.js";
 import { html, useEffect, useMemo, useRef, useSignal } from "../vendor/preact.js";
 
 const NOTHING = [];
+const ofOneImage = () => import("./image.js");
+const DeleteDialog = lazy(ofOneImage, "DeleteDialog");
+const ImageRacks = lazy(ofOneImage, "ImageRacks");
+const PinDialog = lazy(ofOneImage, "PinDialog");
 const WithdrawDialog = lazy(() => import("./lapse.js"), "WithdrawDialog");
 const SHOWN = [
   facts.images,
@@ -35,7 +38,8 @@ const SHOWN = [
 ];
 
 export function ImagesPage() {
-  facts.useFacts(...SHOWN);
+  const read = may("admin") ? [...SHOWN, facts.operatorTokens] : SHOWN;
+  facts.useFacts(...read);
   const dialog = useSignal(null);
   const images = facts.images.value.value;
   const saved = facts.selections.value.value;
@@ -51,7 +55,7 @@ export function ImagesPage() {
   useEffect(() => (offers ? offers.hold() : undefined), [offers]);
   // All at once, and then for good: what comes in bit by bit makes the page jump.
   const isComplete = useRef(false);
-  isComplete.current ||= [...SHOWN, ...(offers ? [offers] : [])].every(isSettled);
+  isComplete.current ||= [...read, ...(offers ? [offers] : [])].every(isSettled);
   const ready = isComplete.current && images && saved && sources;
   return html`<header class="page-head">
       <div class="page-head-inner">
@@ -107,7 +111,9 @@ function Sections({ images, saved, sources, shown, offers, progress, open }) {
   const act = (name, row) => {
     if (name === "undo") takeBack(row.id);
     else if (name === "update") {
-      updateNow(row.id, nameOfRow(row)).catch((problem) => tellProblem("It was not started.", problem));
+      ofOneImage()
+        .then(({ updateNow }) => updateNow(row.id, nameOfRow(row)))
+        .catch((problem) => tellProblem("It was not started.", problem));
     } else open(name, row);
   };
   const table = (label, some, empty) => html`<${ImageTable}

@@ -2,10 +2,11 @@
 import { Bar } from "./bar.js";
 import { call, get, tagged } from "./api.js";
 import { useAnswer } from "./answer.js";
-import { Copyable } from "./copy.js";
+import { Confirm, WaitingRacks } from "./confirm.js";
 import { Dialog } from "./dialog.js";
+import { EnrolDialog, EnrolmentTokens } from "./enrolment.js";
 import * as facts from "./facts.js";
-import { ago, byName, dateTime, plural, size } from "./format.js";
+import { ago, byName, dateTime, size } from "./format.js";
 import { Status } from "./icons.js";
 import { namer } from "./names.js";
 import { Notice, tell } from "./notice.js";
@@ -37,6 +38,19 @@ export function RacksPage() {
     <div class="page-body">
       ${problem && html`<${Notice} kind="negative" title="This may be out of date.">${problem.message}<//>`}
       ${!racks && !problem && html`<p class="waiting" role="status">Reading…</p>`}
+      ${racks &&
+      html`<${WaitingRacks} racks=${racks}>
+        ${may("operator") &&
+        html`${" "}<button
+            type="button"
+            class="link"
+            onClick=${() => {
+              dialog.value = { name: "confirm" };
+            }}
+          >
+            Let racks drop them…
+          </button>`}
+      <//>`}
       ${racks && racks.length === 0 && html`<${NoRack} />`}
       ${racks && racks.length > 0 &&
       html`<p class="intro">
@@ -64,7 +78,9 @@ export function RacksPage() {
             )}
           </tbody>
         </table>`}
+      ${may("admin") && html`<${EnrolmentTokens} />`}
     </div>
+    ${dialog.value && dialog.value.name === "confirm" && html`<${Confirm} racks=${racks} onClose=${close} />`}
     ${dialog.value && dialog.value.name === "enrol" && html`<${EnrolDialog} onClose=${close} />`}
     ${dialog.value && dialog.value.name === "lacks" &&
     html`<${LacksDialog} rack=${dialog.value.rack} onClose=${close} />`}
@@ -99,7 +115,7 @@ function Row({ rack, onLacks, onRemove }) {
       <span>${shown} of ${rack.images_total} <span class="muted">with bootloaders</span></span>
       <${Bar} label=${`Images on ${rack.name}`} value=${shown} max=${rack.images_total || 1} />
       ${rack.images_pending > 0 &&
-      html`<button type="button" class="small" aria-label=${`What ${rack.name} lacks`} onClick=${onLacks}>
+      html`<button type="button" class="small" aria-label=${`What it lacks: ${rack.name}`} onClick=${onLacks}>
         What it lacks
       </button>`}
     </td>
@@ -134,82 +150,6 @@ function LacksDialog({ rack, onClose }) {
     ${answer && answer.pending.length === 0 && html`<p>It shows everything as the region publishes it.</p>`}
     ${answer && answer.pending.length > 0 &&
     html`<${StateTable} heading="Image" rows=${answer.pending.map((one) => ({ ...one, name: nameOf(one.image) }))} />`}
-  <//>`;
-}
-
-const LIFETIMES = [
-  [3600, "1 hour"],
-  [86_400, "1 day"],
-  [7 * 86_400, "7 days"],
-];
-
-function EnrolDialog({ onClose }) {
-  const lifetime = useSignal(LIFETIMES[0][0]);
-  const uses = useSignal("1");
-  const made = useSignal(null);
-  const refused = useSignal(null);
-  const busy = useSignal(false);
-  const make = async (event) => {
-    event.preventDefault();
-    busy.value = true;
-    try {
-      const body = { lifetime_seconds: lifetime.value, uses: Number(uses.value) };
-      made.value = (await call("POST", "/enrolment-tokens", { body })).data;
-    } catch (problem) {
-      refused.value = problem;
-    }
-    busy.value = false;
-  };
-  if (made.value) {
-    return html`<${Dialog}
-      wide
-      title="Enrol a rack"
-      onClose=${onClose}
-      actions=${html`<button type="button" class="primary" onClick=${onClose}>Done</button>`}
-    >
-      <p>Run this on the rack, and give it the token when it asks. Then start the rack; it appears here by itself.</p>
-      <${Copyable} label="Command" text=${made.value.command} />
-      <${Copyable} label="Token" text=${made.value.token} />
-      <${Notice} kind="caution" title="Shown this once.">
-        The token is good until ${dateTime(made.value.expires_at)}, for ${plural(Number(uses.value), "rack")}. Whoever
-        has it can enrol a rack.
-      <//>
-    <//>`;
-  }
-  return html`<${Dialog}
-    title="Enrol a rack"
-    onClose=${onClose}
-    actions=${html`<button type="button" onClick=${onClose}>Cancel</button>
-      <button type="submit" form="enrol" class="primary" disabled=${busy}>Make a token</button>`}
-  >
-    ${refused.value && html`<${Notice} kind="negative" title="No token was made.">${refused.value.message}<//>`}
-    <form id="enrol" onSubmit=${make}>
-      <label for="enrol-lifetime">Good for</label>
-      <select
-        id="enrol-lifetime"
-        onChange=${(event) => {
-          lifetime.value = Number(event.currentTarget.value);
-        }}
-      >
-        ${LIFETIMES.map(
-          ([seconds, words]) => html`<option key=${seconds} value=${seconds} selected=${lifetime.value === seconds}>
-            ${words}
-          </option>`,
-        )}
-      </select>
-      <label for="enrol-uses">Racks that may use it</label>
-      <input
-        id="enrol-uses"
-        type="number"
-        min="1"
-        max="1000"
-        required
-        value=${uses}
-        onInput=${(event) => {
-          uses.value = event.currentTarget.value;
-        }}
-      />
-    </form>
   <//>`;
 }
 

@@ -36,6 +36,11 @@ export const RACK = {
     icon: "failed",
     means: "It knows a manifest that this region never published. Was the database restored? Run new-epoch on the region.",
   },
+  waiting_for_operator: {
+    word: "Waiting for an operator",
+    icon: "waiting",
+    means: "It keeps serving images that the region's manifest takes away, until an operator confirms that.",
+  },
   failing: { word: "Failing", icon: "failed", means: "Its last poll met an error." },
   pulling: { word: "Pulling", icon: "downloading", means: "It fetches files from the region." },
   outdated: { word: "Outdated", icon: "waiting", means: "It does not show all of the newest manifest yet." },

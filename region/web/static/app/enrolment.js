@@ -1,0 +1,186 @@
+// Letting racks in: making a token, the tokens that let one in, and revoking one.
+import { useAnswer } from "./answer.js";
+import { call, tagged } from "./api.js";
+import { Copyable } from "./copy.js";
+import { Dialog } from "./dialog.js";
+import * as facts from "./facts.js";
+import { ago, dateTime, plural, until } from "./format.js";
+import { Notice, tell } from "./notice.js";
+import { now } from "./time.js";
+import { html, useSignal } from "../vendor/preact.js";
+
+const SHOWN_OF_ID = 12; // as many of its characters as `bootferry rack tokens` shows
+
+const LIFETIMES = [
+  [3600, "1 hour"],
+  [86_400, "1 day"],
+  [7 * 86_400, "7 days"],
+];
+
+export function EnrolDialog({ onClose }) {
+  const lifetime = useSignal(LIFETIMES[0][0]);
+  const uses = useSignal("1");
+  const made = useSignal(null);
+  const refused = useSignal(null);
+  const busy = useSignal(false);
+  const make = async (event) => {
+    event.preventDefault();
+    busy.value = true;
+    refused.value = null;
+    try {
+      const body = { lifetime_seconds: lifetime.value, uses: Number(uses.value) };
+      made.value = (await call("POST", "/enrolment-tokens", { body })).data;
+      facts.enrolmentTokens.load();
+    } catch (problem) {
+      refused.value = problem;
+    }
+    busy.value = false;
+  };
+  if (made.value) {
+    return html`<${Dialog}
+      wide
+      title="Enrol a rack"
+      onClose=${onClose}
+      actions=${html`<button type="button" class="primary" onClick=${onClose}>Done</button>`}
+    >
+      <p>Run this on the rack, and give it the token when it asks. Then start the rack; it appears here by itself.</p>
+      <${Copyable} label="Command" text=${made.value.command} />
+      <${Copyable} label="Token" text=${made.value.token} />
+      <${Notice} kind="caution" title="Shown this once.">
+        The token is good until ${dateTime(made.value.expires_at)}, for ${plural(Number(uses.value), "rack")}. Whoever
+        has it can enrol a rack.
+      <//>
+    <//>`;
+  }
+  return html`<${Dialog}
+    title="Enrol a rack"
+    onClose=${onClose}
+    actions=${html`<button type="button" onClick=${onClose}>Cancel</button>
+      <button type="submit" form="enrol" class="primary" disabled=${busy}>Make a token</button>`}
+  >
+    ${refused.value && html`<${Notice} kind="negative" title="No token was made.">${refused.value.message}<//>`}
+    <form id="enrol" onSubmit=${make}>
+      <label for="enrol-lifetime">Good for</label>
+      <select
+        id="enrol-lifetime"
+        onChange=${(event) => {
+          lifetime.value = Number(event.currentTarget.value);
+        }}
+      >
+        ${LIFETIMES.map(
+          ([seconds, words]) => html`<option key=${seconds} value=${seconds} selected=${lifetime.value === seconds}>
+            ${words}
+          </option>`,
+        )}
+      </select>
+      <label for="enrol-uses">Racks that may use it</label>
+      <input
+        id="enrol-uses"
+        type="number"
+        min="1"
+        max="1000"
+        required
+        value=${uses}
+        onInput=${(event) => {
+          uses.value = event.currentTarget.value;
+        }}
+      />
+    </form>
+  <//>`;
+}
+
+/** The tokens that still let a rack in, the newest first. Pure. */
+export function usable(tokens, at) {
+  return tokens
+    .filter((token) => token.uses_left > 0 && Date.parse(token.expires_at) > at)
+    .sort((a, b) => Date.parse(b.created_at) - Date.parse(a.created_at));
+}
+
+/** Which tokens still let a rack in; nothing where none does. */
+export function EnrolmentTokens() {
+  facts.useFacts(facts.enrolmentTokens);
+  const revoking = useSignal(null);
+  const problem = facts.enrolmentTokens.problem.value;
+  const tokens = usable(facts.enrolmentTokens.value.value || [], now.value);
+  const close = () => {
+    revoking.value = null;
+  };
+  const dialog = revoking.value && html`<${RevokeDialog} token=${revoking.value} onClose=${close} />`;
+  if (problem && !tokens.length) {
+    return html`<${Notice} kind="negative" title="The enrolment tokens could not be read.">${problem.message}<//>`;
+  }
+  if (!tokens.length) return dialog;
+  return html`<section aria-labelledby="enrolment-tokens">
+    <h2 id="enrolment-tokens">Enrolment tokens</h2>
+    <p>Whoever has one of these can enrol a rack. Revoke one that went astray.</p>
+    <table class="stacked" role="table" aria-labelledby="enrolment-tokens">
+      <thead role="rowgroup">
+        <tr role="row">
+          ${["Token", "Made by", "Made", "Expires", "Uses left", "Actions"].map(
+            (title) => html`<th key=${title} role="columnheader" scope="col">${title}</th>`,
+          )}
+        </tr>
+      </thead>
+      <tbody role="rowgroup">
+        ${tokens.map(
+          (token) => html`<tr role="row" key=${token.id} data-token=${token.id}>
+            <th role="rowheader" scope="row"><code>${shown(token)}</code></th>
+            <td role="cell" data-label="Made by">${token.made_by || "–"}</td>
+            <td role="cell" data-label="Made">${ago(token.created_at, now.value)}</td>
+            <td role="cell" data-label="Expires" title=${dateTime(token.expires_at)}>
+              ${until(token.expires_at, now.value)}
+            </td>
+            <td role="cell" data-label="Uses left">${token.uses_left}</td>
+            <td role="cell" class="cell-actions">
+              <button
+                type="button"
+                class="small"
+                aria-label=${`Revoke ${shown(token)}`}
+                onClick=${() => {
+                  revoking.value = token;
+                }}
+              >
+                Revoke
+              </button>
+            </td>
+          </tr>`,
+        )}
+      </tbody>
+    </table>
+    ${dialog}
+  </section>`;
+}
+
+function shown(token) {
+  return token.id.slice(0, SHOWN_OF_ID);
+}
+
+function RevokeDialog({ token, onClose }) {
+  const again = useSignal(0);
+  const { answer: seen, problem } = useAnswer(() => tagged(`/enrolment-tokens/${token.id}`), again.value);
+  const refused = useSignal(null);
+  const busy = useSignal(false);
+  const revoke = async () => {
+    busy.value = true;
+    try {
+      await call("DELETE", `/enrolment-tokens/${token.id}`, { ifMatch: seen.etag });
+      onClose();
+      tell("positive", `The enrolment token ${shown(token)} is revoked.`, "Racks that enrolled with it stay.");
+    } catch (error) {
+      refused.value = error;
+      if (error.status === 412) again.value += 1;
+      busy.value = false;
+    }
+    facts.enrolmentTokens.load();
+  };
+  const said = refused.value || problem;
+  return html`<${Dialog}
+    title=${`Revoke the enrolment token ${shown(token)}?`}
+    onClose=${onClose}
+    actions=${html`<button type="button" onClick=${onClose}>Cancel</button>
+      <button type="button" class="negative" disabled=${busy.value || !seen} onClick=${revoke}>Revoke token</button>`}
+  >
+    ${said && html`<${Notice} kind="negative" title="Not revoked.">${said.message}<//>`}
+    <p>It lets no rack in any longer. Racks that enrolled with it stay.</p>
+  <//>`;
+}
