@@ -67,6 +67,7 @@ export function SourceForm({ source, sources, onDone }) {
     keyring: "",
     name: source ? source.name : "",
     priority: source ? String(source.priority) : "",
+    staleAfter: source ? String(source.stale_after_days) : "",
     proxy: (source && source.proxy) || "",
     caBundle: (source && source.ca_bundle) || "",
   });
@@ -78,7 +79,7 @@ export function SourceForm({ source, sources, onDone }) {
   // Whoever changes a source changes what they have seen of it when they began.
   const { answer: seen } = useAnswer(async () => (source ? call("GET", `/sources/${source.id}`) : null), again.value);
   const id = useId();
-  const { url, way, keyringPath, keyring, name, priority, proxy, caBundle } = form.value;
+  const { url, way, keyringPath, keyring, name, priority, staleAfter, proxy, caBundle } = form.value;
   const isSameTrust =
     source &&
     way === wayOf(source) &&
@@ -89,7 +90,8 @@ export function SourceForm({ source, sources, onDone }) {
   const put = (changes) => {
     form.value = { ...form.value, ...changes };
     refused.value = null;
-    if (!("name" in changes) && !("priority" in changes)) tried.value = null;
+    // What is said below the answer of the mirror is no part of what was tried.
+    if (!["name", "priority", "staleAfter"].some((field) => field in changes)) tried.value = null;
   };
   const set = (field) => (event) => put({ [field]: event.currentTarget.value });
   const chooseFile = async (event) => {
@@ -108,6 +110,7 @@ export function SourceForm({ source, sources, onDone }) {
     ...(proxy.trim() || source ? { proxy: proxy.trim() } : {}),
     ...(caBundle.trim() || source ? { ca_bundle: caBundle.trim() } : {}),
     ...(priority.trim() ? { priority: Number(priority) } : {}),
+    ...(staleAfter.trim() ? { stale_after_days: Number(staleAfter) } : {}),
   });
 
   /** What a change says: what is as it was is left out. A password is shown as ***, and *** sent back means the one that is kept. */
@@ -283,9 +286,24 @@ export function SourceForm({ source, sources, onDone }) {
           max="1000000"
           value=${priority}
           placeholder="below all others"
+          aria-describedby=${`${id}-priority-help`}
           onInput=${set("priority")}
         />
-        <span class="below">The greater number wins an image that several sources offer.</span>
+        <span class="below" id=${`${id}-priority-help`}>The greater number wins an image that several sources offer.</span>
+      </div>
+      <div>
+        <label for=${`${id}-stale`}>Days until it counts as standing still</label>
+        <input
+          id=${`${id}-stale`}
+          type="number"
+          min="0"
+          max="3650"
+          value=${staleAfter}
+          placeholder="30"
+          aria-describedby=${`${id}-stale-help`}
+          onInput=${set("staleAfter")}
+        />
+        <span class="below" id=${`${id}-stale-help`}>Everybody is warned when its documents are older; 0 never warns.</span>
       </div>
       <button type="button" class="primary" disabled=${busy.value !== ""} onClick=${save}>
         ${source ? "Save source" : "Add source"}

@@ -1,5 +1,5 @@
 // Choosing where images come from.
-import { ago, plural } from "./format.js";
+import { ago, dateTime, plural } from "./format.js";
 import { lazy } from "./lazy.js";
 import { ANY } from "./selection.js";
 import { may } from "./session.js";
@@ -136,6 +136,10 @@ function SourceLine({ source, sources, onEdit, onRemove, onOlder }) {
       <code>${source.url}</code>
       <span class="below">${[signers(source), reading(source), rank(source, sources)].filter(Boolean).join(" · ")}</span>
       ${source.warning && html`<span class="below error">${source.warning}</span>`}
+      ${source.older_accepted_until && Date.parse(source.older_accepted_until) > now.value &&
+      html`<span class="below">
+        One reading may bring older documents, until ${dateTime(source.older_accepted_until)}.
+      </span>`}
       ${source.unsigned && html`<span class="below error">Unsigned: nobody vouches for what comes from here.</span>`}
     </p>
     ${may("admin") &&
