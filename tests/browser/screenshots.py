@@ -1,7 +1,7 @@
 """`make screenshots`: every designed state of the page, taken from a real region, rack and mirror, into docs/images/.
 
-Each state is there for a desktop in light and a phone in dark; the ones people see most, in all four. Two states are
-told to the page instead of made: a disk that is nearly full, and forty images.
+Each state is there for a desktop in light and a phone in dark; the ones people see most, in all four. Three states
+are told to the page instead of made: a disk that is nearly full, forty images, and a rack that waits for an operator.
 """
 
 import asyncio
@@ -24,6 +24,7 @@ from deploy.local.mirror.mirror import Mirror
 from deploy.local.mirror.server import Server, serve
 from deploy.local.scratch import scratch_directory
 from region.database.connection import create_engine, migrate
+from shared.errors import WaitsForConfirmation
 from tests.browser.conftest import Harbour, Visitor, chromium, harbour_in, visiting
 from tests.browser.test_images import JAMMY, NOBLE, RESOLUTE, status
 from tests.browser.test_source import at_path, paste
@@ -125,7 +126,7 @@ async def with_a_rack(visitor: Visitor, harbour: Harbour, camera: Camera) -> Non
     await page.get_by_role("dialog").get_by_text("Shown").first.wait_for()
     await camera.take("image-racks")
     await page.keyboard.press("Escape")
-    for fragment, ready in (("racks", "rack-1"), ("activity", "Hourly sync"), ("settings", "Storage")):
+    for fragment, ready in (("racks", "Enrolment tokens"), ("activity", "Hourly sync"), ("settings", "Storage")):
         await visitor.open(f"#/{fragment}")
         await page.get_by_text(ready).first.wait_for()
         await camera.take(fragment)
@@ -232,6 +233,24 @@ async def when_things_go_wrong(visitor: Visitor, harbour: Harbour, camera: Camer
         await camera.take("disk-nearly-full")
 
 
+async def with_a_rack_that_waits(visitor: Visitor, camera: Camera) -> None:
+    def waits(body: dict[str, Any]) -> dict[str, Any]:
+        taken = WaitsForConfirmation((1_784_000_000, 21), [NOBLE, RESOLUTE, "bootloader:uefi:amd64", CENTOS, JAMMY], 8)
+        told = {"status": "waiting_for_operator", "last_error": str(taken), "last_error_code": taken.code}
+        return body | {"items": [rack | told for rack in body["items"]]}
+
+    page = visitor.page
+    async with told(page, "racks?limit=1000", waits):
+        await visitor.open("#/racks")
+        await page.reload()
+        await page.get_by_role("button", name="Let racks drop them…").click()
+        await page.get_by_role("dialog").get_by_role("row", name="rack-1").wait_for()
+        await camera.take("racks-waiting")
+        await page.keyboard.press("Escape")
+    await visitor.open("#/images")
+    await page.reload()
+
+
 async def with_forty_images(visitor: Visitor, camera: Camera) -> None:
     def forty(body: dict[str, Any]) -> dict[str, Any]:
         pattern = next(image for image in body["items"] if image["id"] == RESOLUTE)
@@ -298,6 +317,7 @@ async def take_all(directory: Path) -> None:
                 await with_a_rack(visitor, harbour, camera)
                 await choosing_a_source(visitor, harbour, camera)
                 await when_things_go_wrong(visitor, harbour, camera)
+                await with_a_rack_that_waits(visitor, camera)
                 await with_forty_images(visitor, camera)
                 await for_a_viewer(browser, harbour, directory)
                 other = await asyncio.to_thread(Mirror.create, scratch / "other", now=datetime.now(UTC), sizes=SAMPLE)
