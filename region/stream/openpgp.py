@@ -31,6 +31,7 @@ from region.stream.keys import (
 from region.stream.packets import ARMOUR, SIGNATURE, Malformed, from_base64, packets_of
 from shared.errors import (
     BadSignature,
+    InvalidDocument,
     InvalidKeyring,
     SignatureExpired,
     SignatureKeyRevoked,
@@ -163,9 +164,22 @@ def _note(signature: _Signature, refused: Mapping[str, InvalidKeyring], origin: 
     return f"Another signature of {origin} does not count: {_WHY[signature.word][1].format(signature.key_id)}."
 
 
+_NO_DOCUMENT = {
+    b"<": "a web page came in its place; is a log-in page, or a proxy, in the way",
+    b"\x1f\x8b": "it came compressed, which nobody had asked for; mend the mirror",
+}
+"""What servers send in place of a document, by its first bytes."""
+
+
 def _require_clear_signed(signed: bytes, origin: str) -> None:
-    """Raises BadSignature or Unsigned unless `signed` is exactly one clear-signed text with at least one signature."""
+    """Raises BadSignature or Unsigned unless `signed` is exactly one clear-signed text with at least one signature.
+
+    Raises InvalidDocument for what is no document at all: nobody should declare a source unsigned for that.
+    """
     if not signed.startswith(_BEGIN_TEXT):
+        for beginning, why in _NO_DOCUMENT.items():
+            if signed[:256].lstrip().startswith(beginning):
+                raise InvalidDocument(origin, why)
         if _BEGIN_TEXT in signed:
             raise BadSignature(origin, "there is unsigned text before the signed one")
         if b"-----BEGIN PGP MESSAGE-----" in signed[:4096] or signed[:1] >= b"\x80":

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gzip
 import hashlib
 import os
 import re
@@ -32,6 +33,7 @@ from region.stream.openpgp import (
 from region.stream.packets import packets_of
 from shared.errors import (
     BadSignature,
+    InvalidDocument,
     InvalidKeyring,
     InvalidValue,
     KeyAlgorithmRefused,
@@ -173,6 +175,13 @@ LITERAL = b"\xcb\x0bb\0\0\0\0\0evil\n"
     [
         pytest.param(lambda o, _: (b"", o.keyring), Unsigned, "not signed", id="empty"),
         pytest.param(lambda o, _: (TEXT, o.keyring), Unsigned, "declare the source unsigned", id="plain JSON"),
+        pytest.param(
+            lambda o, _: (b"\n<!doctype html><title>Log in</title>", o.keyring),
+            InvalidDocument,
+            "a web page came in its place",
+            id="a log-in page",
+        ),
+        pytest.param(lambda o, _: (gzip.compress(o.sign()), o.keyring), InvalidDocument, "compressed", id="compressed"),
         pytest.param(lambda o, _: (o.sign(mode=SignatureMode.DETACHED), o.keyring), Unsigned, URL, id="detached"),
         pytest.param(
             lambda o, _: (o.sign(mode=SignatureMode.INLINE), o.keyring), BadSignature, "clear-signed", id="inline"
