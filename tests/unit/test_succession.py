@@ -82,7 +82,11 @@ def test_who_knows_one_key_finds_those_after_it(
         pytest.param([step(A, B), step(B, C), step(C, B)], BadSignature, id="in a circle"),
         pytest.param([step(A, B), step(A, THIEF)], BadSignature, id="two by one key"),
         pytest.param([step(A, B), forged(THIEF, key=B, before=B)], BadSignature, id="bad after a good one"),
-        pytest.param([step(A, B), forged(THIEF, key=THIEF, before=B)], BadSignature, id="by a key that none has named"),
+        pytest.param(
+            [step(A, B), forged(THIEF, key=THIEF, before=B, after=text(C))],
+            BadSignature,
+            id="by a key that none has named",
+        ),
         pytest.param([step(A, B)] * 65, InvalidDocument, id="more than 64"),
     ],
 )
