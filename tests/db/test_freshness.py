@@ -467,6 +467,7 @@ async def test_a_source_that_hangs_keeps_no_other_from_being_read(
             await running
 
 
+@pytest.mark.timeout(30)
 async def test_the_documents_of_a_source_have_so_much_time_together(
     bench: Bench, mirror: Mirror, server: Server, tmp_path: Path
 ) -> None:

@@ -152,6 +152,7 @@ def test_a_bomb_stops_at_the_cap(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE], ids=["symbolic", "hard"])
+@pytest.mark.timeout(30)
 def test_links_count_as_the_files_they_become_before_one_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: bytes
 ) -> None:
@@ -194,6 +195,7 @@ def test_a_sparse_member_is_refused(tmp_path: Path) -> None:
         unpacked(tmp_path, bytes(header) + bytes(10240))
 
 
+@pytest.mark.timeout(20)
 def test_a_sparse_map_of_megabytes_is_refused_before_it_is_read(tmp_path: Path) -> None:
     """The map of pax sparse files is data, so no cap on headers holds it."""
     packed = io.BytesIO()

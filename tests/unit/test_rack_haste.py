@@ -106,6 +106,7 @@ FLOODS = [
 
 
 @pytest.mark.parametrize(("last", "most"), FLOODS)
+@pytest.mark.timeout(40)
 def test_a_flood_of_hints_is_a_poll_a_minute_and_takes_no_beat_away(last: bool, most: int) -> None:
     async def flood() -> AsyncGenerator[Hint, None]:
         for serial in range(1, 10**9):
