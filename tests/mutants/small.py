@@ -13,13 +13,14 @@ import tomllib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.mutants.changes import Change, changes
 from tests.mutants.copies import ROOT, WORKERS, Runs, all_pass, runs_in_copies, spoiled
 
 GOAL = 0.95
-TIMEOUT_S = 60.0
+MOST_S = 60.0
 HERE = Path(__file__).parent
 
 Equivalent = tuple[str, str, str, str]
@@ -44,16 +45,15 @@ def main(wanted: Sequence[str]) -> int:
             }
             met |= named & set(found.values())
             worth = [change for change, key in found.items() if key not in named]
-            if not all_pass(free, tests, timeout_s=10 * TIMEOUT_S):
+            if not all_pass(free, tests, timeout_s=10 * MOST_S):
                 print("The tests must pass before anything is changed.")
                 return 2
+            # What takes so much longer than it should goes on for ever.
+            run = _Run(path, tests, min(MOST_S, 10 + 10 * (time.monotonic() - started)), free)
             with ThreadPoolExecutor(WORKERS) as threads:
-                told = list(threads.map(lambda one, at=path, by=tests: _noticed(at, one, by, free), worth))
+                told = list(threads.map(run.notices, worth))
             total, noticed = total + len(worth), noticed + sum(told)
             print(f"{path}: {sum(told)} of {len(worth)} noticed in {time.monotonic() - started:.0f} s", flush=True)
-            for change, was_noticed in zip(worth, told, strict=True):
-                if not was_noticed:
-                    print(f"  {change.line}: {change.was!r} -> {change.becomes!r}", flush=True)
     gone = {key for key in named if key[0] in chosen} - met
     for key in sorted(gone):
         print(f"No longer there: {key}")
@@ -66,16 +66,28 @@ def _equivalents() -> set[Equivalent]:
     return {(entry["module"], entry["line"], entry["was"], entry["becomes"]) for entry in entries}
 
 
-def _noticed(path: str, change: Change, tests: Sequence[str], free: "queue.Queue[Runs]") -> bool:
-    runs = free.get()
-    file = runs.copy / path
-    try:
-        with spoiled(file, change.made(file.read_bytes())):
-            status, _ = runs.run(tests, timeout_s=TIMEOUT_S)
-    finally:
-        free.put(runs)
-    # A module that cannot be imported any more (2), or a test that waits for ever, is noticed by everybody.
-    return status != 0
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """The tests that stand for the module at `path`."""
+
+    path: str
+    tests: Sequence[str]
+    timeout_s: float
+    free: "queue.Queue[Runs]"
+
+    def notices(self, change: Change) -> bool:
+        """True if a test fails with this change; one that none notices is printed at once."""
+        runs = self.free.get()
+        file = runs.copy / self.path
+        try:
+            with spoiled(file, change.made(file.read_bytes())):
+                status, _ = runs.run(self.tests, timeout_s=self.timeout_s)
+        finally:
+            self.free.put(runs)
+        if status == 0:
+            print(f"  {self.path}:{change.line}: {change.was!r} -> {change.becomes!r}", flush=True)
+        # A module that cannot be imported any more (2), or a test that waits for ever, is noticed by everybody.
+        return status != 0
 
 
 if __name__ == "__main__":
