@@ -116,6 +116,24 @@ def test_bytes_of_heads_close_who_holds_some_longest_whoever_it_is() -> None:
     assert door.house.strangers == 0
 
 
+def test_as_many_go_as_it_takes() -> None:
+    door = Door(held_bytes=1000)
+    first, second, third = (door.let_in(name) for name in ("first", "second", "third"))
+    first.holds(500)
+    second.holds(500)
+    third.holds(900)
+    assert door.gone == ["first", "second"]
+
+
+def test_a_house_without_wishes_has_limits_and_its_visitors_say_what_they_do() -> None:
+    visitor = House().enter("192.0.2.1", lambda: None)
+    silent = [visitor.silent]
+    for act in (visitor.is_busy, visitor.is_silent):
+        act()
+        silent.append(visitor.silent)
+    assert silent == [True, False, True]
+
+
 def test_who_leaves_takes_its_bytes_along() -> None:
     door = Door(held_bytes=1000)
     first, second = door.let_in("first"), door.let_in("second")
@@ -210,3 +228,15 @@ def test_what_counts_as_one_address(host: str, key: str) -> None:
 def test_who_comes_from_a_network(host: str, expected: bool) -> None:
     assert within(host, [PROXY, ipaddress.ip_network("fd00::/8")]) is expected
     assert within(host, []) is False
+
+
+def test_two_thousand_have_to_go_for_one_that_sends_much() -> None:
+    door = Door(connections=3000, of_one_address=3000, held_bytes=4000)
+    for number in range(2000):
+        door.let_in(str(number)).holds(1)
+    large = door.let_in("large")
+    large.holds(2000)
+    assert door.gone == []
+    large.holds(3999)
+    assert door.gone == [str(number) for number in range(1999)]
+    assert door.house.strangers == 2
