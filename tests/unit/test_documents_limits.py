@@ -158,3 +158,25 @@ def test_a_root_image_with_a_type_of_bootloader_is_a_root_image() -> None:
 def test_no_root_image_is_a_ga_kernel() -> None:
     assert not only(parse({"p": centos(version="7", subarch="ga-7")})).is_ga
     assert only(parse({"p": ubuntu(versions={"1": version(*BOOT)})})).is_ga
+
+
+def test_what_is_skipped_after_a_thousand_is_called_others() -> None:
+    skipped = parse({f"p{number}": 3 for number in range(1003)}).skipped
+    assert (len(skipped), skipped[-1].name) == (1001, "others")
+    assert skipped[-1].why.startswith("3 more parts")
+
+
+def test_tags_of_a_version_count_for_its_items_and_those_of_a_product_too() -> None:
+    squashfs = item("squashfs", "a/b")
+    del squashfs["sha256"], squashfs["ftype"]
+    product = centos(ftype="squashfs", versions={"1": {"items": {"root": squashfs}, "sha256": "ab" * 32}})
+    (one,) = only(parse({"p": product})).versions
+    assert [(entry.key, entry.ftype, entry.sha256) for entry in one.items] == [("root", "squashfs", "ab" * 32)]
+
+
+def test_a_version_that_says_a_thing_twice_is_skipped_alone() -> None:
+    product = centos(versions={"1": version("squashfs"), "2": version("squashfs")})
+    payload = json.dumps(document({"p": product})).encode().replace(b'"2": {', b'"2": {"items": {}, ')
+    parsed = documents.parse_products(payload, URL)
+    assert [one.name for one in parsed.products[0].versions] == ["1"]
+    assert any("It is not JSON (the key 'items' is there twice)." in text for _, text in why(parsed))
