@@ -38,13 +38,14 @@ from shared.wire.envelope import seal
 from tests.db.rows import NOW, digest, hold, kernel, make_rack, make_region, make_source, publish
 
 REGION = "ab" * 32
+KEY = Ed25519PrivateKey.generate()
 
 
 @pytest.fixture
 async def engine(engine: AsyncEngine) -> AsyncEngine:
     """An engine on the database of a region."""
     async with transaction(engine) as connection:
-        await make_region(connection, Ed25519PrivateKey.generate())
+        await make_region(connection, KEY)
     return engine
 
 
@@ -325,7 +326,7 @@ async def test_the_tightest_rack_still_pulls_what_is_left_and_then_what_is_new(e
         assert await racks.tightest(connection, {}, NOW) is None
         source_id = await make_source(connection, kernel("1", "2"))
         await hold(connection, source_id, "1")
-        await publish(connection, Ed25519PrivateKey.generate())
+        await publish(connection, KEY)
         for name, free, left, unseen_for in (
             ("roomy", 9000, 0, timedelta(0)),
             ("pulling", 5000, 3000, timedelta(0)),
