@@ -55,7 +55,7 @@ fuzz: packages env ## let atheris look for bytes a parser does not expect, SECON
 	PYTHONPATH=.cache/fuzz/atheris $(BIN)/python -m tests.fuzz $(or $(SECONDS),20) $(ARGS)
 
 .PHONY: chaos
-chaos: packages env ## break real processes for SECONDS and see what holds (SEED= repeats a run, ONLY=kill,power)
+chaos: filesystems env ## break real processes for SECONDS and see what holds (SEED= repeats a run, ONLY=kill,power)
 	@$(BIN)/python -m tests.chaos --seconds '$(or $(SECONDS),900)' $(if $(SEED),--seed '$(SEED)') \
 		$(if $(ONLY),--only '$(ONLY)')
 
@@ -112,6 +112,11 @@ packages:
 .PHONY: browser
 browser:
 	@$(PYTHON) -m deploy.local.packages --browser
+
+# The same, and what makes the file systems whose power the chaos tests cut.
+.PHONY: filesystems
+filesystems:
+	@$(PYTHON) -m deploy.local.packages --file-systems
 
 # .venv as requirements.lock says; a few milliseconds when it already is.
 .PHONY: env

@@ -26,6 +26,10 @@ GPGV = Package("gpgv", program="gpgv", purpose="verifies the signature of every 
 CA_CERTIFICATES = Package("ca-certificates", program="update-ca-certificates", purpose="verifies the package index")
 
 CHROMIUM = Package("chromium", program="chromium", purpose="runs the browser tests")
+FILE_SYSTEMS = (
+    Package("e2fsprogs", program="mkfs.ext4", purpose="makes file systems whose power tests cut"),
+    Package("xfsprogs", program="mkfs.xfs", purpose="makes file systems whose power tests cut"),
+)
 
 NEEDED = (GPGV,)
 """What running and testing Bootferry takes."""
@@ -99,21 +103,23 @@ def apt_get(command: str, *names: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def ensure_browser(environ: Mapping[str, str]) -> None:
-    """Return with a browser installed, or having said that its tests will skip. In CI they must not: raises Failure."""
+def ensure_for_tests(packages: Iterable[Package], tests: str, environ: Mapping[str, str]) -> None:
+    """Return with these installed, or having said that `tests` will skip. In CI they must not: raises Failure."""
     try:
-        ensure(missing([CHROMIUM]))
+        ensure(missing(packages))
     except Failure as failure:
         if environ.get("CI"):
             raise
-        print(f"The browser tests will be skipped. {failure}", flush=True)
+        print(f"The {tests} will be skipped. {failure}", flush=True)
 
 
 def main() -> None:
-    """Make sure that every system package is there; with --browser, a browser for the tests too."""
+    """Make sure that every system package is there; with --browser or --file-systems, what more tests take, too."""
     ensure(missing(NEEDED))
     if "--browser" in sys.argv[1:]:
-        ensure_browser(os.environ)
+        ensure_for_tests([CHROMIUM], "browser tests", os.environ)
+    if "--file-systems" in sys.argv[1:]:
+        ensure_for_tests(FILE_SYSTEMS, "tests that cut the power", os.environ)
 
 
 if __name__ == "__main__":
