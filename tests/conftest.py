@@ -18,6 +18,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -88,9 +89,29 @@ def _size(directory: Path) -> int:
     return sum(path.lstat().st_blocks * 512 for path in directory.rglob("*"))
 
 
+def _spells_an_address(host: str) -> bool:
+    """True if the system reads an address from it by itself; hexadecimal and octal spellings count."""
+    with contextlib.suppress(ValueError):
+        ipaddress.ip_address(host.partition("%")[0])
+        return True
+    with contextlib.suppress(OSError):
+        socket.inet_aton(host)
+        return True
+    return False
+
+
 @pytest.fixture(autouse=True)
 def _nothing_leaves_this_machine() -> Iterator[None]:
-    """Our own HTTP clients connect to this machine only, even where somebody has taken their guard out."""
+    """Our own HTTP clients connect to this machine only, even where somebody has taken their guard out.
+
+    No nameserver is asked either: a name that is neither an address nor this machine's own leads nowhere.
+    """
+    look_up = socket.getaddrinfo
+
+    def look_up_here(host: Any, *arguments: Any, **named: Any) -> Any:
+        if host not in (None, "", b"", "localhost", socket.gethostname()) and not _spells_an_address(str(host)):
+            raise socket.gaierror(socket.EAI_NONAME, "a test may not ask a nameserver")
+        return look_up(host, *arguments, **named)
 
     def open_here(info: AddressInfo) -> socket.socket:
         if not ipaddress.ip_address(str(info[4][0]).partition("%")[0]).is_loopback:
@@ -99,6 +120,7 @@ def _nothing_leaves_this_machine() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("shared.http.system_socket", open_here)
+        patch.setattr("socket.getaddrinfo", look_up_here)
         yield
 
 
