@@ -14,12 +14,6 @@ SLICE_S = 300
 _DAY_SLICES = 86_400 // SLICE_S
 
 
-def slice_of_day(files: Iterable[Sha256], now: datetime) -> set[Sha256]:
-    """Those of `files` whose turn is the slice of the day that `now` lies in; each file has one turn a day."""
-    turn = _turn(now) % _DAY_SLICES
-    return {sha256 for sha256 in files if _turn_of(sha256) == turn}
-
-
 def due_since(files: Iterable[Sha256], last: datetime | None, now: datetime) -> set[Sha256]:
     """Those of `files` whose turn has come since `last`, the time of the audit before; None before the first audit.
 

@@ -17,7 +17,7 @@ from region.catalogue.files import Stored
 from region.database.connection import transaction
 from region.database.tables import versions
 from region.importing import upkeep
-from shared.audit import SLICE_S, slice_of_day
+from shared.audit import SLICE_S
 from shared.digest import Sha256
 from shared.errors import NotFound
 from shared.store.base import Store
@@ -35,6 +35,7 @@ from tests.db.rows import (
     until_somebody_waits,
 )
 from tests.stores import put, stored_path
+from tests.turns import slice_of_day
 
 GRACE = timedelta(hours=24)
 LONG_AGO = NOW - timedelta(days=2)

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.audit import SLICE_S, due_since, slice_of_day
+from shared.audit import SLICE_S, due_since
 from shared.digest import Sha256
+from tests.turns import slice_of_day
 
 DAY = timedelta(days=1)
 MIDNIGHT = datetime(2026, 7, 1, tzinfo=UTC)
