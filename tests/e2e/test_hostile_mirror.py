@@ -41,7 +41,7 @@ from shared.patience import Patience
 from shared.store.disk import DiskStore
 from tests.conftest import TEMPLATE, Clock
 from tests.db.bench import Bench, build, small_mirror
-from tests.http.test_client import Authority
+from tests.http.client.certificates import Authority
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -9,7 +9,7 @@ from yarl import URL
 from region.cli.client import Answer, Api
 from shared.errors import HttpStatus
 from shared.http import client_session
-from tests.http.test_download import raw_server, response
+from tests.http.raw_server import raw_server, response
 
 GOOD = response(b'{"items": []}')
 
