@@ -121,13 +121,13 @@ class House:
             self._silent_at.pop(visitor.address, None)
 
     def note_silence(self, visitor: Visitor) -> None:
-        """From this moment it is silent."""
+        """It is silent now."""
         if visitor.counted:
             self._silent[visitor] = None
             self._silent_at.setdefault(visitor.address, OrderedDict())[visitor] = None
 
     def forget_silence(self, visitor: Visitor) -> None:
-        """It is not silent any longer."""
+        """It is silent no longer."""
         if visitor.counted:
             self._silent.pop(visitor, None)
             self._silent_at.get(visitor.address, OrderedDict()).pop(visitor, None)

@@ -143,7 +143,7 @@ def test_what_libraries_say_shows_no_password_and_no_token() -> None:
     try:
         raise ValueError(f"http://ann:c4n4ry@proxy.example:1/ with {token}")
     except ValueError:
-        logging.getLogger("a.library").exception("https://c4n4ry@mirror.example/%s", token)
+        logging.getLogger("somebody").exception("https://c4n4ry@mirror.example/%s", token)
         logs.logger("ours").exception("It failed.", url="http://:c4n4ry@mirror.example/", token=f"bfe_{'y' * 90}")
     told = stream.getvalue()
     assert "c4n4ry" not in told
