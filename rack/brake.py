@@ -6,7 +6,7 @@
   counts up to the manifest's own number only, so that no manifest confirms what comes after it.
 - What an image consists of does not count: a new version is a replacement, and it must come whole before it shows.
 
-Not done here: the manifest that waits is kept by nobody. The rack asks for it again, and looks again.
+Not done here: keeping the manifest that waits. The poll keeps it, in memory, and looks at it again each time.
 """
 
 from collections.abc import Collection

@@ -116,6 +116,7 @@ def enrol(
             " token is asked for.",
         ),
     ] = "",
+    # For scripts of 0.1; it warns.
     token: Annotated[str, typer.Option(hidden=True)] = "",
     name: Annotated[str, typer.Option(help="What operators call this rack. [default: this machine's host name]")] = "",
     again: Annotated[
@@ -124,8 +125,8 @@ def enrol(
 ) -> None:
     """Make this rack known to a region, once.
 
-    The region's key is checked against the token before anything is sent, and the token's secret never is. Neither is
-    it an argument: every user of a machine sees those.
+    The region's key is checked against the token before anything is sent, and the token's secret never is. Give the
+    token as a file, or when you are asked; not as an argument: every user of a machine sees those.
     """
     _told(lambda: asyncio.run(_enrol(region, token_file, token, name, again=again)))
 

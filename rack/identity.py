@@ -15,7 +15,7 @@ import asyncio
 import dataclasses
 import json
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -158,7 +158,7 @@ async def enrol(
         "name": answer.name,
         "rack_key_fingerprint": fingerprint(key),
     }
-    await asyncio.to_thread(_keep, directory, json.dumps(document, indent=2).encode() + b"\n")
+    await asyncio.to_thread(_keep, directory, document)
     return Identity(region_url, region_key, answer.rack_id, answer.name, key)
 
 
@@ -190,9 +190,8 @@ def follow(data_dir: Path, identity: Identity, chain: Sequence[Signed]) -> bool:
     former = (*identity.former, known, *found[:-1])[-MAX_SUCCESSIONS:]
     document["region_key"] = encode_bytes(public_bytes(found[-1]))
     document["former_region_keys"] = [encode_bytes(public_bytes(key)) for key in former]
-    content = json.dumps(document, indent=2).encode() + b"\n"
     # Before it is believed: a rack that has left a key never goes back to it.
-    write_whole(directory / "region.json", content, mode=0o600, owner=owner_of(directory))
+    _write_region(directory, document)
     identity.region_key, identity.former = found[-1], former
     return True
 
@@ -226,14 +225,22 @@ def _settle(directory: Path) -> None:
     try:
         counts = str(read_document(directory / "region.json")["rack_key_fingerprint"])
         if fingerprint(load_key(directory / "rack.key.new")) == counts:
-            (directory / "rack.key.new").replace(directory / "rack.key")
-            sync_directory(directory)
+            _let_new_key_count(directory)
     except (FileNotFoundError, InvalidDocument, KeyError):
         return
 
 
-def _keep(directory: Path, document: bytes) -> None:
-    write_whole(directory / "region.json", document, mode=0o600, owner=owner_of(directory))
+def _keep(directory: Path, document: Mapping[str, object]) -> None:
+    _write_region(directory, document)
+    _let_new_key_count(directory)
+
+
+def _write_region(directory: Path, document: Mapping[str, object]) -> None:
+    content = json.dumps(document, indent=2).encode() + b"\n"
+    write_whole(directory / "region.json", content, mode=0o600, owner=owner_of(directory))
+
+
+def _let_new_key_count(directory: Path) -> None:
     (directory / "rack.key.new").replace(directory / "rack.key")
     sync_directory(directory)
 

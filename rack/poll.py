@@ -37,7 +37,6 @@ from shared.errors import (
     BootferryError,
     FetchError,
     ForkedManifest,
-    HttpStatus,
     InvalidRequestSignature,
     NoRoom,
     Replayed,
@@ -46,20 +45,20 @@ from shared.errors import (
     WaitsForConfirmation,
 )
 from shared.logs import logger
-from shared.patience import Patience, is_regions, is_transient, patiently
+from shared.patience import Patience, asked_s, is_regions, is_transient, patiently
 from shared.promises import POLL_PERIOD
-from shared.signing import fingerprint
+from shared.signing import SEQUENCE_AHEAD, fingerprint
 from shared.store.disk import DiskStore
 from shared.wire.envelope import open_envelope
 from shared.wire.manifest import MANIFEST_TYPE, Manifest
 from shared.wire.report import Fault, Knows, Pending, Report
 
 REPORT_EVERY_S = 5.0
-SEQUENCE_AHEAD_MS = 24 * 3600 * 1000
-"""A region takes no sequence that lies further ahead of its clock."""
 ASK_WITHIN_S = 150.0
 REPORT_WITHIN_S = 60.0
 PULL_FOR_S = POLL_PERIOD.total_seconds()
+
+_MS = timedelta(milliseconds=1)
 
 _log = logger(__name__)
 
@@ -453,7 +452,7 @@ class Poller:
     def _next_sequence(self) -> int:
         """A greater one than before, milliseconds since 1970 by the region's clock; a wrong clock's is forgotten."""
         state, now_ms = self._state, int(self._region.now().timestamp() * 1000)
-        state.sequence = max(state.sequence + 1, now_ms) if state.sequence < now_ms + SEQUENCE_AHEAD_MS else now_ms
+        state.sequence = max(state.sequence + 1, now_ms) if state.sequence < now_ms + SEQUENCE_AHEAD // _MS else now_ms
         return state.sequence
 
     def _put_off(self, refused: list[BootferryError]) -> None:
@@ -462,9 +461,8 @@ class Poller:
             self._untaken, self.report_due_s = 0, float("inf")
             return
         self._untaken += 1
-        asked_s = refused[0].retry_after if isinstance(refused[0], HttpStatus) else 0.0
         pause_s = self._habits.report_again.pause_s(self._untaken, self._rng)
-        self.report_due_s = asyncio.get_running_loop().time() + max(asked_s, pause_s)
+        self.report_due_s = asyncio.get_running_loop().time() + max(asked_s(refused[0]), pause_s)
 
     async def _address(self) -> str:
         """Where machines reach this rack, as far as it can know: as `host:port`."""

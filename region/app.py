@@ -57,6 +57,6 @@ def build(configuration: RegionConfiguration, now: Callable[[], datetime] = lamb
             owner=f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}",
             now=now,
         ),
-        clock=Clock(engine, store, sightings, timedelta(seconds=configuration.prune_grace_seconds), now),
+        clock=Clock(engine, store, timedelta(seconds=configuration.prune_grace_seconds), now),
         now=now,
     )

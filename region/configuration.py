@@ -1,4 +1,4 @@
-"""The region's configuration; see `shared.configuration` for where they are looked for."""
+"""The region's configuration; `shared.configuration` says where it is looked for."""
 
 import inspect
 import ipaddress
@@ -13,8 +13,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from shared.configuration import ServiceConfiguration
-
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+from shared.networks import Network
 
 
 def _networks(given: object) -> object:

@@ -154,7 +154,7 @@ async def request(
     """
     whole = asyncio.timeout(deadline_s)
     way = Way(proxied=proxy is not None)
-    with told_apart(session, url, proxy):
+    with _told_apart(session, url, proxy):
         try:
             async with whole:
                 target = url
@@ -251,7 +251,7 @@ def _retry_after(response: aiohttp.ClientResponse) -> float:
 
 
 @contextmanager
-def told_apart(session: aiohttp.ClientSession, url: URL, proxy: URL | None = None) -> Iterator[None]:
+def _told_apart(session: aiohttp.ClientSession, url: URL, proxy: URL | None = None) -> Iterator[None]:
     """Inside, what aiohttp raises about `url` becomes the FetchError that says what happened; a disk's OSError not."""
     try:
         yield

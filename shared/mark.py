@@ -23,9 +23,12 @@ def set_mark(file: int | Path) -> None:
     os.utime(file, ns=(_VERIFIED_AT_NS, _VERIFIED_AT_NS), follow_symlinks=isinstance(file, int))
 
 
-def take_mark(path: Path) -> None:
-    """Take the mark away from the file and from all its hard links. Raises OSError."""
-    os.utime(path, follow_symlinks=False)
+def take_mark(path: Path | str, *, dir_fd: int | None = None) -> None:
+    """Take the mark away from the file, in the directory `dir_fd` if given, and from all its hard links.
+
+    Raises OSError.
+    """
+    os.utime(path, dir_fd=dir_fd, follow_symlinks=False)
 
 
 def is_verified(found: os.stat_result, size: int) -> bool:

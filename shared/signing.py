@@ -26,7 +26,7 @@ import hashlib
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -38,13 +38,18 @@ from shared.errors import InvalidDocument, InvalidRequestSignature, InvalidValue
 
 REQUEST_LIFETIME_S = 300
 MAX_SEQUENCE = 2**63 - 1
+SEQUENCE_AHEAD = timedelta(days=1)
+"""Sequences are milliseconds since 1970; a region takes none that lies further ahead of its clock."""
+KEY_ID = "[0-9a-zA-Z-]{1,64}"
+"""What a rack's id looks like, as a regular expression."""
+
 _READS = ("GET", "HEAD")
 _HEADERS = ("content-digest", "bootferry-region", "bootferry-sequence")
-_KEY_ID = re.compile(r';keyid="([0-9a-zA-Z-]{1,64})"')
+_KEY_ID = re.compile(rf';keyid="({KEY_ID})"')
 _INPUT = re.compile(
     r'rack=(\("@method" "@path" "@query"(?P<digest> "content-digest")?'
     r'(?P<region> "bootferry-region")?(?P<sequence> "bootferry-sequence")?\)'
-    r';created=(?P<created>0|[1-9][0-9]{0,11});keyid="(?P<key_id>[0-9a-zA-Z-]{1,64})";alg="ed25519"'
+    r';created=(?P<created>0|[1-9][0-9]{0,11});keyid="(?P<key_id>' + KEY_ID + r')";alg="ed25519"'
     r'(?:;nonce="(?P<nonce>[0-9a-f]{32})")?;tag="bootferry-rack")'
 )
 _SIGNATURE = re.compile(r"rack=:([A-Za-z0-9+/]{85}[AQgw]==):")
@@ -214,13 +219,18 @@ def verify_head(
     if said["region"] and covered["bootferry-region"] not in (region, *formerly):
         raise InvalidRequestSignature("it is meant for another region; enrol the rack here")
     behind_s = now.timestamp() - int(said["created"])
-    if abs(behind_s) > REQUEST_LIFETIME_S:
-        raise WrongClock(f"{now.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC", behind_s, said["nonce"] or "")
+    require_made_now(now, behind_s, said["nonce"] or "")
     return Head(
         _digest(covered["content-digest"]) if said["digest"] else None,
         _sequence(covered["bootferry-sequence"]) if said["sequence"] else None,
         said["nonce"] or "",
     )
+
+
+def require_made_now(now: datetime, behind_s: float, nonce: str) -> None:
+    """Raises WrongClock when something was made more than five minutes before `now`, or after it."""
+    if abs(behind_s) > REQUEST_LIFETIME_S:
+        raise WrongClock(f"{now.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC", behind_s, nonce)
 
 
 def verify_body(head: Head, body: bytes) -> None:

@@ -16,12 +16,13 @@ from region.api.problems import documented
 from region.catalogue import files, images, sources
 from region.database.connection import is_migrated, require_usable, transaction
 from region.edge.admission import Strangers
-from region.edge.house import Visitor, within
+from region.edge.house import Visitor
 from region.fleet import racks
 from region.importing import imports
 from region.process import Region
 from shared import __version__
 from shared.errors import Unavailable
+from shared.networks import within
 from shared.signing import encode_bytes, public_bytes
 
 probes = APIRouter(tags=["health"])

@@ -37,7 +37,7 @@ class RackShown(Shape):
     `never_seen`: it never polled; `unreachable`: it missed three polls; `ahead`: it knows a manifest that this region
     never published (was the database restored? run `bootferry-region new-epoch`); `waiting_for_operator`: it keeps
     images that the manifest takes away, until POST /manifest/confirmation; `failing`: see `last_error`;
-    `outdated`: it does not show all of the current manifest yet.
+    `pulling`: it has bytes to pull; `outdated`: it does not show all of the current manifest yet; `synced`: it does.
     """
 
     id: str
@@ -229,7 +229,7 @@ async def remove_enrolment_token(
 async def enrol_rack(region: TheRegion, request: Request) -> Response:
     attempts: Attempts = request.app.state.enrolment_attempts
     address = address_of(request)
-    # Before anything that costs: the body, the database, a signature.
+    # Before anything that costs: the database, a signature.
     attempts.require_another(address, time.monotonic())
     region.require_ready()
     envelope = await request.body()

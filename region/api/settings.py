@@ -42,7 +42,7 @@ class SettingsFields(Shape):
         description="The way to sources that name no proxy of their own; empty or null: none.",
         examples=["http://proxy.example.org:3128"],
     )
-    retention_days: RetentionDays = 400
+    retention_days: RetentionDays = Field(400, json_schema_extra=_without_default)
     bootloader_source_id: int = Field(
         1,
         ge=1,

@@ -260,7 +260,7 @@ async def probe_source(
         proxy = (await settings.get(connection)).proxy
         stored = None if source_id is None else await sources.get(connection, source_id)
     wished = await fields.wish(1, region.now(), stored)
-    async with reading.connect(wished, wished.keyring, proxy, region.secrets) as connected:
+    async with reading.connect(wished, proxy, region.secrets) as connected:
         found = await reading.read(connected, {}, region.now())
     for error in found.failed.values():
         raise error

@@ -119,7 +119,7 @@ sizes AS (
     FROM needed LEFT JOIN files USING (sha256) GROUP BY needed.os, needed.release, needed.arch
 )
 """
-"""CTEs: what each image consists of now; the queries below begin with them."""
+"""CTEs: what each image consists of now."""
 
 _STATUS = f"""{_CURRENT},
 {COUNTS},

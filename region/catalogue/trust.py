@@ -62,13 +62,18 @@ class Keyring:
     name: str | None = None
 
 
+def unsigned_voucher(url: str) -> str:
+    """Who vouches for an unsigned source: its URL, and nobody else."""
+    return f"unsigned:{url}"
+
+
 def vouchers_of(url: str, keyring: bytes | None, now: datetime, *, unsigned: bool) -> tuple[str, ...]:
     """Who vouches for a source with this URL and keyring; nobody where its keyring could never be read.
 
     A key that has expired signs nothing new and still vouches for what it signed.
     """
     if unsigned:
-        return (f"unsigned:{url}",)
+        return (unsigned_voucher(url),)
     keys = judge(keyring, now) if keyring is not None else ()
     return tuple(sorted(key.fingerprint for key in keys if key.problem in ("", KeyExpired.code)))
 

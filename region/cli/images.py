@@ -177,7 +177,7 @@ def _tell_pin(found: Item, done: str, how: How) -> None:
 def delete(
     image: ImageArgument, dry_run: DryRun = False, yes: Yes = False, wait: Wait = False, chosen: Output = Format.TABLE
 ) -> None:
-    """Give one image up, whatever source it is selected from. It is deleted from the region and from every rack."""
+    """Unselect one image, whatever source it is selected from. It is deleted from the region and from every rack."""
     wanted, how = parse_image(image), How(dry_run, yes, wait, chosen)
 
     async def ask(api: "Api", **query: str) -> Item:

@@ -222,7 +222,7 @@ def remove(
     yes: Yes = False,
     chosen: Output = Format.TABLE,
 ) -> None:
-    """Remove a source. Selections that name it mean whichever source wins from then on.
+    """Remove a source. Selections that name it mean whichever source wins after that.
 
     If bootloaders come from it, they come from no source after this, until you choose another: bootferry settings.
     """

@@ -51,9 +51,10 @@ def _bytes(name: str) -> Column[int]:
 
 
 # The one row about the region itself. `bootloader_source_id` is the one source that bootloaders come from;
-# `confirmed_…` the last manifest of which an operator confirmed that it takes much away. `epoch` is the time of this
-# database's birth in seconds: a region whose database was made anew outranks what racks have seen before. `serial`
-# counts the manifests of the epoch. `tidied_at` is when housekeeping began last: whoever moves it on has won the hour.
+# `confirmed_…` the last manifest of which an operator confirmed that it takes much away. `epoch` is the time in
+# seconds of this database's birth, or of its last new epoch: a region whose database was made anew outranks what racks
+# have seen before. `serial` counts the manifests of the epoch. `tidied_at` is when housekeeping began last: whoever
+# moves it on has won the hour.
 # `secrets_fingerprint` names the key that seals `…_credentials`, here and in `sources` (`region.secrets`).
 region = Table(
     "region",
@@ -182,7 +183,8 @@ products = Table(
     Index("ix_products_place", "place"),
 )
 
-# `held_at` set: every file of the version is stored and the manifest names it; `vouched_by` signed it then.
+# `held_at` set: every file of the version is stored and the manifest names it; `vouched_by` signed it, by the last
+# reading that offered it.
 # Version names order as bytes.
 versions = Table(
     "versions",
@@ -232,7 +234,7 @@ leaving_files = Table(
 )
 
 # A wish. `source_id` empty: whichever source wins; set: this one. `kernels` and `labels` empty: all of them. `keep` is
-# how many replaced versions stay.
+# reserved for how many replaced versions stay: nothing reads it yet, and no door sets `kernels` and `labels`.
 selections = Table(
     "selections",
     metadata,
@@ -405,7 +407,7 @@ successions = Table(
     _moment("made_at"),
 )
 
-# Keyed by the fingerprint of the token's public key; the secret is nowhere. `uses_left` is spent in one UPDATE.
+# Keyed by the fingerprint of the token's public key; the secret is nowhere. `uses_left` is spent under the row's lock.
 enrolment_tokens = Table(
     "enrolment_tokens",
     metadata,

@@ -10,7 +10,7 @@ What changes many times a second is told through `Gathered`, which speaks once a
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 
@@ -179,7 +179,3 @@ class _Subscription:
         self._wake.clear()
         changed, self._pending = self._pending, {}
         return changed
-
-    async def __aiter__(self) -> AsyncIterator[list[Topic]]:
-        while True:
-            yield await self.next()

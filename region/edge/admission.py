@@ -25,9 +25,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from region.edge.house import Visitor, address_key
+from region.edge.house import Visitor
 from region.edge.problem import BODY_TOO_LARGE, BODY_TOO_SLOW, problem
 from shared.errors import BootferryError, Unauthenticated, Unavailable
+from shared.networks import address_key
 
 BODY_BYTES = 64 * 1024
 BODY_S = 20.0

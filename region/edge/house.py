@@ -11,7 +11,6 @@ A connection is a stranger's until one of its requests was authenticated; after 
 """
 
 import contextlib
-import ipaddress
 import resource
 import time
 from collections import Counter, OrderedDict
@@ -19,11 +18,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from shared.logs import logger
+from shared.networks import Network, address_key, within
 
 _TOLD_EVERY_S = 60.0
 _MANY_FILES = 2**20
-
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 log = logger(__name__)
 
@@ -173,29 +171,3 @@ def raise_open_files() -> int:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return _MANY_FILES if soft == resource.RLIM_INFINITY else soft
-
-
-def address_key(host: str) -> str:
-    """What counts as one address: IPv4 by itself, also when written as IPv6, and IPv6 by its /64."""
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return host
-    if isinstance(address, ipaddress.IPv4Address):
-        return str(address)
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(ipaddress.ip_network((address, 64), strict=False))
-
-
-def within(host: str, networks: Sequence[Network]) -> bool:
-    """True if `host` is an address in one of `networks`."""
-    if not networks:
-        return False
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return False
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    return any(address in network for network in networks)

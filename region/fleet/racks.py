@@ -4,7 +4,7 @@ import hashlib
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import delete, insert, select, text
@@ -27,11 +27,8 @@ from shared.errors import (
     TokenSpent,
     WrongRegion,
 )
-from shared.signing import Head, decode_bytes, parse_public_key
+from shared.signing import SEQUENCE_AHEAD, Head, decode_bytes, parse_public_key
 from shared.wire.enrolment import Enrolment, EnrolmentRequest
-
-SEQUENCE_AHEAD = timedelta(days=1)
-"""Sequences are milliseconds since 1970 by a rack's clock, which may be so far ahead."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,8 +49,9 @@ async def record(
     from far ahead, after which none could be newer.
     """
     furthest, request_sequence = furthest_sequence(now), None if head is None else head.sequence
-    if max(report.sequence, request_sequence or 0) > furthest:
-        raise InvalidValue("report's sequence", report.sequence, "it lies in the future; check the rack's clock")
+    for what, sequence in (("report's sequence", report.sequence), ("request's sequence", request_sequence or 0)):
+        if sequence > furthest:
+            raise InvalidValue(what, sequence, "it lies in the future; check the rack's clock")
     digest = _digest(report)
     given = {
         "now": now,

@@ -12,7 +12,6 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from region.database.connection import transaction
-from region.fleet.sightings import Sightings
 from region.importing import housekeeping, imports, retries, upkeep
 from shared.audit import SLICE_S
 from shared.digest import Sha256
@@ -27,8 +26,6 @@ _PUT_OFF = {
     "audit": "The stored files are compared with the catalogue later.",
 }
 
-_LATER = "A regular step waits for its next turn."
-
 log = logger(__name__)
 
 
@@ -38,7 +35,6 @@ class Clock:
 
     engine: AsyncEngine
     store: Store
-    sightings: Sightings
     prune_grace: timedelta
     now: Callable[[], datetime]
     last_audit_at: datetime | None = None
@@ -53,7 +49,6 @@ class Clock:
             log.info("The hourly sync is due.", action="sync", import_id=import_id)
         elif again:
             log.info("An import that failed is tried again.", action="sync", import_id=again[0])
-        await self.sightings.flush()
         await housekeeping.tidy(self.engine, self.now())
         # Last what a failing disk may end.
         gone = await upkeep.prune(self.engine, self.store, self.prune_grace, self.now())
@@ -120,8 +115,8 @@ def patiently(job: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None
         try:
             await job()
         except Unavailable as error:
-            log.warning(f"{_PUT_OFF.get(job.__name__, _LATER)} {error}", action=job.__name__)
+            log.warning(f"{_PUT_OFF[job.__name__]} {error}", action=job.__name__)
         except OSError as error:
-            log.error(f"{_PUT_OFF.get(job.__name__, _LATER)} The disk failed: {error.strerror}.", action=job.__name__)
+            log.error(f"{_PUT_OFF[job.__name__]} The disk failed: {error.strerror}.", action=job.__name__)
 
     return patient

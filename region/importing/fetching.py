@@ -42,7 +42,7 @@ class NoRoad(BootferryError):
 
 @dataclass(frozen=True, slots=True)
 class Fetching:
-    """How to fetch. `progress` is told the bytes of each file that have arrived."""
+    """How to fetch. `progress` holds the bytes of each file that have arrived."""
 
     store: Store
     parallel: int
@@ -85,7 +85,7 @@ async def fetch(
         for source_id in {road.source_id for known in roads.values() for road in known} & sources.keys():
             try:
                 connected = await stack.enter_async_context(
-                    reading.connect(sources[source_id], None, fetching.proxy, fetching.secrets)
+                    reading.connect(sources[source_id], fetching.proxy, fetching.secrets)
                 )
             except InvalidConfiguration as error:
                 connections[source_id] = error

@@ -348,7 +348,7 @@ async def _read_once(importer: Importer, run: _Run, source_id: int) -> tuple[lis
         known = await products.accepted(connection, source_id, older=older)
     if source.trust_revision != revision:
         raise TrustChanged(source.name)
-    async with reading.connect(source, source.keyring, run.proxy, importer.secrets) as connected:
+    async with reading.connect(source, run.proxy, importer.secrets) as connected:
         found = await reading.read(
             connected,
             known,
@@ -393,7 +393,7 @@ async def make_plan(connection: AsyncConnection) -> Plan:
 
 async def _withdraw(importer: Importer, run: _Run) -> None:
     """Withdraw what nobody wants or what has been replaced, except what an unattended run must not decide."""
-    attended = run.claim.trigger in ("operator", "selection") and run.claim.scope is None
+    attended = run.claim.trigger in imports.ATTENDED and run.claim.scope is None
     async with transaction(importer.engine) as connection:
         await imports.require_lease(connection, run.claim)
         # Nobody changes what is selected between the plan and its deed.

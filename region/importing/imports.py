@@ -25,6 +25,9 @@ LEASE_S = 10.0
 STANDSTILL_S = 15.0
 """A runner that stands still in the middle of a transaction is put out of it, so that its locks block nobody longer."""
 
+ATTENDED = ("operator", "selection")
+"""Triggers behind which an operator stands."""
+
 UNATTENDED = ("healing", "retry")
 """What the region asks of itself beside the hourly sync: no sync, and any other wish gives the run its name."""
 
@@ -95,10 +98,11 @@ _ENQUEUE = text("""
     INSERT INTO imports (trigger, requested_by, requested_at, scope, tries)
     VALUES (:trigger, :requested_by, :now, CAST(:scope AS text[]), :tries)
     ON CONFLICT (state) WHERE state = 'queued' DO UPDATE
-    SET trigger = CASE WHEN excluded.trigger IN ('operator', 'selection') OR imports.trigger IN ('healing', 'retry')
+    SET trigger = CASE WHEN excluded.trigger = ANY(CAST(:attended AS text[]))
+                            OR imports.trigger = ANY(CAST(:unattended AS text[]))
                        THEN excluded.trigger ELSE imports.trigger END,
-        requested_by = CASE WHEN excluded.trigger IN ('operator', 'selection')
-                                 OR imports.trigger IN ('healing', 'retry')
+        requested_by = CASE WHEN excluded.trigger = ANY(CAST(:attended AS text[]))
+                                 OR imports.trigger = ANY(CAST(:unattended AS text[]))
                             THEN excluded.requested_by ELSE imports.requested_by END,
         scope = CASE WHEN imports.scope IS NULL OR excluded.scope IS NULL THEN NULL
                      ELSE ARRAY(SELECT DISTINCT unnest(imports.scope || excluded.scope)) END,
@@ -129,6 +133,8 @@ async def enqueue(
                 "now": now,
                 "scope": None if scope is None else sorted(map(str, scope)),
                 "tries": tries,
+                "attended": list(ATTENDED),
+                "unattended": list(UNATTENDED),
             },
         )
     ).scalar_one()

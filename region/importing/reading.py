@@ -13,6 +13,7 @@ from typing import TypeVar
 import aiohttp
 from yarl import URL
 
+from region.catalogue import trust
 from region.catalogue.freshness import require_not_ahead
 from region.catalogue.products import INDEX, Document, Reading, require_not_older
 from region.catalogue.sources import SourceWish
@@ -46,7 +47,7 @@ class Upstream:
     keyring: bytes | None = field(repr=False)
     proxy: URL | None = field(repr=False)
     session: aiohttp.ClientSession
-    unsigned_voucher: str = ""
+    unsigned_voucher: str
 
     def url(self, path: RelativePath) -> URL:
         """Where a path of the stream lies. Paths are below the mirror's root, never below the document."""
@@ -66,9 +67,7 @@ class Read:
 
 
 @asynccontextmanager
-async def connect(
-    source: SourceWish, keyring: bytes | None, proxy: Address | None, secrets: Secrets
-) -> AsyncIterator[Upstream]:
+async def connect(source: SourceWish, proxy: Address | None, secrets: Secrets) -> AsyncIterator[Upstream]:
     """The source, through its own proxy (else `proxy`) and with its own CA bundle.
 
     Raises InvalidConfiguration; SecretUnreadable, which is one, when a user name and password cannot be opened.
@@ -78,10 +77,10 @@ async def connect(
     async with client_session(ca_bundle=Path(source.ca_bundle) if source.ca_bundle else None) as session:
         yield Upstream(
             root=root,
-            keyring=keyring,
+            keyring=source.keyring,
             proxy=through,
             session=session,
-            unsigned_voucher=f"unsigned:{source.url}",
+            unsigned_voucher=trust.unsigned_voucher(source.url),
         )
 
 

@@ -34,7 +34,7 @@ CONSOLE = Actor("the region's console", "")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One change. `action` is stable, like `selection.replaced`; `sentence` is for people."""
+    """One change. `action` is stable, like `selection.changed`; `sentence` is for people."""
 
     id: int
     at: datetime

@@ -3,11 +3,11 @@
 `Attempts` says who may try, `FailedLogIns` what of it is written down: a stranger must not fill the activity.
 """
 
-import ipaddress
 from collections import deque
 from dataclasses import dataclass
 
 from shared.errors import TooManyAttempts
+from shared.networks import address_key
 
 ATTEMPTS = 10
 ATTEMPTS_WINDOW_S = 60.0
@@ -31,7 +31,7 @@ class Attempts:
         """Raises TooManyAttempts unless this address may try once more."""
         if self._in_total is not None and len(self._all) == self._in_total and self._all[0] > now - ATTEMPTS_WINDOW_S:
             raise TooManyAttempts(_until(self._all[0], now), f"{self._what} failed")
-        failed = self._failed.get(_place(address))
+        failed = self._failed.get(address_key(address))
         if failed is None:
             return
         while failed and failed[0] <= now - ATTEMPTS_WINDOW_S:
@@ -41,7 +41,7 @@ class Attempts:
 
     def note_failed(self, address: str, now: float) -> bool:
         """One more attempt from this address has failed. True if that was the last one it had."""
-        place = _place(address)
+        place = address_key(address)
         # Whoever failed last is remembered longest.
         failed = self._failed.pop(place, deque())
         if len(self._failed) >= MAX_ADDRESSES:
@@ -54,16 +54,6 @@ class Attempts:
 
 def _until(first: float, now: float) -> int:
     return int(first + ATTEMPTS_WINDOW_S - now) + 1
-
-
-def _place(address: str) -> str:
-    try:
-        found = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    if found.version == 4 or found.ipv4_mapped is not None:
-        return str(getattr(found, "ipv4_mapped", None) or found)
-    return str(ipaddress.ip_network((found.packed[:8] + bytes(8), 64)))
 
 
 TOLD_EVERY_S = 60.0
@@ -102,7 +92,7 @@ class FailedLogIns:
             self._others += sum(self._untold.values())
             self._untold.clear()
             self._told_at.clear()
-        place = _place(address)
+        place = address_key(address)
         self._untold[place] = self._untold.get(place, 0) + 1
         told_at = self._told_at.get(place)
         is_new = told_at is None or told_at <= now - TOLD_EVERY_S

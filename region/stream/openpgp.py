@@ -75,7 +75,8 @@ _HEAD = re.compile(
 # RFC 9580, section 9.5: hash algorithms. MD5, SHA-1 and RIPEMD-160 (1, 2, 3) are the ones gpgv knows and we refuse.
 _STRONG_HASHES = frozenset({"8", "9", "10", "11", "12", "14"})
 
-# GnuPG, doc/DETAILS: gpgv says exactly one of the first six of each signature; the last three are readings of ours.
+# GnuPG, doc/DETAILS: gpgv says exactly one of `_GOOD` and the first five of each signature; the others are readings of
+# ours.
 _WHY: dict[str, tuple[type[BadSignature], str]] = {
     "BADSIG": (BadSignature, "the text was changed after the key {} signed it"),
     "EXPSIG": (SignatureExpired, "it has expired"),

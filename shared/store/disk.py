@@ -13,7 +13,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
 from secrets import token_hex
@@ -22,7 +22,7 @@ from types import TracebackType
 from shared.digest import Sha256
 from shared.disk import disk_error, hash_open, sync_directory
 from shared.errors import DiskFailed, InvalidValue, NoRoom
-from shared.mark import is_verified, set_mark
+from shared.mark import is_verified, set_mark, take_mark
 from shared.store import below
 from shared.store.base import Store
 from shared.store.below import ABSENT
@@ -59,10 +59,14 @@ class DiskStore(Store):
         with below.directory(root) as descriptor:
             for name in (INCOMING, FILES):
                 made |= below.make_directory(descriptor, name)
-        # A process may have made them and died before they were flushed. A disk that only reads has nothing to flush.
-        with suppress(*([] if made else [OSError])):
+        # A process may have made them and died before they were flushed.
+        try:
             sync_directory(root)
             sync_directory(root.parent)
+        except OSError:
+            # A disk that only reads has nothing to flush.
+            if made:
+                raise
 
     def has(self, sha256: Sha256, size: int) -> bool:
         """True if the file was verified with this digest, has this size, and nobody has written to it since."""
@@ -148,7 +152,7 @@ class DiskStore(Store):
     def disown(self, sha256: Sha256) -> None:
         """Take the file's mark away, and with it that of all its hard links. No file is no error."""
         with _NothingThere(), below.directory(self._root, FILES, shelf_of(sha256)) as into:
-            os.utime(sha256, dir_fd=into, follow_symlinks=False)
+            take_mark(sha256, dir_fd=into)
 
     def remove(self, *digests: Sha256) -> None:
         """Remove the files and what has arrived of them. Hard links elsewhere, and whoever has one open, keep them."""

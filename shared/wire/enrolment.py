@@ -23,9 +23,16 @@ from typing import Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from shared.errors import BadSignature, InvalidDocument, InvalidValue, WrongClock
+from shared.errors import BadSignature, InvalidDocument, InvalidValue
 from shared.names import Name
-from shared.signing import REQUEST_LIFETIME_S, decode_bytes, encode_bytes, parse_public_key, public_bytes
+from shared.signing import (
+    KEY_ID,
+    decode_bytes,
+    encode_bytes,
+    parse_public_key,
+    public_bytes,
+    require_made_now,
+)
 from shared.wire.envelope import claimed_signer, open_envelope, seal
 
 REQUEST_TYPE = "application/vnd.bootferry.enrolment-request+json"
@@ -85,8 +92,7 @@ class EnrolmentRequest:
         if self.created_at is None:
             return
         behind_s = (now - self.created_at).total_seconds()
-        if abs(behind_s) > REQUEST_LIFETIME_S:
-            raise WrongClock(f"{now.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC", behind_s, self.nonce)
+        require_made_now(now, behind_s, self.nonce)
 
     @classmethod
     def open(cls, envelope: bytes, token_key: Ed25519PublicKey) -> Self:
@@ -145,7 +151,7 @@ class Enrolment:
 
 
 def _rack_id(value: object) -> str:
-    if not isinstance(value, str) or not re.fullmatch("[0-9a-zA-Z-]{1,64}", value):
+    if not isinstance(value, str) or not re.fullmatch(KEY_ID, value):
         raise InvalidValue("rack_id", value, "it must be 1 to 64 letters, digits and dashes")
     return value
 

@@ -16,9 +16,10 @@ from starlette.routing import Route
 
 from region.api import problems
 from region.edge.admission import Admission, Crowded, Door, Strangers, StrangersLimits
-from region.edge.house import House, HouseLimits, Visitor, address_key, within
+from region.edge.house import House, HouseLimits, Visitor
 from region.edge.server import build_server
 from shared.errors import InvalidToken
+from shared.networks import address_key, within
 from tests.http.conftest import free_port
 
 Line = tuple[asyncio.StreamReader, asyncio.StreamWriter]

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 import structlog.testing
 
-from region.edge.house import House, HouseLimits, Visitor, address_key, raise_open_files, within
+from region.edge.house import House, HouseLimits, Visitor, raise_open_files
+from shared.networks import address_key, within
 
 PROXY = ipaddress.ip_network("10.0.0.0/8")
 
