@@ -2,10 +2,14 @@
 
 import io
 import tarfile
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from hashlib import sha256
 
 from deploy.local.mirror.mirror import Mirror
+
+CARRIED = ("boot-kernel", "boot-initrd", "squashfs", "root-tgz", "manifest")
+"""The ftypes of an image that a rack shows."""
 
 
 @dataclass(slots=True)
@@ -25,6 +29,15 @@ class Legit:
                     for name, digest in self._names(product, item):
                         self.versions.setdefault(name, {})[digest] = version
                         self.newest[name] = digest
+
+    def shown_of(self, chosen: Collection[str]) -> dict[str, str]:
+        """The names that a rack shows of the images `chosen`, and of bootloaders, with the newest digests."""
+        found = {}
+        for name, digest in self.newest.items():
+            os, *parts = name.split("/")
+            if os == "bootloader" or (f"{os}:{parts[2]}:{parts[0]}" in chosen and parts[-1] in CARRIED):
+                found[name] = digest
+        return found
 
     def _names(self, product: dict[str, str], item: dict[str, str]) -> list[tuple[str, str]]:
         ftype = item["ftype"]

@@ -44,7 +44,6 @@ from tests.chaos import invariants
 from tests.chaos.hour import pass_an_hour
 from tests.chaos.legit import Legit
 from tests.chaos.machine import Machine
-from tests.chaos.world import CARRIED
 from tests.conftest import TEMPLATE
 from tests.db.bench import small_mirror
 from tests.http.conftest import free_port
@@ -332,12 +331,7 @@ class SmallWorld:
 
     def wanted(self) -> dict[str, str]:
         """What the rack must show once all is well."""
-        found = {}
-        for name, digest in self.legit.newest.items():
-            os, *parts = name.split("/")
-            if os == "bootloader" or (f"{os}:{parts[2]}:{parts[0]}" in self.chosen and parts[-1] in CARRIED):
-                found[name] = digest
-        return found
+        return self.legit.shown_of(self.chosen)
 
 
 def make_small(directory: Path) -> Path:

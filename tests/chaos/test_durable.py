@@ -278,7 +278,9 @@ def test_a_document_written_whole_is_durable_when_the_call_returns(
 ) -> None:
     def act(root: Path) -> Look:
         write(root / "document", b"text")
-        return lambda left: [] if (left / "document").is_file() and (left / "document").read_bytes() else ["lost"]
+        return lambda left: (
+            [] if (left / "document").is_file() and (left / "document").read_bytes() == b"text" else ["lost"]
+        )
 
     assert survivors_of(tmp_path, act) == set()
 

@@ -17,3 +17,4 @@ async def test_a_cut_in_the_middle_of_the_work_loses_nothing(kind: str) -> None:
     with scratch_directory() as directory:
         await power.run(directory, report, kind=kind, cuts=1, seconds=250)
     assert report.violations == []
+    assert sum(count for what, count in report.done.items() if "cuts" in what) == 1

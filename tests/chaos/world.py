@@ -6,7 +6,6 @@ rack shows what the mirror offers, or that is a violation of I6.
 
 import asyncio
 import json
-import os
 import random
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -32,8 +31,6 @@ from tests.db.bench import LEFT_OUT
 from tests.e2e.site import Service, Site
 
 RACK = "rack-1"
-CARRIED = ("boot-kernel", "boot-initrd", "squashfs", "root-tgz", "manifest")
-"""The ftypes of an image that a rack shows."""
 
 IMPORT_S = 60.0
 """An import that has not ended by itself so long after the faults is one that waits for the hour."""
@@ -146,12 +143,7 @@ class World:
 
     def wanted(self) -> dict[str, str]:
         """What the rack must show once all is well."""
-        found = {}
-        for name, digest in self.legit.newest.items():
-            os_, *parts = name.split("/")
-            if os_ == "bootloader" or (f"{os_}:{parts[2]}:{parts[0]}" in self.chosen and parts[-1] in CARRIED):
-                found[name] = digest
-        return found
+        return self.legit.shown_of(self.chosen)
 
     # --- starting, asking, waiting
 
@@ -297,8 +289,3 @@ def stop_services(site: Site) -> None:
             service.process.kill()
             service.process.wait()
             service.process = None
-
-
-def memory_directory() -> Path:
-    """Where fast runs live."""
-    return Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else Path("/tmp")

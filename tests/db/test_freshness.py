@@ -141,7 +141,7 @@ async def test_older_documents_are_recorded_only_while_an_operator_lets_them_in(
 # Rollback, and the way out
 
 
-async def test_an_operator_lets_older_documents_in_once(bench: Bench, mirror: Mirror, server: Server) -> None:
+async def test_an_operator_lets_older_documents_in_once(bench: Bench, mirror: Mirror) -> None:
     await bench.import_now()
     newest = mirror.publish(release="resolute", arch="amd64")
     await bench.import_now()
@@ -327,9 +327,7 @@ async def test_a_product_file_older_than_its_index_says_is_read_three_times_and_
     assert (await bench.image()).held_version == "20260702"
 
 
-async def test_a_product_file_newer_than_its_index_says_is_not_taken(
-    bench: Bench, mirror: Mirror, server: Server
-) -> None:
+async def test_a_product_file_newer_than_its_index_says_is_not_taken(bench: Bench, mirror: Mirror) -> None:
     await bench.import_now()
     index = (mirror.root / "streams/v1/index.sjson").read_bytes()
     held = await bench.manifest()

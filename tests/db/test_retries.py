@@ -240,7 +240,7 @@ async def test_what_does_not_pass_waits_for_somebody_or_for_the_hour(bench: Benc
 
 
 async def test_a_runner_that_finds_the_database_again_too_late_claims_the_import_anew_and_nobody_hears_of_a_lost_lease(
-    bench: Bench, server: Server, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
 ) -> None:
     bench.region.importer = replace(bench.region.importer, lease_s=0.3)
     import_id = await bench.ask()

@@ -50,7 +50,7 @@ PRODUCTS = "streams/v1/com.ubuntu*.sjson"
 PACE = Pace(floor_bytes_per_s=20_000, window_s=0.3, slack_s=2.6)
 MOST_SECONDS = 20.0
 MOST_BYTES = 160_000_000
-"""A document may have 64 MiB; one is read at a time, and nothing else grows."""
+"""A document may have 32 MiB; one is read at a time, and nothing else grows."""
 
 
 # --- the site -----------------------------------------------------------------------------------------------------

@@ -183,7 +183,7 @@ async def test_a_report_may_be_larger_and_only_its_own_rack_is_asked_for_it(
     line[1].close()
 
 
-async def test_a_thousand_racks_behind_one_address_are_no_strangers(running: Running, eventually: Eventually) -> None:
+async def test_a_thousand_racks_behind_one_address_are_no_strangers(running: Running) -> None:
     racks = [Rack(running, number) for number in range(1000)]
     async with transaction(running.region.engine) as connection:
         await connection.execute(

@@ -39,7 +39,7 @@ from shared.errors import Unavailable
 from shared.mark import set_mark
 from shared.store.base import Store
 from shared.store.disk import DiskStore
-from tests.stores import put, stored_path
+from tests.stores import descriptors, put, stored_path
 
 HOST = "127.0.0.1"
 SIZE = 3 * 1024 * 1024 + 7
@@ -176,10 +176,6 @@ def eventually(holds: Callable[[], bool], seconds: float = 5) -> bool:
             return False
         time.sleep(0.02)
     return True
-
-
-def open_descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def read_all(connection: socket.socket) -> bytes:
@@ -473,7 +469,7 @@ def test_a_file_waits_for_what_was_written_before_it(served: Served, file: File)
 @pytest.mark.usefixtures("no_errors")
 @pytest.mark.parametrize("abruptly", [pytest.param(True, id="reset"), pytest.param(False, id="closed")])
 def test_clients_that_leave_cost_nothing(served: Served, large: File, abruptly: bool) -> None:
-    before = open_descriptors()
+    before = descriptors()
     for _ in range(10):
         with served.socket() as connection:
             # The second request stops uvicorn from reading, so that only writing can notice the end.
@@ -482,7 +478,7 @@ def test_clients_that_leave_cost_nothing(served: Served, large: File, abruptly: 
             if abruptly:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     assert eventually(lambda: not served.server.server_state.tasks)
-    assert eventually(lambda: open_descriptors() <= before)
+    assert eventually(lambda: descriptors() <= before)
     assert served.get("/small")[0].status == 200
 
 

@@ -12,7 +12,7 @@ from region.edge.content import file_response
 from shared.digest import Sha256
 from shared.errors import Unavailable
 from shared.store.disk import DiskFile, DiskStore
-from tests.stores import put, stored_path
+from tests.stores import descriptors, put, stored_path
 
 CONTENT = b"a kernel"
 SHA256, SIZE = Sha256.of(CONTENT), len(CONTENT)
@@ -28,10 +28,6 @@ def store(tmp_path: Path) -> DiskStore:
 def asked(method: str = "GET", **headers: str) -> Request:
     lines = [(name.encode(), value.encode()) for name, value in headers.items()]
     return Request({"type": "http", "method": method, "path": "/", "query_string": b"", "headers": lines})
-
-
-def descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.EACCES, errno.ESTALE])

@@ -249,7 +249,7 @@ async def test_what_postgresql_says_has_its_reason(database: postgres.Server, st
         await engine.dispose()
 
 
-async def test_a_database_that_shuts_down_says_so(tmp_path: Path) -> None:
+async def test_a_database_that_shuts_down_says_so() -> None:
     with scratch_directory() as directory, postgres.running(directory, fsync=False) as server:
         await server.create_database(DATABASE)
         engine = create_engine(server.url(DATABASE))

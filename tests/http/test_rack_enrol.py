@@ -154,12 +154,13 @@ def test_nothing_is_given_away_behind_a_link_in_the_place_of_the_identity(open_t
     os.chown(root, 12345, 12345)
     (root / "identity").symlink_to(elsewhere)
     # In a process of its own: it becomes the owner for good.
-    subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", f"import pathlib, rack.owner; rack.owner.become_owner(pathlib.Path({str(root)!r}))"],
         cwd=Path(__file__).parents[2],
         check=False,
         capture_output=True,
     )
+    assert done.returncode == 0, done.stderr
     assert (elsewhere / "shadow").stat().st_uid == 0
 
 

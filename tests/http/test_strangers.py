@@ -1,4 +1,4 @@
-"""Many strangers at a real region process, and every request that anybody can send; see `tests.bench.strangers`."""
+"""Many strangers at a real region process, and requests that anybody can send; see `tests.bench.strangers`."""
 
 import statistics
 import subprocess

@@ -14,12 +14,9 @@ from shared.digest import Sha256
 from shared.disk import create_whole, disk_error, hash_file, read_document, sync_directory, write_whole
 from shared.errors import DiskFailed, InvalidDocument, NoRoom
 from shared.signing import load_or_create_key
+from tests.stores import descriptors
 
 TOKEN = f"bf_{'0123456789ab'}_{'x' * 43}"
-
-
-def descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 @pytest.fixture

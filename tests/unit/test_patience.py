@@ -20,15 +20,9 @@ from shared.errors import (
     WrongDigest,
 )
 from shared.patience import Patience, asked_s, is_regions, is_transient, patiently
+from tests.dice import Highest
 
 URL = "http://region.example/"
-
-
-class Highest(random.Random):
-    """Dice that always show the longest pause."""
-
-    def uniform(self, a: float, b: float) -> float:
-        return b
 
 
 def test_without_other_wishes_four_tries_within_seconds() -> None:

@@ -10,6 +10,7 @@ from rack.beat import Beat
 from rack.client import _hint
 from rack.haste import Haste, Hint
 from shared.errors import ConnectionRefused
+from tests.dice import Highest
 
 E = 1_789_000_000
 
@@ -224,13 +225,6 @@ def test_a_long_poll_swallows_beats_and_what_asked_meanwhile_means_one_more() ->
     polls = Polls(takes_s=1000.0)
     beat_for(2500, polls, hinted)
     assert [round(second - first) for first, second in zip(polls.at, polls.at[1:], strict=False)] == [1000, 1000]
-
-
-class Highest(random.Random):
-    """Dice that always show the most."""
-
-    def uniform(self, a: float, b: float) -> float:
-        return b
 
 
 def due(haste: Haste, now_s: float, *, within_s: float = 0.0, last: bool = False) -> float:

@@ -12,7 +12,7 @@ from shared.names import RelativePath
 from shared.store.disk import DiskStore
 from shared.wire.manifest import Entry, Kind, Manifest
 from tests.conftest import NOW
-from tests.http.fake_region import tar_xz
+from tests.http.fake_region import tar_xz, tree_bytes
 from tests.stores import put, stored_path
 
 KERNEL, ROOT = "ubuntu/amd64/ga-24.04/noble/stable/boot-kernel", "ubuntu/amd64/ga-24.04/noble/stable/squashfs"
@@ -49,11 +49,6 @@ def store(root: Path) -> DiskStore:
     return store
 
 
-def shown(root: Path) -> dict[str, bytes]:
-    current = root / "current"
-    return {str(path.relative_to(current)): path.read_bytes() for path in current.rglob("*") if path.is_file()}
-
-
 def first(root: Path, store: DiskStore) -> Tree:
     found, faults = advance(root, store, FIRST, None)
     assert found is not None
@@ -71,7 +66,7 @@ WHOLE = {
 
 def test_a_tree_shows_files_and_what_archives_unpack_to(root: Path, store: DiskStore) -> None:
     found = first(root, store)
-    assert shown(root) == WHOLE
+    assert tree_bytes(root) == WHOLE
     assert found.name == "1-2-0"
     assert (found.images(), found.archives()) == ({NOBLE, UEFI}, {Sha256.of(PACKED)})
     assert load_current(root) == found
@@ -97,7 +92,7 @@ def test_nothing_moves_while_nothing_changes(root: Path, store: DiskStore, monke
     found = first(root, store)
     monkeypatch.setattr(trees, "unpack", None)
     assert advance(root, store, FIRST, found) == (found, {})
-    assert shown(root) == WHOLE
+    assert tree_bytes(root) == WHOLE
 
 
 def test_an_archive_that_is_named_twice_is_unpacked_once(
@@ -137,7 +132,7 @@ def test_with_nothing_to_show_there_is_no_tree(root: Path, store: DiskStore) -> 
 def test_a_manifest_that_names_nothing_empties_the_tree(root: Path, store: DiskStore) -> None:
     found, faults = advance(root, store, manifest(serial=3), first(root, store))
     assert (found is not None and dict(found.names), faults) == ({}, {})
-    assert shown(root) == {}
+    assert tree_bytes(root) == {}
 
 
 def test_an_image_that_is_not_whole_is_carried_over_beside_a_new_one(root: Path, store: DiskStore) -> None:
@@ -147,7 +142,7 @@ def test_an_image_that_is_not_whole_is_carried_over_beside_a_new_one(root: Path,
     found, _ = advance(root, store, newer, before)
     assert found is not None
     assert (found.name, found.shown[NOBLE]) == ("1-3-0", before.shown[NOBLE])
-    assert shown(root) == WHOLE | {"j": b"jammy"}
+    assert tree_bytes(root) == WHOLE | {"j": b"jammy"}
     assert (root / "current" / KERNEL).samefile(root / "trees" / before.name / KERNEL)
 
 
@@ -157,7 +152,7 @@ def test_a_name_that_is_gone_is_mended_once_its_bytes_are_held(root: Path, store
     found, _ = advance(root, store, FIRST, before)
     assert found is not None
     assert found.name == "1-2-1"
-    assert shown(root) == WHOLE
+    assert tree_bytes(root) == WHOLE
 
 
 def test_a_name_that_is_gone_of_an_image_that_is_carried_over_cannot_be_mended(root: Path, store: DiskStore) -> None:
@@ -168,7 +163,7 @@ def test_a_name_that_is_gone_of_an_image_that_is_carried_over_cannot_be_mended(r
     # Another image moves on all the same.
     put(store, b"jammy")
     advance(root, store, manifest(*newer.entries, file("j", b"jammy", JAMMY), serial=3), before)
-    assert shown(root) == {name: content for name, content in WHOLE.items() if name != KERNEL} | {"j": b"jammy"}
+    assert tree_bytes(root) == {name: content for name, content in WHOLE.items() if name != KERNEL} | {"j": b"jammy"}
 
 
 def test_a_file_that_goes_while_the_tree_is_built_costs_the_new_tree_only(
@@ -187,7 +182,7 @@ def test_a_file_that_goes_while_the_tree_is_built_costs_the_new_tree_only(
     monkeypatch.setattr(store, "link", link)
     with pytest.raises(Unavailable, match="The file j is not on this rack's disk"):
         advance(root, store, manifest(*FIRST.entries, file("j", b"jammy", JAMMY), serial=3), before)
-    assert shown(root) == WHOLE
+    assert tree_bytes(root) == WHOLE
 
 
 def test_an_archive_that_goes_before_it_is_unpacked_is_told(
@@ -203,11 +198,11 @@ def test_a_member_that_was_touched_is_unpacked_again(root: Path, store: DiskStor
     member = root / "unpacked" / Sha256.of(PACKED) / "bootx64.efi"
     member.write_bytes(b"LOADER")
     advance(root, store, FIRST, before)
-    assert shown(root) == WHOLE
+    assert tree_bytes(root) == WHOLE
     (root / "unpacked" / f"{Sha256.of(PACKED)}.json").write_text("{")
     member.write_bytes(b"LOADER")
     advance(root, store, FIRST, load_current(root))
-    assert shown(root) == WHOLE
+    assert tree_bytes(root) == WHOLE
     assert (root / "unpacked" / f"{Sha256.of(PACKED)}.json").read_text() == (
         '{"bootx64.efi":["' + Sha256.of(b"loader") + '",6],"fonts/unicode.pf2":["' + Sha256.of(b"font") + '",4]}'
     )
@@ -221,7 +216,7 @@ def test_the_link_to_the_tree_is_put_back(root: Path, store: DiskStore, instead:
     if instead == "elsewhere":
         (root / "current").symlink_to("trees/1-1-0")
     advance(root, store, FIRST, found)
-    assert shown(root) == WHOLE
+    assert tree_bytes(root) == WHOLE
     assert not (root / "current.new").is_symlink()
 
 
@@ -237,7 +232,7 @@ def test_what_is_left_of_a_tree_that_was_being_built_gets_into_no_other(root: Pa
         (root / name).parent.mkdir(parents=True)
         (root / name).touch()
     first(root, store)
-    assert shown(root) == WHOLE
+    assert tree_bytes(root) == WHOLE
 
 
 def test_no_tree_takes_the_name_of_another_or_of_its_document(root: Path, store: DiskStore) -> None:
@@ -285,7 +280,7 @@ def test_trees_and_archives_that_nobody_needs_are_dropped_whole(root: Path, stor
     assert trees.archives_on_disk(root) == set()
     assert sorted(path.name for path in (root / "trees").iterdir()) == [after.name, f"{after.name}.json"]
     assert list((root / "unpacked").iterdir()) == []
-    assert shown(root) == {KERNEL: b"kernel 1"}
+    assert tree_bytes(root) == {KERNEL: b"kernel 1"}
 
 
 def test_a_link_in_the_place_of_a_tree_is_dropped_and_what_it_leads_to_stays(root: Path) -> None:

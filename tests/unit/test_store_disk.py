@@ -18,7 +18,7 @@ from shared.digest import Sha256
 from shared.errors import DiskFailed, NoRoom
 from shared.mark import VERIFIED_AT
 from shared.store.disk import DiskStore
-from tests.stores import begin, content_of, incoming_path, put, stored_path
+from tests.stores import begin, content_of, descriptors, incoming_path, put, stored_path
 
 CONTENT = b"a kernel"
 A, B, C = Sha256.of(CONTENT), Sha256.of(b"an initrd"), Sha256.of(b"never seen")
@@ -28,10 +28,6 @@ SIZE = len(CONTENT)
 @pytest.fixture
 def store(tmp_path: Path) -> DiskStore:
     return DiskStore(tmp_path / "store")
-
-
-def descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 # --- the layout ---------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from shared.disk import disk_error
 from shared.errors import Conflict, DiskFailed, NoInodes, NoRoom
 from shared.mark import VERIFIED_AT
 from shared.store.disk import DiskStore
-from tests.stores import begin, content_of, incoming_path, put, stored_path
+from tests.stores import begin, content_of, descriptors, incoming_path, put, stored_path
 
 CONTENT = b"a kernel"
 A, B = Sha256.of(CONTENT), Sha256.of(b"an initrd")
@@ -27,10 +27,6 @@ SIZE = len(CONTENT)
 @pytest.fixture
 def store(tmp_path: Path) -> DiskStore:
     return DiskStore(tmp_path / "store")
-
-
-def descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def failure(number: int) -> OSError:
