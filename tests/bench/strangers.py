@@ -3,8 +3,8 @@
     python -m tests.bench.strangers [--idle 3000] [--half 200] [--rounds 5]
 
 - Each of `SINGLE`, requests that anybody can send, alone: for how long the region's loop stood still (the longest
-  answer to a /livez on another connection, asked every millisecond; the least of the rounds), and the CPU that the loop took
-  for it, the least and the first: a loop cannot stand still for longer by its own doing.
+  answer to a /livez on another connection, asked every millisecond; the least of the rounds), and the CPU that the loop
+  took for it, the least and the first: a loop cannot stand still for longer by its own doing.
 - So many idle connections and so many half-sent requests, kept up for as long as an import takes: what an operator's
   call takes meanwhile, and that the import ends.
 - The growth of the region's memory over all of that.

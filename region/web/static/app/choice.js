@@ -38,7 +38,7 @@ export function takeBack(id) {
 }
 
 /** The images of a draft and a saved selection together, as parsed ids. */
-export function wantedImages(saved, os) {
+function wantedImages(saved, os) {
   const wanted = bySource(saved);
   return [...new Set([...wanted.keys(), ...draft.value.keys()])]
     .filter((id) => isWanted(draft.value, wanted, id))

@@ -10,7 +10,7 @@ import { ROLE } from "./words.js";
 import { html } from "../vendor/preact.js";
 
 const NEARLY_FULL = 0.1; // of the disk free
-const EXPIRY_NOTICE_MS = 14 * 86_400_000; // so long before the last administrator's token expires, everybody is told
+const EXPIRY_NOTICE_MS = 14 * 86_400_000; // so long before the last administrator's token expires, administrators are told
 
 /** `onWithdraw` is called by who wants to withdraw what nobody vouches for. */
 export function Conditions({ onWithdraw }) {

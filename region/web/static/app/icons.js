@@ -26,7 +26,7 @@ const TOOLS = {
 };
 
 /** The icon of a status; the word beside it speaks for screen readers. */
-export function StatusIcon({ name }) {
+function StatusIcon({ name }) {
   return html`<svg class=${`icon icon-${name}`} viewBox="0 0 16 16" aria-hidden="true" focusable="false">
     ${SIGNS[name]}
   </svg>`;

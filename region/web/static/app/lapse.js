@@ -32,7 +32,7 @@ function Held({ held, nameOf }) {
 }
 
 /** Whether a change is more than its own fields: it lapses, moves, replaces or withdraws something. Pure. */
-export function matters(lapse) {
+function matters(lapse) {
   const { lapses, held, moved, bootloaders_change: changed, bootloaders_withdraw: withdrawn } = lapse;
   return [lapses, held, moved, changed, withdrawn].some((some) => some.length > 0);
 }

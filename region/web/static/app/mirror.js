@@ -20,7 +20,7 @@ const WAYS = [
 ];
 
 /** A source name nobody uses yet, from a mirror's address. Pure. */
-export function nameFor(url, sources) {
+function nameFor(url, sources) {
   let host = "Mirror";
   try {
     host = new URL(url).hostname || host;
@@ -36,14 +36,14 @@ export function nameFor(url, sources) {
 }
 
 /** How a source says who signs it; a new one begins with the keyring that needs no typing. Pure. */
-export function wayOf(source) {
+function wayOf(source) {
   if (!source || source.keyring_name) return "shipped";
   if (source.unsigned) return "unsigned";
   return source.keyring_path ? "path" : "contents";
 }
 
 /** What the form says of the way to trust the source, as the API takes it. Pure. */
-export function trustOf({ way, keyring, keyringPath }) {
+function trustOf({ way, keyring, keyringPath }) {
   if (way === "shipped") return { keyring_name: SHIPPED };
   if (way === "unsigned") return { unsigned: true };
   if (way === "path") return { keyring_path: keyringPath.trim() };

@@ -140,7 +140,7 @@ export function signers(fingerprints) {
 
 const OS = { ubuntu: "Ubuntu", centos: "CentOS", rhel: "RHEL", debian: "Debian", windows: "Windows" };
 
-export function osName(os) {
+function osName(os) {
   return OS[os] || os;
 }
 
