@@ -48,7 +48,7 @@ class Limits:
     """Between two statements of one transaction."""
 
 
-REQUESTS = Limits(connections=12, connect_s=1.5, lock_ms=1_500, statement_ms=15_000, idle_ms=15_000)
+REQUESTS = Limits(connections=12, connect_s=1.2, lock_ms=1_200, statement_ms=15_000, idle_ms=15_000)
 """Of requests: whoever waits for an answer is told within two seconds that the database is not well."""
 
 BACKGROUND = Limits(connections=8, connect_s=10, lock_ms=30_000, statement_ms=60_000, idle_ms=60_000)

@@ -51,13 +51,14 @@ class Site:
 
     async def refused(self, method: str, path: str, reason: str) -> None:
         """The request is answered 503 with this reason, within two seconds."""
-        started = time.monotonic()
-        answer = await self.client(method, path)
-        took_s = time.monotonic() - started
+        async with _lateness() as late:
+            started = time.monotonic()
+            answer = await self.client(method, path)
+            took_s = time.monotonic() - started
         assert (answer.status, answer.json["code"]) == (503, "unavailable"), (path, answer.body)
         assert reason in answer.json["detail"], (path, answer.body)
         assert int(answer.headers["Retry-After"]) >= 1
-        assert took_s < 2.0, (path, took_s)
+        assert took_s - late.total_s < 2.0, (path, took_s, late.total_s)
 
     async def fine(self) -> None:
         """The region works (again)."""
@@ -93,6 +94,30 @@ async def site(tmp_path: Path, database: postgres.Server) -> AsyncIterator[Site]
         yield found
         server.should_exit = True
         await asyncio.wait_for(serving, 30)
+
+
+@dataclass(slots=True)
+class Lateness:
+    """How long the event loop, which region and test share here, did not come to its turn: time nobody waited for."""
+
+    total_s: float = 0.0
+
+
+@asynccontextmanager
+async def _lateness() -> AsyncIterator[Lateness]:
+    late = Lateness()
+
+    async def look() -> None:
+        while True:
+            started = time.monotonic()
+            await asyncio.sleep(0.01)
+            late.total_s += max(0.0, time.monotonic() - started - 0.02)
+
+    looking = asyncio.create_task(look())
+    try:
+        yield late
+    finally:
+        looking.cancel()
 
 
 async def _execute(server: postgres.Server, statement: str, *, database: str = DATABASE) -> None:
@@ -199,9 +224,10 @@ async def test_many_who_ask_a_frozen_database_are_all_told_within_two_seconds(si
 
     with _frozen(site.database):
         for _ in range(2):
-            found = await asyncio.gather(*(ask() for _ in range(40)))
+            async with _lateness() as late:
+                found = await asyncio.gather(*(ask() for _ in range(40)))
             assert {answer.status for answer, _ in found} == {503}
-            assert max(took_s for _, took_s in found) < 2.0
+            assert max(took_s for _, took_s in found) - late.total_s < 2.0, late.total_s
     await site.fine()
 
 
@@ -282,7 +308,7 @@ async def test_a_transaction_that_stands_still_is_ended_and_a_wait_for_a_lock_to
     async with transaction(site.region.request_engine) as connection:
         for name, most_s in {
             "statement_timeout": 30,
-            "lock_timeout": 1.6,
+            "lock_timeout": 1.3,
             "idle_in_transaction_session_timeout": 30,
         }.items():
             found = await connection.scalar(
