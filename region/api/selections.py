@@ -72,11 +72,16 @@ class PlanShown(EffectShown):
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    """A change of the selection under way: one transaction that selects and asks for the import, or a dry run."""
+    """A change of the selection under way: one transaction that selects and asks for the import, or a dry run.
+
+    Nobody else changes the selection while it is: what a route reads of it is what it changes.
+    """
 
     operator: Operator
     region: Region
     connection: AsyncConnection
+    revision: int
+    """The selection's, before the change."""
     response: Response
     free_bytes: int
     if_match: str | None
@@ -99,10 +104,11 @@ class _Change:
         return _shown(done.effect, self.free_bytes, room, done.import_id)
 
     async def _require_unchanged(self, image_etag: str | None) -> None:
-        etag = _etag(await selections.revision(self.connection, for_update=True))
         if image_etag is not None and guard.is_unchanged(self.if_match, image_etag):
             return
-        await guard.require_unchanged(self.connection, self.if_match, etag, acts.SUBJECT, "the selection")
+        await guard.require_unchanged(
+            self.connection, self.if_match, _etag(self.revision), acts.SUBJECT, "the selection"
+        )
 
 
 def _shown(effect: Effect, free_bytes: int, room: racks.Room | None, import_id: int | None) -> PlanShown:
@@ -130,7 +136,7 @@ async def _free_bytes(region: TheRegion) -> int:
     return await asyncio.to_thread(region.store.bytes_free)
 
 
-def _change(
+async def _change(
     operator: Changer,
     region: TheRegion,
     free_bytes: Annotated[int, Depends(_free_bytes)],
@@ -139,7 +145,8 @@ def _change(
     if_match: IfMatch,
     dry_run: Annotated[bool, Query(description="Answer the plan and change nothing.")] = False,
 ) -> _Change:
-    return _Change(operator, region, connection, response, free_bytes, if_match, dry_run)
+    revision = await selections.revision(connection, for_update=True)
+    return _Change(operator, region, connection, revision, response, free_bytes, if_match, dry_run)
 
 
 Change = Annotated[_Change, Depends(_change)]

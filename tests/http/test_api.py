@@ -7,8 +7,10 @@ import json
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from deploy.local.mirror.faults import Status
+from region.catalogue import selections
 from region.database.connection import transaction
 from region.people.operators import Role, create_token
 from shared.digest import Sha256
@@ -69,6 +71,20 @@ async def test_one_image_is_selected_and_given_up(running: Running) -> None:
     assert (dry.status, dry.json["remove"]) == (200, ["ubuntu:noble:amd64"])
     assert (await client("DELETE", f"/selections/{noble['id']}")).status == 202
     assert (await client("DELETE", f"/selections/{noble['id']}")).status == 404
+
+
+async def test_two_who_select_at_once_both_get_what_they_selected(running: Running) -> None:
+    """Each read the selection before the other had written it: the image of the first was unselected again."""
+    client = running.client
+    jammy = NOBLE | {"release": "jammy"}
+    async with transaction(running.region.engine) as connection:
+        await selections.revision(connection, for_update=True)
+        asking = [asyncio.create_task(client("POST", "/selections", json=image)) for image in (NOBLE, jammy)]
+        async with transaction(running.region.engine) as other:
+            while await other.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")) < 2:
+                await asyncio.sleep(0.01)
+    assert [answer.status for answer in await asyncio.gather(*asking)] == [202, 202]
+    assert {entry["release"] for entry in await client.items("/selections")} == {"resolute", "noble", "jammy"}
 
 
 async def test_the_sync_is_switched(running: Running) -> None:
