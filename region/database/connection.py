@@ -3,6 +3,7 @@
 - Requests have connections of their own (`REQUESTS`), so that they cannot take those of the importer, nor it theirs.
 - Nobody waits long for a connection, for a lock or for an answer: `Unavailable` ends the wait, with the reason.
 - A connection whose database was frozen is given up; nobody waits for it to be closed.
+- What the event loop itself came late is not counted: a busy region does not take its database for a silent one.
 """
 
 import asyncio
@@ -54,6 +55,9 @@ REQUESTS = Limits(connections=12, connect_s=1.2, lock_ms=1_200, statement_ms=15_
 BACKGROUND = Limits(connections=8, connect_s=10, lock_ms=30_000, statement_ms=60_000, idle_ms=60_000)
 """Of the importer, the clock and everything else that tries again by itself."""
 
+_TURNS = 10
+"""In so many parts a connection is waited for, so that one late turn of the event loop uses up one of them."""
+
 _ANSWER_MARGIN_S = 5
 """PostgreSQL itself ends a statement that takes too long; one that is frozen cannot."""
 
@@ -88,7 +92,8 @@ def create_engine(url: str, limits: Limits = BACKGROUND) -> AsyncEngine:
         pool_pre_ping=True,
         hide_parameters=True,
         connect_args={
-            "timeout": limits.connect_s,
+            # `_connect` gives up sooner, but for what the loop comes late.
+            "timeout": limits.connect_s * 5,
             "command_timeout": limits.statement_ms / 1000 + _ANSWER_MARGIN_S,
             "server_settings": {
                 "statement_timeout": str(limits.statement_ms),
@@ -128,7 +133,10 @@ async def _connect(engine: AsyncEngine) -> AsyncConnection:
     # A task, because with a frozen database not even the end of a cancelled attempt can be waited for.
     attempt = asyncio.ensure_future(_begin(engine))
     try:
-        done, _ = await asyncio.wait({attempt}, timeout=_connect_s(engine))
+        for _ in range(_TURNS):
+            done, _pending = await asyncio.wait({attempt}, timeout=_connect_s(engine) / _TURNS)
+            if done:
+                break
     except asyncio.CancelledError:
         _give_up(attempt)
         raise

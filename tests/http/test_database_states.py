@@ -15,13 +15,14 @@ import aiohttp
 import asyncpg
 import pytest
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 import region.api.health
 from deploy.local import postgres
 from deploy.local.scratch import scratch_directory
 from region import api, app
 from region.configuration import RegionConfiguration
-from region.database.connection import create_engine, transaction
+from region.database.connection import REQUESTS, create_engine, transaction
 from region.edge.server import build_server
 from region.process import Region
 from shared.errors import Unavailable
@@ -229,6 +230,25 @@ async def test_many_who_ask_a_frozen_database_are_all_told_within_two_seconds(si
             assert {answer.status for answer, _ in found} == {503}
             assert max(took_s for _, took_s in found) - late.total_s < 2.0, late.total_s
     await site.fine()
+
+
+async def test_a_region_that_is_late_itself_does_not_take_its_database_for_silent(database: postgres.Server) -> None:
+    """In a herd of racks an operator was told that the database does not answer, which it did."""
+    engine = create_engine(database.url("postgres"), REQUESTS)
+    try:
+        for _ in range(2):  # a new connection, and one that is looked at before it is used again
+            asking = asyncio.create_task(_one(engine))
+            for _ in range(3):
+                await asyncio.sleep(0)
+                time.sleep(0.7)  # noqa: ASYNC251 - the loop is to be late
+            assert await asking == 1
+    finally:
+        await engine.dispose()
+
+
+async def _one(engine: AsyncEngine) -> Any:
+    async with transaction(engine) as connection:
+        return await connection.scalar(text("SELECT 1"))
 
 
 async def test_however_many_ask_whether_it_is_ready_one_look_is_made(
