@@ -22,7 +22,7 @@ from region.api.models import (
 )
 from region.api.problems import documented
 from region.api.selections import PLANNED, Change, PlanShown
-from region.catalogue import bootloaders, images, offers, pins, selections, sources
+from region.catalogue import bootloaders, images, offers, pins, selections, sources, targets
 from region.fleet import racks
 from shared.errors import NotFound
 from shared.names import ImageKey
@@ -247,13 +247,15 @@ async def list_available(
         Query(ge=1, le=2**31 - 1, description="One source's offers; else each image from the one that wins it."),
     ] = None,
 ) -> Page[OfferShown]:
-    if source_id is None:
-        asked = await sources.list_all(connection)
+    if source_id is not None:
+        asked = [(await sources.get(connection, source_id)).id]
     else:
-        asked = [await sources.get(connection, source_id)]
-    found: dict[str, OfferShown] = {}
-    for source in asked:
-        for offer in await offers.list_all(connection, source.id):
-            shown = OfferShown.model_validate(offer).model_copy(update={"source_id": source.id})
-            found.setdefault(str(shown.key()), shown)
+        asked = [source.id for source in sorted(await sources.list_all(connection), key=lambda each: each.unsigned)]
+    winners = {} if source_id is not None else await targets.winners(connection)
+    found: dict[ImageKey, OfferShown] = {}
+    for each in asked:
+        for offer in await offers.list_all(connection, each):
+            shown = OfferShown.model_validate(offer).model_copy(update={"source_id": each})
+            if shown.key() not in found or winners.get(shown.key()) == each:
+                found[shown.key()] = shown
     return Page(items=list(found.values()))

@@ -54,3 +54,9 @@ async def list_all(connection: AsyncConnection) -> list[Target]:
         )
         for row in await connection.execute(_ALL)
     ]
+
+
+async def winners(connection: AsyncConnection) -> dict[ImageKey, int]:
+    """The source that wins each image that has a target."""
+    rows = await connection.execute(text("SELECT DISTINCT image, source_id FROM targets"))
+    return {ImageKey.parse(row.image): row.source_id for row in rows}

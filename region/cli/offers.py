@@ -33,7 +33,8 @@ def list_all(
         if source is not None:
             known = [dict(pick(known, "source", source))]
         selected = {image_of(item) for item in await api.list("selections")}
-        return known, list((await offered(api, known)).values()), selected
+        found = await offered(api, None if source is None else int(known[0]["id"]))
+        return known, list(found.values()), selected
 
     known, found, selected = call(read)
     names = {item.get("id"): str(item.get("name")) for item in known}
@@ -54,13 +55,10 @@ def list_all(
                 output.note(f"\n{item.get('name')}: {item['error']}")
 
 
-async def offered(api: "Api", sources: list[dict[str, Any]]) -> dict[Image, dict[str, Any]]:
-    """What these sources offer, the first that offers an image being named as its `source_id`."""
-    found: dict[Image, dict[str, Any]] = {}
-    for source in sources:
-        for item in await api.list("available", source_id=source["id"]):
-            found.setdefault(image_of(item), {**item, "source_id": source["id"]})
-    return found
+async def offered(api: "Api", source_id: int | None) -> dict[Image, dict[str, Any]]:
+    """What the source offers; without one, what all offer, each image with the source that wins it."""
+    asked = {} if source_id is None else {"source_id": source_id}
+    return {image_of(item): item for item in await api.list("available", **asked)}
 
 
 def columns(now: datetime) -> list[Column]:

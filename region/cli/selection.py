@@ -61,11 +61,10 @@ def select(
     """
 
     async def change(api: "Api", before: Wishes) -> Wishes:
-        known = await api.list("sources")
-        meant = None if source is None else int(pick(known, "source", source)["id"])
+        meant = None if source is None else int(pick(await api.list("sources"), "source", source)["id"])
         wanted = _named(images, arch)
         if any(isinstance(found, Release) for found in wanted):
-            wanted = _with_arch(wanted, await offered(api, [s for s in known if meant in (None, s["id"])]))
+            wanted = _with_arch(wanted, await offered(api, meant))
         meant_images = {image for image in wanted if isinstance(image, Image)}
         if meant is None:
             return before | {Wish(image, None) for image in meant_images - {wish.image for wish in before}}

@@ -73,6 +73,23 @@ async def test_one_image_is_selected_and_given_up(running: Running) -> None:
     assert (await client("DELETE", f"/selections/{noble['id']}")).status == 404
 
 
+async def test_what_is_available_names_the_source_that_would_win(running: Running) -> None:
+    """An unsigned source of a greater priority was named, which wins an image only where a selection names it."""
+    client = running.client
+    mirror = {"name": "lab", "url": running.upstream.url, "unsigned": True, "priority": 99}
+    added = await client("POST", "/sources", json=mirror)
+    assert added.status == 201, added.body
+    await imported(client, int(added.headers["Location"].rsplit("/", 1)[1]))
+    lab = added.json["id"]
+    assert {image["source_id"] for image in await client.items("/available")} == {1}
+    assert {image["source_id"] for image in await client.items(f"/available?source_id={lab}")} == {lab}
+
+    named = await client("PUT", "/selections", json={"items": [RESOLUTE, NOBLE | {"source_id": lab}]})
+    assert named.status == 202, named.body
+    available = {(image["release"], image["arch"]): image["source_id"] for image in await client.items("/available")}
+    assert [available[release, "amd64"] for release in ("noble", "resolute", "jammy")] == [lab, 1, 1]
+
+
 async def test_two_who_select_at_once_both_get_what_they_selected(running: Running) -> None:
     """Each read the selection before the other had written it: the image of the first was unselected again."""
     client = running.client
@@ -81,7 +98,9 @@ async def test_two_who_select_at_once_both_get_what_they_selected(running: Runni
         await selections.revision(connection, for_update=True)
         asking = [asyncio.create_task(client("POST", "/selections", json=image)) for image in (NOBLE, jammy)]
         async with transaction(running.region.engine) as other:
-            while await other.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")) < 2:
+            for _ in range(100):
+                if await other.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")) == 2:
+                    break
                 await asyncio.sleep(0.01)
     assert [answer.status for answer in await asyncio.gather(*asking)] == [202, 202]
     assert {entry["release"] for entry in await client.items("/selections")} == {"resolute", "noble", "jammy"}
