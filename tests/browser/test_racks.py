@@ -41,8 +41,19 @@ async def test_a_rack_enrols_with_the_command_that_was_shown_once(visitor: Visit
     await expect(rack.get_by_role("progressbar")).to_be_visible()
     assert token not in await page.content()
 
+    # A dialog that cannot read what it is about says so, and does nothing.
+    visitor.expect_fault("status of 404")
+    gone = {"type": "about:blank", "title": "Not Found", "status": 404, "code": "not_found", "detail": "It is gone."}
+    await page.route("**/api/v1/racks/*", lambda route: route.fulfill(status=404, json=gone))
     await rack.get_by_role("button", name="Remove rack-1").click()
-    await page.get_by_role("dialog").get_by_role("button", name="Remove rack").click()
+    dialog = page.get_by_role("dialog")
+    await expect(dialog).to_contain_text("Not removed. It is gone.")
+    await expect(dialog.get_by_role("button", name="Remove rack")).to_be_disabled()
+    await dialog.get_by_role("button", name="Cancel").click()
+    await page.unroute("**/api/v1/racks/*")
+
+    await rack.get_by_role("button", name="Remove rack-1").click()
+    await dialog.get_by_role("button", name="Remove rack").click()
     await expect(page.get_by_role("heading", name="No rack yet")).to_be_visible()
 
 

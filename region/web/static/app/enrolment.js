@@ -1,11 +1,11 @@
 // Letting racks in: making a token, the tokens that let one in, and revoking one.
-import { useAnswer } from "./answer.js";
-import { call, tagged } from "./api.js";
+import { ActDialog } from "./act.js";
+import { call } from "./api.js";
 import { Copyable } from "./copy.js";
 import { Dialog } from "./dialog.js";
 import * as facts from "./facts.js";
 import { ago, dateTime, plural, until } from "./format.js";
-import { Notice, tell } from "./notice.js";
+import { Notice } from "./notice.js";
 import { now } from "./time.js";
 import { html, useSignal } from "../vendor/preact.js";
 
@@ -156,31 +156,18 @@ function shown(token) {
 }
 
 function RevokeDialog({ token, onClose }) {
-  const again = useSignal(0);
-  const { answer: seen, problem } = useAnswer(() => tagged(`/enrolment-tokens/${token.id}`), again.value);
-  const refused = useSignal(null);
-  const busy = useSignal(false);
-  const revoke = async () => {
-    busy.value = true;
-    try {
-      await call("DELETE", `/enrolment-tokens/${token.id}`, { ifMatch: seen.etag });
-      onClose();
-      tell("positive", `The enrolment token ${shown(token)} is revoked.`, "Racks that enrolled with it stay.");
-    } catch (error) {
-      refused.value = error;
-      if (error.status === 412) again.value += 1;
-      busy.value = false;
-    }
-    facts.enrolmentTokens.load();
-  };
-  const said = refused.value || problem;
-  return html`<${Dialog}
+  return html`<${ActDialog}
     title=${`Revoke the enrolment token ${shown(token)}?`}
+    of=${`/enrolment-tokens/${token.id}`}
+    method="DELETE"
+    path=${`/enrolment-tokens/${token.id}`}
+    button="Revoke token"
+    done=${`The enrolment token ${shown(token)} is revoked.`}
+    follows="Racks that enrolled with it stay."
+    refused="Not revoked."
+    fact=${facts.enrolmentTokens}
     onClose=${onClose}
-    actions=${html`<button type="button" onClick=${onClose}>Cancel</button>
-      <button type="button" class="negative" disabled=${busy.value || !seen} onClick=${revoke}>Revoke token</button>`}
   >
-    ${said && html`<${Notice} kind="negative" title="Not revoked.">${said.message}<//>`}
     <p>It lets no rack in any longer. Racks that enrolled with it stay.</p>
   <//>`;
 }

@@ -1,4 +1,5 @@
 // What lapses when a source's trust changes, and what becomes of what is held of it: asked before anything is done.
+import { ActDialog } from "./act.js";
 import { call } from "./api.js";
 import { Dialog } from "./dialog.js";
 import * as facts from "./facts.js";
@@ -248,30 +249,18 @@ export function RemoveDialog({ source, onClose, onDone }) {
 
 /** Ask before a source may bring documents older than those accepted before. */
 export function OlderDialog({ source, onClose }) {
-  const refused = useSignal(null);
-  const busy = useSignal(false);
-  const accept = async () => {
-    busy.value = true;
-    refused.value = null;
-    try {
-      const { etag } = await call("GET", `/sources/${source.id}`);
-      await call("POST", `/sources/${source.id}/accept-older`, { ifMatch: etag });
-      onClose();
-      tell("positive", `${source.name} is read now.`, "Documents older than those accepted before are taken this once.");
-      facts.sources.load();
-      return;
-    } catch (problem) {
-      refused.value = problem;
-    }
-    busy.value = false;
-  };
-  return html`<${Dialog}
+  return html`<${ActDialog}
     title=${`Accept older documents of ${source.name}?`}
+    of=${`/sources/${source.id}`}
+    method="POST"
+    path=${`/sources/${source.id}/accept-older`}
+    button="Accept older documents"
+    done=${`${source.name} is read now.`}
+    follows="Documents older than those accepted before are taken this once."
+    refused="Nothing was changed."
+    fact=${facts.sources}
     onClose=${onClose}
-    actions=${html`<button type="button" onClick=${onClose}>Cancel</button>
-      <button type="button" class="negative" disabled=${busy.value} onClick=${accept}>Accept older documents</button>`}
   >
-    ${refused.value && html`<${Notice} kind="negative" title="Nothing was changed.">${refused.value.message}<//>`}
     <p>
       The next reading takes the documents that are there, however old: images may go back to older versions. Signatures
       still count. Do this when the mirror's owner has said that it went back on purpose.

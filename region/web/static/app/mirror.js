@@ -77,7 +77,7 @@ export function SourceForm({ source, sources, onDone }) {
   const busy = useSignal("");
   const again = useSignal(0);
   // Whoever changes a source changes what they have seen of it when they began.
-  const { answer: seen } = useAnswer(async () => (source ? call("GET", `/sources/${source.id}`) : null), again.value);
+  const { answer: seen, problem: unread } = useAnswer(async () => (source ? call("GET", `/sources/${source.id}`) : null), again.value);
   const id = useId();
   const { url, way, keyringPath, keyring, name, priority, staleAfter, proxy, caBundle } = form.value;
   const isSameTrust =
@@ -160,7 +160,7 @@ export function SourceForm({ source, sources, onDone }) {
     busy.value = "save";
     refused.value = null;
     if (source) {
-      await begin({ ...changes(), ...(isSameTrust ? {} : trustOf(form.value)) }, seen && seen.etag);
+      await begin({ ...changes(), ...(isSameTrust ? {} : trustOf(form.value)) }, seen.etag);
     } else {
       await call("POST", "/sources", { body: { ...body(), ...trustOf(form.value) } }).then(
         ({ data }) => saved(data),
@@ -266,6 +266,7 @@ export function SourceForm({ source, sources, onDone }) {
       </button>
       <button type="button" class="link" onClick=${() => onDone(source || null)}>Cancel</button>
     </div>
+    ${unread && html`<${Notice} kind="negative" title=${`${source.name} could not be read.`}>${unread.message}<//>`}
     ${refused.value &&
     html`<${Notice} kind="negative" title=${`${REFUSAL[refused.value.code] || "It did not work"}.`}>
       ${refused.value.message}
@@ -305,7 +306,7 @@ export function SourceForm({ source, sources, onDone }) {
         />
         <span class="below" id=${`${id}-stale-help`}>Everybody is warned when its documents are older; 0 never warns.</span>
       </div>
-      <button type="button" class="primary" disabled=${busy.value !== ""} onClick=${save}>
+      <button type="button" class="primary" disabled=${busy.value !== "" || (source && !seen)} onClick=${save}>
         ${source ? "Save source" : "Add source"}
       </button>
     </div>`}

@@ -1,6 +1,7 @@
 // The Racks page: each rack, what it shows of what it should, and enrolling another.
+import { ActDialog } from "./act.js";
 import { Bar } from "./bar.js";
-import { call, get, tagged } from "./api.js";
+import { get } from "./api.js";
 import { useAnswer } from "./answer.js";
 import { Confirm, WaitingRacks } from "./confirm.js";
 import { Dialog } from "./dialog.js";
@@ -9,7 +10,7 @@ import * as facts from "./facts.js";
 import { ago, byName, dateTime, size } from "./format.js";
 import { Status } from "./icons.js";
 import { namer } from "./names.js";
-import { Notice, tell } from "./notice.js";
+import { Notice } from "./notice.js";
 import { may } from "./session.js";
 import { StateTable } from "./states.js";
 import { now } from "./time.js";
@@ -154,33 +155,18 @@ function LacksDialog({ rack, onClose }) {
 }
 
 function RemoveDialog({ rack, onClose }) {
-  const again = useSignal(0);
-  const { answer: seen } = useAnswer(() => tagged(`/racks/${rack.id}`), again.value);
-  const refused = useSignal(null);
-  const busy = useSignal(false);
-  const remove = async () => {
-    busy.value = true;
-    try {
-      await call("DELETE", `/racks/${rack.id}`, { ifMatch: seen.etag });
-      facts.racks.load();
-      onClose();
-      tell("positive", `${rack.name} is removed.`, "The region answers it no longer.");
-    } catch (problem) {
-      refused.value = problem;
-      if (problem.status === 412) {
-        again.value += 1;
-        facts.racks.load();
-      }
-      busy.value = false;
-    }
-  };
-  return html`<${Dialog}
+  return html`<${ActDialog}
     title=${`Remove ${rack.name}?`}
+    of=${`/racks/${rack.id}`}
+    method="DELETE"
+    path=${`/racks/${rack.id}`}
+    button="Remove rack"
+    done=${`${rack.name} is removed.`}
+    follows="The region answers it no longer."
+    refused="Not removed."
+    fact=${facts.racks}
     onClose=${onClose}
-    actions=${html`<button type="button" onClick=${onClose}>Cancel</button>
-      <button type="button" class="negative" disabled=${busy.value || !seen} onClick=${remove}>Remove rack</button>`}
   >
-    ${refused.value && html`<${Notice} kind="negative" title="Not removed.">${refused.value.message}<//>`}
     <p>
       The region refuses it from then on. What the rack holds it goes on serving to machines; stop it there. To come
       back it must be enrolled again.

@@ -1,12 +1,12 @@
 // The Settings page: who is logged in here, what is set at run time, and who may do what.
+import { ActDialog } from "./act.js";
 import { Bar } from "./bar.js";
-import { useAnswer } from "./answer.js";
-import { call, tagged } from "./api.js";
+import { call } from "./api.js";
 import { Copyable } from "./copy.js";
 import { Dialog } from "./dialog.js";
 import * as facts from "./facts.js";
 import { ago, dateTime, plural, size } from "./format.js";
-import { Notice, tell, tellProblem } from "./notice.js";
+import { Notice, tellProblem } from "./notice.js";
 import { Preferences } from "./preferences.js";
 import { logOut, may, session } from "./session.js";
 import { now } from "./time.js";
@@ -176,30 +176,17 @@ function MakeDialog({ onClose }) {
 }
 
 function RemoveDialog({ token, onClose }) {
-  const again = useSignal(0);
-  const { answer: seen } = useAnswer(() => tagged(`/operator-tokens/${token.id}`), again.value);
-  const refused = useSignal(null);
-  const remove = async () => {
-    try {
-      await call("DELETE", `/operator-tokens/${token.id}`, { ifMatch: seen.etag });
-      facts.operatorTokens.load();
-      onClose();
-      tell("positive", `The token of ${token.name} is removed.`);
-    } catch (problem) {
-      refused.value = problem;
-      if (problem.status === 412) {
-        again.value += 1;
-        facts.operatorTokens.load();
-      }
-    }
-  };
-  return html`<${Dialog}
+  return html`<${ActDialog}
     title=${`Remove the token of ${token.name}?`}
+    of=${`/operator-tokens/${token.id}`}
+    method="DELETE"
+    path=${`/operator-tokens/${token.id}`}
+    button="Remove token"
+    done=${`The token of ${token.name} is removed.`}
+    refused="Not removed."
+    fact=${facts.operatorTokens}
     onClose=${onClose}
-    actions=${html`<button type="button" onClick=${onClose}>Cancel</button>
-      <button type="button" class="negative" disabled=${!seen} onClick=${remove}>Remove token</button>`}
   >
-    ${refused.value && html`<${Notice} kind="negative" title="Not removed.">${refused.value.message}<//>`}
     <p>Whoever uses it, and every session that was opened with it, is refused from then on.</p>
   <//>`;
 }
