@@ -4,11 +4,12 @@ import asyncio
 import getpass
 import json
 import os
+import random
 import re
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -20,14 +21,16 @@ from yarl import URL
 from rack import identity as identities
 from rack import program
 from rack.configuration import RackConfiguration
+from rack.identity import Identity
 from rack.lock import holder
 from rack.owner import become_owner
 from rack.state import State
 from rack.tree import Tree, behind, load_current, shown_by
 from shared import __version__
-from shared.errors import BootferryError, Conflict, InvalidValue
+from shared.errors import BootferryError, Conflict, HttpStatus, InvalidValue
 from shared.http import client_session
 from shared.names import Name
+from shared.patience import Patience
 from shared.promises import POLL_PERIOD
 from shared.signing import fingerprint
 from shared.sizes import spoken_size
@@ -144,12 +147,28 @@ async def _enrol(region: str, token_file: str, token: str, name: str, *, again: 
         parsed = EnrolmentToken.parse(await asyncio.to_thread(_read_token, token or token_file))
     async with client_session(ca_bundle=configuration.ca_bundle) as session:
         proxy = URL(configuration.proxy) if configuration.proxy else None
-        identity = await identities.enrol(
-            session, configuration.data_dir, url, parsed, called, again=again, proxy=proxy
+        identity = await _when_asked_back(
+            lambda: identities.enrol(session, configuration.data_dir, url, parsed, called, again=again, proxy=proxy)
         )
     typer.echo(f"This rack is enrolled as {identity.name} ({identity.rack_id}) at {identity.region_url}.")
     if (process := holder(configuration.data_dir / "lock")) is not None:
         typer.echo(f"Restart bootferry-rack (process {process}), which still runs with the earlier enrolment.")
+
+
+async def _when_asked_back(attempt: Callable[[], Awaitable[Identity]]) -> Identity:
+    """What `attempt` returns; a region that is busy is asked again when it says. Raises as `attempt` does."""
+    patience, failures = Patience(), 0
+    while True:
+        try:
+            return await attempt()
+        except HttpStatus as error:
+            failures += 1
+            wait_s = patience.wait_s(error, failures, random.SystemRandom())
+            # What was answered without a word may have been done: a token is used up by it.
+            if wait_s is None or not error.retry_after:
+                raise
+            typer.echo(f"{error} Trying again in {wait_s:.1f} s.", err=True)
+        await asyncio.sleep(wait_s)
 
 
 def _read_token(file: str) -> str:

@@ -297,8 +297,8 @@ class HttpStatus(FetchError):
 
     def __init__(self, url: str, status: int, detail: str = "", problem: str = "", retry_after: float = 0.0) -> None:
         self.status, self.detail, self.problem, self.retry_after = status, detail, problem, retry_after
-        words = detail.strip()
-        super().__init__(url, f"{url} answered {status}{': ' + words if words else '; check the URL'}")
+        advice = "; it is busy, or broken: try again later" if status == 429 or status >= 500 else "; check the URL"
+        super().__init__(url, f"{url} answered {status}{': ' + detail.strip() if detail.strip() else advice}")
 
 
 class RedirectRefused(FetchError):

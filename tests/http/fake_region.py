@@ -82,6 +82,8 @@ class FakeRegion:
         self.key = Ed25519PrivateKey.generate()
         self.token = EnrolmentToken(fingerprint(self.key), bytes(range(32)))
         self.token_fault = ""
+        self.busy = 0
+        """So many of the next enrolments are to come back in a second."""
         self.enrolments: list[EnrolmentRequest] = []
         self.racks: dict[str, Ed25519PublicKey] = {}
         self.url = URL()
@@ -244,6 +246,9 @@ class FakeRegion:
         return web.json_response({"fingerprint": fingerprint(self.key), "successions": chain})
 
     async def _enrol(self, request: web.Request) -> web.StreamResponse:
+        if self.busy:
+            self.busy -= 1
+            return problem(503, "crowded", "Too many ask at once.", retry_after=1)
         if self.token_fault:
             return problem(401, self.token_fault, "The region does not take this token; make another one.")
         asked = EnrolmentRequest.open(await request.read(), self.token.key().public_key())

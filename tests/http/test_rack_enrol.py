@@ -164,6 +164,26 @@ def test_nothing_is_given_away_behind_a_link_in_the_place_of_the_identity(open_t
     assert (elsewhere / "shadow").stat().st_uid == 0
 
 
+@pytest.mark.parametrize(("busy", "status"), [(0, 0), (2, 0), (9, 1)], ids=["never", "for-a-while", "for-long"])
+async def test_a_busy_region_is_asked_again_when_it_says(
+    region: FakeRegion, tmp_path: Path, busy: int, status: int
+) -> None:
+    region.busy = busy
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "rack", "enrol", "--region", str(region.url), "--token", "-"),
+        cwd=Path(__file__).parents[2],
+        env={"PATH": os.environ["PATH"], "RACK_DATA_DIR": str(tmp_path), "BOOTFERRY_CONFIG_DIR": str(tmp_path)},
+        stdin=PIPE,
+        stdout=PIPE,
+        stderr=PIPE,
+    )
+    _, err = await asyncio.wait_for(process.communicate(f"{region.token}\n".encode()), 40)
+    assert process.returncode == status, err.decode()
+    told = f"{region.url}/api/v1/racks/enrol answered 503: Too many ask at once. Trying again in "
+    assert err.decode().count(told) == min(busy, 3)
+    assert len(region.enrolments) == (1 if status == 0 else 0)
+
+
 async def test_an_answer_by_somebody_else_is_refused(
     region: FakeRegion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -268,6 +268,13 @@ def test_nobody_says_of_a_noun_that_it_is_unavailable() -> None:
     assert [(name, found) for name, found in raised if not verb.search(found)] == []
 
 
+def test_who_is_busy_is_not_at_the_wrong_address() -> None:
+    for status in (429, 500, 503):
+        assert str(errors.HttpStatus(URL, status)) == (
+            f"{URL} answered {status}; it is busy, or broken: try again later."
+        )
+
+
 @pytest.mark.parametrize(
     ("detail", "sentence"),
     [

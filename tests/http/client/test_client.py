@@ -182,7 +182,12 @@ async def test_an_endless_body_is_read_no_further_than_its_cap(
 PROBLEM = {"Content-Type": "application/problem+json"}
 ANSWERS = [
     pytest.param(Status(404), "answered 404; check the URL.", "", id="no-words"),
-    pytest.param(Status(500, {"Content-Type": "text/html"}, b"<h1>Oh</h1>"), "answered 500; check", "", id="a-page"),
+    pytest.param(
+        Status(500, {"Content-Type": "text/html"}, b"<h1>Oh</h1>"),
+        "answered 500; it is busy, or broken: try again later.",
+        "",
+        id="a-page",
+    ),
     pytest.param(Status(204), "answered 204", "", id="nothing-where-bytes-are-wanted"),
     pytest.param(Status(300), "answered 300", "", id="choices"),
     pytest.param(
@@ -197,11 +202,30 @@ ANSWERS = [
         "",
         id="a-problem-with-charset",
     ),
-    pytest.param(Status(500, PROBLEM, b"{}"), "answered 500; check", "", id="an-empty-problem"),
-    pytest.param(Status(500, PROBLEM, b'{"detail": null}'), "answered 500; check", "", id="a-problem-without-detail"),
-    pytest.param(Status(500, PROBLEM, b"[1]"), "answered 500; check", "", id="a-list-for-a-problem"),
-    pytest.param(Status(500, PROBLEM, b"\xff{"), "answered 500; check", "", id="no-json"),
-    pytest.param(Status(500, PROBLEM, b"[" * 60_000), "answered 500; check", "", id="deeply-nested"),
+    pytest.param(
+        Status(500, PROBLEM, b"{}"), "answered 500; it is busy, or broken: try again later.", "", id="an-empty-problem"
+    ),
+    pytest.param(
+        Status(500, PROBLEM, b'{"detail": null}'),
+        "answered 500; it is busy, or broken: try again later.",
+        "",
+        id="a-problem-without-detail",
+    ),
+    pytest.param(
+        Status(500, PROBLEM, b"[1]"),
+        "answered 500; it is busy, or broken: try again later.",
+        "",
+        id="a-list-for-a-problem",
+    ),
+    pytest.param(
+        Status(500, PROBLEM, b"\xff{"), "answered 500; it is busy, or broken: try again later.", "", id="no-json"
+    ),
+    pytest.param(
+        Status(500, PROBLEM, b"[" * 60_000),
+        "answered 500; it is busy, or broken: try again later.",
+        "",
+        id="deeply-nested",
+    ),
     pytest.param(Status(500, PROBLEM, b'{"detail": "' + b"x" * 70_000), "answered 500", "", id="a-huge-problem"),
 ]
 
