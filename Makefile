@@ -92,7 +92,7 @@ format: env ## format the code and mend what lint can mend
 
 .PHONY: lock
 lock: env ## bring requirements.lock up to pyproject.toml (ARGS=--upgrade for newer versions of all)
-	$(BIN)/uv pip compile --quiet pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
+	$(BIN)/uv pip compile --quiet pyproject.toml --all-extras --group dev --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-header --system-certs --output-file requirements.lock $(ARGS)
 	@! grep -n '://' requirements.lock || { echo 'requirements.lock names an address: it must not.' >&2; exit 1; }
 

@@ -21,7 +21,7 @@ from typing import IO, NoReturn
 
 import pytest
 
-OURS = ("deploy", "migrations", "rack", "region", "shared", "tests")
+OURS = ("bootferry", "deploy", "migrations", "rack", "region", "shared", "tests")
 PRINTED_BYTES = 4000
 OPTIONS = ("-x", "-q", "-p", "no:cacheprovider", "--no-header", "--tb=line")
 

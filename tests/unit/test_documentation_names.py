@@ -20,7 +20,7 @@ PAGES = [
     ARCHITECTURE,
     *(CHECKOUT / name for name in ("docs/security.md", "docs/reliability.md", "CONTRIBUTING.md")),
 ]
-PLACES = ("region", "rack", "shared", "migrations", "deploy", "tests", "docs")
+PLACES = ("bootferry", "region", "rack", "shared", "migrations", "deploy", "tests", "docs")
 
 NAMES = re.compile(r"`(\w+(?:\.\w+)?)`")
 
