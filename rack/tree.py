@@ -8,7 +8,7 @@
     <data_dir>/current -> trees/<epoch>-<serial>-<n>
 
 Everything below `trees/` is a hard link to a file of the store or of `unpacked/`: a tree costs names only, and a new
-one stands complete beside the old one before `current` moves.
+one stands complete beside the old one before `current` moves. Every user may read the trees, and nothing beside them.
 
 An image changes as a whole. When a manifest names a version of which some file cannot be had yet, that image keeps the
 names it has in the current tree, and every other image moves on; a tree never mixes two versions of one image. The
@@ -16,7 +16,9 @@ manifest says which entries are one image: nothing is read out of names, except 
 """
 
 import json
+import os
 import shutil
+import stat
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,6 +34,9 @@ from shared.store.disk import DiskStore
 from shared.wire.manifest import Entry, Kind, Manifest
 from shared.wire.messages import encode
 from shared.wire.report import UNKNOWN_VERSION
+
+PUBLIC_MODE = 0o755
+"""Every directory of a tree has it, whatever the umask: a TFTP server reads the tree as a user of its own."""
 
 TREE_FORMAT = "bootferry-tree:2"
 TREE_FORMAT_OF_BEFORE = "bootferry-tree:1"
@@ -269,6 +274,7 @@ def _build(root: Path, store: DiskStore, draft: Draft, order: tuple[int, int]) -
             if draft.names[path].image not in draft.carried:
                 raise Unavailable(f"The file {path} is not on this rack's disk as it was verified") from error
     for directory in made:
+        directory.chmod(PUBLIC_MODE)
         sync_directory(directory)
     staging.rename(trees / tree.name)
     write_whole(trees / f"{tree.name}.json", _encode(tree))
@@ -355,13 +361,20 @@ def _name(sha256: str, size: int, image: str, archive: str | None = None) -> Lin
 
 
 def clear_unfinished(root: Path) -> None:
-    """Drop what a process that ended in the middle has left half built. Blocks."""
+    """Drop what a process that ended in the middle has left half built, and let all into the trees. Blocks.
+
+    Trees of 0.1 let nobody in but the rack itself.
+    """
     for directory in (root / "trees", root / "unpacked"):
         directory.mkdir(parents=True, exist_ok=True)
         for entry in directory.iterdir():
             pair = entry.with_name(f"{entry.name}.json") if entry.is_dir() else entry.with_suffix("")
             if not pair.exists() or entry.name.endswith(".new"):
                 _drop(entry)
+    for name, _, _ in os.walk(root / "trees"):
+        directory = Path(name)
+        if stat.S_IMODE(directory.stat().st_mode) != PUBLIC_MODE:
+            directory.chmod(PUBLIC_MODE)
 
 
 def trees_on_disk(root: Path) -> set[str]:

@@ -1,5 +1,8 @@
 """Trees on a rack's disk: built beside the current one, mended, carried over, cleared away."""
 
+import os
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -81,6 +84,42 @@ def test_a_document_of_a_tree_is_as_racks_in_the_field_wrote_it(root: Path, stor
         '{"format":"bootferry-tree:2","images":{"ubuntu:noble:amd64":{"version":"1","content":"' + content + '"}},'
         '"names":{"' + KERNEL + '":["' + Sha256.of(b"kernel 1") + '",8,"ubuntu:noble:amd64"]}}'
     )
+
+
+@pytest.fixture
+def closed() -> Iterator[None]:
+    """What this process makes is its own, as that of the service is."""
+    before = os.umask(0o077)
+    yield
+    os.umask(before)
+
+
+def modes(root: Path) -> set[int]:
+    return {stat.S_IMODE(path.stat().st_mode) for path in [root, *root.rglob("*")] if path.is_dir()}
+
+
+@pytest.mark.usefixtures("closed")
+def test_every_user_can_read_a_tree_and_nothing_beside_it(root: Path) -> None:
+    store = DiskStore(root / "rack")
+    for content in (b"kernel 1", b"root 1", PACKED):
+        put(store, content)
+    clear_unfinished(root / "rack")
+    first(root / "rack", store)
+    assert modes(root / "rack" / "trees") == {0o755}
+    assert all(path.stat().st_mode & 0o444 == 0o444 for path in (root / "rack" / "current").rglob("*"))
+    for beside in ("files", "incoming", "unpacked"):
+        assert stat.S_IMODE((root / "rack" / beside).stat().st_mode) == 0o700
+    (document,) = (root / "rack" / "trees").glob("*.json")
+    assert stat.S_IMODE(document.stat().st_mode) == 0o600
+
+
+def test_trees_that_were_closed_are_opened_at_the_start(root: Path, store: DiskStore) -> None:
+    first(root, store)
+    for path in [root / "trees", *(root / "trees").rglob("*")]:
+        if path.is_dir():
+            path.chmod(0o700)
+    clear_unfinished(root)
+    assert modes(root / "trees") == {0o755}
 
 
 def test_what_nobody_called_a_version_is_unknown() -> None:
