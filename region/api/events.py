@@ -17,6 +17,9 @@ router = APIRouter(tags=["events"])
 LOOK_AGAIN_S = 5.0
 """How often it is asked whether whoever listens may still listen; at once when somebody changed something."""
 
+ALIVE, ALIVE_S = "alive", 15.0
+"""What is said when there was nothing else to say for so long: a comment would be no event for a page."""
+
 
 @router.get(
     "/events",
@@ -29,10 +32,15 @@ async def events(region: TheRegion, request: Request, _operator: Viewer) -> Asyn
     with region.topics.subscribe(*watched) as subscription:
         # Whoever connects has missed what came before: everything counts as changed.
         topics: Sequence[Topic] = watched
-        looked_at = time.monotonic()
+        looked_at = said_at = time.monotonic()
         while True:
             for topic in topics:
                 yield ServerSentEvent(event=topic.value, data={})
+            if topics:
+                said_at = time.monotonic()
+            elif time.monotonic() - said_at >= ALIVE_S:
+                said_at = time.monotonic()
+                yield ServerSentEvent(event=ALIVE, data={})
             topics = await subscription.next(LOOK_AGAIN_S)
             # Who removes a token, or logs out, leaves an activity; that a time runs out, nobody tells.
             if Topic.ACTIVITY in topics or time.monotonic() - looked_at >= LOOK_AGAIN_S:

@@ -2,6 +2,7 @@
 
 import gzip
 import re
+import signal
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -206,6 +207,33 @@ async def test_a_lost_connection_is_shown_and_what_was_missed_is_read(visitor: V
     await harbour.api("POST", "/selections", json={"os": "ubuntu", "release": "noble", "arch": "amd64"})
     await expect(status(page, NOBLE)).to_have_text("Stored")
     await expect(hint).to_have_text("Live")
+
+
+async def test_a_frozen_region_is_told_and_so_is_that_it_goes_on(browser: Browser, harbour: Harbour) -> None:
+    """The page said "Live" for as long as a region that did nothing kept its connections open."""
+    async with visiting(browser, harbour.region.base) as visitor:
+        page = visitor.page
+        await page.clock.install()
+        await visitor.log_in(harbour.admin_token)
+        hint, told = page.locator(".connection"), page.locator(".liveness")
+        await expect(hint).to_have_text("Live")
+        process = harbour.region.process
+        assert process is not None
+        process.send_signal(signal.SIGSTOP)
+        try:
+            await page.get_by_role("link", name="Racks").click()
+            await expect(page.get_by_role("heading", name="Racks", level=1)).to_be_visible()
+            await page.clock.run_for(9_000)
+            await expect(told).to_be_empty()
+            await page.clock.run_for(3_000)
+            await expect(told).to_have_text("The region is slow to answer.")
+            await page.clock.run_for(30_000)
+            await expect(told).to_have_text("No word from the region for 40 seconds; what you see may be old.")
+            await expect(hint).to_have_text("No word")
+        finally:
+            process.send_signal(signal.SIGCONT)
+        await expect(told).to_be_empty()
+        await expect(hint).to_have_text("Live")
 
 
 REFUSED_503 = r"console: Failed to load resource: the server responded with a status of 503"

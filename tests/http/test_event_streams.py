@@ -39,6 +39,19 @@ async def _made(running: Running) -> tuple[str, str]:
     return made.json["id"], made.json["token"]
 
 
+async def test_a_stream_says_that_it_lives(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page cannot tell a quiet region from a frozen one otherwise."""
+    monkeypatch.setattr(region.api.events, "LOOK_AGAIN_S", 0.2)
+    monkeypatch.setattr(region.api.events, "ALIVE_S", 0.5)
+    stream = await _open(running, "/events", {"Authorization": f"Bearer {running.client.token}"})
+    try:
+        async with asyncio.timeout(10):
+            while await stream.content.readline() != b"event: alive\n":
+                pass
+    finally:
+        stream.close()
+
+
 async def test_a_stream_ends_with_its_token(running: Running) -> None:
     token_id, token = await _made(running)
     stream = await _open(running, "/events", {"Authorization": f"Bearer {token}"})

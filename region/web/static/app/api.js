@@ -1,6 +1,7 @@
 // The region's HTTP API, which serves this page, the command line and curl alike. A region that answers 503 and says for
 // how long is asked again when that is over: `call` does so itself; who reads with `get` and its like does it when due.
 import { plural } from "./format.js";
+import { heard, waiting } from "./liveness.js";
 import { signal } from "../vendor/preact.js";
 
 const BASE = "/api/v1";
@@ -51,6 +52,7 @@ async function ask(method, path, { body, ifMatch } = {}) {
   if (body !== undefined) headers["Content-Type"] = "application/json";
   if (ifMatch) headers["If-Match"] = ifMatch;
   let answer;
+  const answered = waiting();
   try {
     answer = await fetch(BASE + path, {
       method,
@@ -61,8 +63,12 @@ async function ask(method, path, { body, ifMatch } = {}) {
     });
   } catch {
     throw new Problem(0, { code: "no_answer", detail: "The region does not answer; check your network and the region." });
+  } finally {
+    answered();
   }
   const isJson = /json/.test(answer.headers.get("Content-Type") || "");
+  // What a proxy says in the region's place is no word of the region.
+  if (isJson || answer.ok) heard();
   const data = isJson ? await answer.json().catch(() => null) : null;
   if (!answer.ok) throw new Problem(answer.status, data || {}, Number(answer.headers.get("Retry-After")) || 0);
   return { status: answer.status, data, etag: answer.headers.get("ETag") };

@@ -1,6 +1,8 @@
 // Word that something changed: server-sent events, and polling where these do not come through.
+import { heard as heardOf } from "./liveness.js";
 import { signal } from "../vendor/preact.js";
 
+const ALIVE = "alive"; // the region says so when there is nothing else to say
 const SILENCE_MS = 6_000; // the region names every topic at once when a stream begins
 const POLL_MS = 5_000;
 const RETRY_MS = 3_000; // doubled with each refusal, up to
@@ -24,7 +26,8 @@ export function follow(topics, tell) {
     clearInterval(poll);
     silence = poll = 0;
     connection.value = "live";
-    tell(event.type);
+    heardOf();
+    if (event.type !== ALIVE) tell(event.type);
   }
 
   /** Give the stream some time to say something; then ask by ourselves until it does. */
@@ -41,7 +44,7 @@ export function follow(topics, tell) {
   function open() {
     source?.close();
     source = new EventSource("/api/v1/events");
-    for (const topic of topics) source.addEventListener(topic, heard);
+    for (const topic of [...topics, ALIVE]) source.addEventListener(topic, heard);
     source.onerror = () => {
       if (over) return;
       if (!poll) connection.value = "reconnecting";

@@ -2,8 +2,9 @@
 import { connection, follow } from "./events.js";
 import * as facts from "./facts.js";
 import { ImagesPage } from "./images.js";
+import { liveness, waiting } from "./liveness.js";
 import { LogIn } from "./login.js";
-import { Busy, Outcome, outcome, Spoken } from "./notice.js";
+import { Busy, Liveness, Outcome, outcome, Spoken } from "./notice.js";
 import { route } from "./router.js";
 import { draft } from "./selection.js";
 import { isFresh, resume, session } from "./session.js";
@@ -22,6 +23,7 @@ const CONNECTION = {
   live: "Live",
   reconnecting: "Reconnecting…",
   polling: "Checking every 5 seconds",
+  silent: "No word",
 };
 
 const unreachable = signal(null);
@@ -31,14 +33,21 @@ function Page() {
   return html`${session.value ? html`<${LoggedIn} key=${session.value.name} />` : html`<${LogIn} />`}<${Spoken} />`;
 }
 
-/** Before it is known who is logged in: nothing, unless the region does not answer. */
+/** Before it is known who is logged in: nothing, unless the region does not answer, or not soon. */
 function Unreachable() {
-  if (!unreachable.value) return null;
+  if (!unreachable.value) return html`<main class="login" id="main"><${Liveness} /></main>`;
   return html`<main class="login" id="main"><div class="card">
     <h1>Bootferry</h1>
     <p role="alert">${unreachable.value.message}</p>
     <button type="button" class="primary" onClick=${begin}>Try again</button>
   </div></main>`;
+}
+
+/** What is there of a page at once, however slowly the rest of it comes. */
+function Heading({ title }) {
+  return html`<header class="page-head">
+    <div class="page-head-inner"><h1 tabindex="-1">${title}</h1></div>
+  </header>`;
 }
 
 function LoggedIn() {
@@ -51,6 +60,7 @@ function LoggedIn() {
       outcome.value = null;
     };
   }, []);
+  const state = liveness.value === "silent" ? "silent" : connection.value;
   const name = PAGES[route.value] ? route.value : "images";
   const [title, come] = PAGES[name];
   const main = useRef(null);
@@ -58,22 +68,20 @@ function LoggedIn() {
   const shown = useSignal({ name: "images", Component: ImagesPage });
   const { Component } = shown.value;
   useEffect(() => {
+    document.title = `${title} · Bootferry`;
     let over = false;
-    come().then(
-      (found) => {
-        if (!over) shown.value = { name, Component: found };
-      },
-      () => {
-        if (!over) shown.value = { name, Component: Away };
-      },
-    );
+    come()
+      .catch(() => Away)
+      .then((Component) => {
+        if (!over) shown.value = { name, Component };
+      })
+      .finally(waiting());
     return () => {
       over = true;
     };
   }, [name]);
   useEffect(() => {
     if (shown.value.name !== name) return;
-    document.title = `${title} · Bootferry`;
     // Who comes by the keyboard goes on reading where the page begins; a visit starts at the top.
     if (before.current !== name) {
       main.current.querySelector("h1").focus({ preventScroll: true });
@@ -94,12 +102,12 @@ function LoggedIn() {
           )}
         </ul>
         <p class="top-state">
-          <span class=${`connection connection-${connection.value}`} role="status">${CONNECTION[connection.value]}</span>
+          <span class=${`connection connection-${state}`} role="status">${CONNECTION[state]}</span>
           <span class="top-name">${session.value.name}</span>
         </p>
       </div>
     </nav>
-    <main id="main" ref=${main}>${shown.value.name === name && html`<${Component} />`}</main>
+    <main id="main" ref=${main}><${Liveness} />${shown.value.name === name ? html`<${Component} />` : html`<${Heading} title=${title} />`}</main>
     <${Busy} /><${Outcome} />`;
 }
 

@@ -2,6 +2,7 @@
 import { waits } from "./api.js";
 import { plural } from "./format.js";
 import { ToolIcon } from "./icons.js";
+import { liveness } from "./liveness.js";
 import { html, signal, useEffect } from "../vendor/preact.js";
 
 const GOOD_NEWS_MS = 10_000;
@@ -56,6 +57,15 @@ export function Busy() {
   return html`<p class="busy" role="status">
     ${seconds > 0 && `The region is busy; it is asked again in ${plural(seconds, "second")}.`}
   </p>`;
+}
+
+/** That what is on the page may be old, or that it takes its time to come. */
+export function Liveness() {
+  return html`<div class="liveness" role="status">
+    ${liveness.value === "silent" &&
+    html`<${Notice} kind="caution" title="No word from the region for 40 seconds; what you see may be old." />`}
+    ${liveness.value === "slow" && html`<${Notice} kind="caution" title="The region is slow to answer." />`}
+  </div>`;
 }
 
 export function Spoken() {
