@@ -151,6 +151,9 @@ class World:
         self.database.start()
         if self.region.process is None:
             await self.start_region()
+        else:
+            # One that was started just before a fault may still be on its way; one that ended by itself is not.
+            await self.site.until_ready(self.region)
         if self.rack.process is None:
             await self.site.start_rack(self.rack, self.region)
 

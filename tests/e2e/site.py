@@ -111,6 +111,9 @@ class Site:
 
     async def start_region(self, region: Service) -> None:
         region.start()
+        await self.until_ready(region)
+
+    async def until_ready(self, region: Service) -> None:
         await self.until(lambda: self._answers(f"{region.base}/readyz"))
 
     async def start_rack(self, rack: Service, region: Service, *, by: str = "") -> None:
