@@ -8,8 +8,10 @@ from datetime import UTC, datetime, timedelta
 
 from region import keys as region_keys
 from region.configuration import RegionConfiguration
+from region.database.address import parse
 from region.database.connection import REQUESTS, create_engine
 from region.database.topics import Gathered, Topics
+from region.database.watch import Watch
 from region.fleet.keys import Keys
 from region.fleet.sightings import Sightings
 from region.importing.clock import Clock
@@ -20,6 +22,7 @@ from region.publishing.memory import Memory
 from shared.disk import make_directory
 from shared.errors import InvalidConfiguration
 from shared.store.disk import DiskStore
+from shared.systemd import notify
 
 
 def build(configuration: RegionConfiguration, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Region:
@@ -33,13 +36,15 @@ def build(configuration: RegionConfiguration, now: Callable[[], datetime] = lamb
         ) from error
     keys = region_keys.load(configuration)
     key = keys.signing
-    engine = create_engine(configuration.database_url)
+    watch = Watch(parse(configuration.database_url), told=lambda sentence: notify(f"STATUS={sentence}"))
+    engine = create_engine(configuration.database_url, doubt=watch.doubt)
     publisher = Publisher(key)
     sightings = Sightings(engine, now)
     return Region(
         configuration=configuration,
         engine=engine,
-        request_engine=create_engine(configuration.database_url, REQUESTS),
+        request_engine=create_engine(configuration.database_url, REQUESTS, watch.doubt),
+        watch=watch,
         store=store,
         keys=keys,
         publisher=publisher,

@@ -1,17 +1,16 @@
 """The region's configuration; `shared.configuration` says where it is looked for."""
 
-import inspect
 import ipaddress
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 from urllib.parse import urlsplit
 
-import asyncpg
 from pydantic import BeforeValidator, Field, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from region.database.address import PARAMETERS, parse
 from shared.configuration import ServiceConfiguration
 from shared.networks import Network
 
@@ -89,16 +88,17 @@ def _require_usable(url: str) -> None:
     )
     try:
         parsed = make_url(url)
-        # asyncpg, which hears what changed, reads a URL in another way than SQLAlchemy does: both must take it.
+        # asyncpg reads a URL in another way than SQLAlchemy does: both must take it.
         ports = [parsed.port, urlsplit(url).port, *(int(port) for port in _listed(parsed.query.get("port")))]
         hosts = [parsed.host or "", *_listed(parsed.query.get("host"))]
         for host in hosts:
             if not host.startswith("/"):
                 host.encode("idna")
+        parse(url)
     except (ArgumentError, ValueError):
         # What it was would be shown by the causes of this error.
         raise refused from None
-    unknown = parsed.query.keys() - inspect.signature(asyncpg.connect).parameters
+    unknown = parsed.query.keys() - PARAMETERS
     if unknown:
         raise ValueError(f"its parameter {min(unknown)!r} is not one of PostgreSQL's connections")
     if any(port is not None and not 0 < port < 65536 for port in ports):

@@ -1,7 +1,7 @@
 """One region process: the parts it consists of, and its life from the first look at the database to the last."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -13,6 +13,7 @@ from region.actions import first_start, succession
 from region.configuration import RegionConfiguration
 from region.database.connection import transaction
 from region.database.topics import Gathered, Topic, Topics
+from region.database.watch import Watch
 from region.fleet.keys import Keys
 from region.fleet.sightings import Sightings
 from region.importing import clock
@@ -56,6 +57,7 @@ class Region:
     store: Store
     keys: RegionKeys
     publisher: Publisher
+    watch: Watch
     topics: Topics
     gathered: Gathered
     memory: Memory
@@ -97,6 +99,15 @@ class Region:
         # What a rotation of the key has left when it broke off.
         await asyncio.to_thread(install_next_secrets_key, self.keys)
 
+    async def begin(self) -> None:
+        """Schema, first rows and what is kept in memory are there when this returns.
+
+        Raises Unavailable, InvalidConfiguration.
+        """
+        await self.prepare()
+        await self.memory.refresh()
+        await self.rack_keys.read_all()
+
     async def follow_key(self) -> bool:
         """True if the region's key was rotated; this process has the new one now, and signs with nothing else.
 
@@ -121,10 +132,7 @@ class Region:
 @asynccontextmanager
 async def running(built: Region) -> AsyncIterator[None]:
     """Inside, the region works: it has started or keeps trying to, and everything periodic runs."""
-    tasks = [
-        asyncio.create_task(coroutine)
-        for coroutine in (_work(built), built.topics.listen(built.configuration.database_url), _watchdog())
-    ]
+    tasks = [asyncio.create_task(coroutine) for coroutine in (_work(built), _watchdog())]
     try:
         yield
     finally:
@@ -140,9 +148,7 @@ async def running(built: Region) -> AsyncIterator[None]:
 
 async def _work(built: Region) -> None:
     try:
-        await _until_available(built.prepare)
-        await _until_available(built.memory.refresh)
-        await _until_available(built.rack_keys.read_all)
+        await built.watch.begin(built.begin)
     except BootferryError as error:
         built.fatal = error
         log.critical(str(error), action="start", code=error.code)
@@ -152,6 +158,8 @@ async def _work(built: Region) -> None:
     notify("READY=1")
     log.info("The region is ready.", action="start", fingerprint=built.fingerprint)
     async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(built.watch.run())
+        tasks.create_task(built.topics.listen(built.configuration.database_url, built.watch.well))
         tasks.create_task(built.memory.follow(built.topics))
         tasks.create_task(_follow_key(built))
         tasks.create_task(built.rack_keys.follow(built.topics))
@@ -180,6 +188,7 @@ async def _follow_key(built: Region) -> None:
                     built.topics.tell(Topic.MANIFEST)
             except Unavailable:
                 await asyncio.sleep(RETRY_S)
+                await built.watch.well()
                 continue
             except InvalidConfiguration as error:
                 built.fatal = error
@@ -213,25 +222,12 @@ async def _import(built: Region) -> None:
                     continue
             except Unavailable:
                 await asyncio.sleep(RETRY_S)
+                await built.watch.well()
             except Exception:
                 # A fault of ours must not end all imports for ever: the lease runs out and the next try is told apart.
                 log.exception("An import broke off unexpectedly.", action="import")
                 await asyncio.sleep(RETRY_S)
             await subscription.next(timeout_s=IDLE_S)
-
-
-async def _until_available(step: Callable[[], Awaitable[None]]) -> None:
-    told = False
-    while True:
-        try:
-            await step()
-        except Unavailable as error:
-            if not told:
-                log.warning(f"The region waits. {error}", action="start", code=error.code)
-                told = True
-            await asyncio.sleep(RETRY_S)
-        else:
-            return
 
 
 async def _watchdog() -> None:

@@ -15,7 +15,7 @@ from region.actions import secrets, succession
 from region.catalogue import sources
 from region.catalogue.trust import Keyring, read_keyring
 from region.configuration import RegionConfiguration
-from region.database.connection import migrate, transaction
+from region.database.connection import migrate, require_migrated, transaction
 from region.database.tables import operator_tokens, region, sync_schedule
 from region.keys import RegionKeys
 from region.people.operators import Role, create_token, is_token
@@ -38,8 +38,7 @@ async def prepare(
 
     Raises Unavailable; InvalidConfiguration when the keys are others than those the database knows.
     """
-    if configuration.migrate_on_start:
-        await migrate(engine)
+    await (migrate(engine) if configuration.migrate_on_start else require_migrated(engine))
     async with transaction(engine) as connection:
         now = clock()
         await connection.execute(

@@ -21,6 +21,7 @@ from region.actions.sources import HeldUndecided, UnsignedNotConfirmed
 from region.api.deps import CrossOrigin
 from region.catalogue.freshness import Stale
 from region.catalogue.trust import KeyringUnreadable, TrustChanged
+from region.database.refusals import DatabaseAway
 from region.edge.admission import Crowded
 from region.edge.problem import BAD_HOST_NAME, BODY_TOO_LARGE, BODY_TOO_SLOW, PROBLEM_JSON, problem
 from region.importing.fetching import NoRoad
@@ -152,6 +153,7 @@ ROWS: Mapping[type[BootferryError], Row] = {
     ),
     DiskFailed: Row(HTTPStatus.SERVICE_UNAVAILABLE, "The disk refused to read or write."),
     Unavailable: Row(HTTPStatus.SERVICE_UNAVAILABLE, "A part is away, mostly the database."),
+    DatabaseAway: Row(HTTPStatus.SERVICE_UNAVAILABLE, "A part is away, mostly the database."),
     Crowded: Row(HTTPStatus.SERVICE_UNAVAILABLE, "More is asked without a token than the region answers at once."),
     # The only configuration a request brings with it is a source's: its CA bundle.
     errors.InvalidConfiguration: Row(

@@ -8,7 +8,7 @@
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 import sqlalchemy.exc
-from sqlalchemy import Connection, event, text
+from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 import migrations
+from region.database import address, refusals
 from region.database.discretion import tell_no_values
+from region.database.refusals import DatabaseAway, Refusal, refusal_of, refusal_to_connect
 from region.database.tables import metadata
 from shared.errors import Unavailable
 
@@ -30,10 +32,6 @@ if TYPE_CHECKING:
 
 MIGRATION_LOCK = 0x626F6F74
 """`pg_advisory_xact_lock` key of migrations: region processes that start together migrate once."""
-
-NO_ANSWER = "The database does not answer"
-ALL_IN_USE = "All connections to the database are in use: it is slow, or does not answer"
-READ_ONLY = "The database is read-only"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,47 +59,40 @@ _TURNS = 10
 _ANSWER_MARGIN_S = 5
 """PostgreSQL itself ends a statement that takes too long; one that is frozen cannot."""
 
-_STATES = {
-    "08": NO_ANSWER,
-    "25006": READ_ONLY,
-    "25P03": "The database ended a transaction that stood still",
-    "28": "The database refuses the region's log-in",
-    "3D000": "The database does not exist yet",
-    "40": "The database let another change go first",
-    "53100": "The database's disk is full",
-    "53200": "The database has no memory left",
-    "53300": "The database has no connection left",
-    "53": "The database lacks something; its log says what",
-    "55P03": "Something in the database is locked",
-    "57014": "The database took too long",
-    "57": "The database is starting, or shutting down",
-    "58": "The database cannot read or write its disk",
-}
-"""What is not health, by SQLSTATE or its class (https://www.postgresql.org/docs/15/errcodes-appendix.html)."""
+
+def _nobody(_: Refusal) -> None:
+    pass
 
 
-def create_engine(url: str, limits: Limits = BACKGROUND) -> AsyncEngine:
-    """An engine for `url`; nothing is connected yet."""
+def create_engine(url: str, limits: Limits = BACKGROUND, doubt: Callable[[Refusal], None] = _nobody) -> AsyncEngine:
+    """An engine for `url`; nothing is connected yet. `doubt` hears of each refusal that a transaction met."""
+    arguments = address.parse(url).arguments
+    settings = {
+        "statement_timeout": str(limits.statement_ms),
+        "lock_timeout": str(limits.lock_ms),
+        "idle_in_transaction_session_timeout": str(limits.idle_ms),
+        "application_name": "bootferry-region",
+    }
+
+    async def connect() -> asyncpg.Connection:
+        ours = {
+            # `_connect` gives up sooner, but for what the loop comes late.
+            "timeout": limits.connect_s * 5,
+            "command_timeout": limits.statement_ms / 1000 + _ANSWER_MARGIN_S,
+            "server_settings": settings,
+        }
+        return await asyncpg.connect(**{**arguments, **ours})
+
     engine = create_async_engine(
-        url,
+        "postgresql+asyncpg://",
+        async_creator=connect,
         pool_size=limits.connections,
         max_overflow=0,
         # A little less, so that it is told what was waited for.
         pool_timeout=limits.connect_s * 0.9,
-        execution_options={"connect_s": limits.connect_s},
+        execution_options={"connect_s": limits.connect_s, "doubt": doubt},
         pool_pre_ping=True,
         hide_parameters=True,
-        connect_args={
-            # `_connect` gives up sooner, but for what the loop comes late.
-            "timeout": limits.connect_s * 5,
-            "command_timeout": limits.statement_ms / 1000 + _ANSWER_MARGIN_S,
-            "server_settings": {
-                "statement_timeout": str(limits.statement_ms),
-                "lock_timeout": str(limits.lock_ms),
-                "idle_in_transaction_session_timeout": str(limits.idle_ms),
-                "application_name": "bootferry-region",
-            },
-        },
     )
     tell_no_values(engine)
     event.listen(engine.sync_engine, "handle_error", _translate_silence)
@@ -121,9 +112,9 @@ async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         async with connection.begin():
             yield connection
     except (sqlalchemy.exc.InterfaceError, sqlalchemy.exc.DBAPIError, asyncpg.PostgresError) as error:
-        if (reason := _reason(error)) is None:
+        if (refusal := refusal_of(error)) is None:
             raise
-        raise Unavailable(reason) from error
+        raise _away(engine.sync_engine, refusal) from error
     finally:
         await connection.close()
 
@@ -142,17 +133,23 @@ async def _connect(engine: AsyncEngine) -> AsyncConnection:
         raise
     if not done:
         _give_up(attempt)
-        raise Unavailable(NO_ANSWER)
+        raise _away(engine.sync_engine, refusals.NO_ANSWER)
     try:
         return attempt.result()
     except sqlalchemy.exc.TimeoutError as error:
-        raise Unavailable(ALL_IN_USE) from error
+        raise _away(engine.sync_engine, refusals.ALL_IN_USE) from error
     except (OSError, asyncpg.InterfaceError) as error:
-        raise Unavailable(NO_ANSWER) from error
+        raise _away(engine.sync_engine, refusal_to_connect(error)) from error
     except (sqlalchemy.exc.SQLAlchemyError, asyncpg.PostgresError) as error:
-        if (reason := _reason(error)) is None:
+        if (refusal := refusal_of(error)) is None:
             raise
-        raise Unavailable(reason) from error
+        raise _away(engine.sync_engine, refusal) from error
+
+
+def _away(engine: Engine, refusal: Refusal) -> DatabaseAway:
+    """The error to be raised; whoever watches over the database looks whether it is so."""
+    engine.get_execution_options()["doubt"](refusal)
+    return DatabaseAway(refusal)
 
 
 def _connect_s(engine: AsyncEngine) -> float:
@@ -181,31 +178,27 @@ _closing: set["asyncio.Future[None]"] = set()
 
 def _translate_silence(context: ExceptionContext) -> Unavailable | None:
     # asyncpg gave up waiting: as an OSError it would be blamed on a disk.
-    if not isinstance(context.original_exception, TimeoutError):
+    if not isinstance(context.original_exception, TimeoutError) or context.engine is None:
         return None
     context.is_disconnect = True
-    return Unavailable(NO_ANSWER)
-
-
-def _reason(error: Exception) -> str | None:
-    """Why the database is not well; None when it is, and the statement was wrong."""
-    cause = error
-    if isinstance(error, sqlalchemy.exc.DBAPIError):
-        cause = getattr(error.orig, "__cause__", None) or error
-    state = str(getattr(cause, "sqlstate", None) or "")
-    if reason := _STATES.get(state) or _STATES.get(state[:2]):
-        return reason
-    away = isinstance(error, sqlalchemy.exc.InterfaceError) or (
-        isinstance(error, sqlalchemy.exc.DBAPIError) and error.connection_invalidated
-    )
-    return NO_ANSWER if away else None
+    return _away(context.engine, refusals.NO_ANSWER)
 
 
 async def migrate(engine: AsyncEngine) -> None:
-    """The schema is the one this code was written for when this returns. Raises Unavailable."""
+    """The schema is the one this code was written for when this returns. Raises Unavailable, for a newer one too."""
     async with transaction(engine) as connection:
         await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+        if await connection.run_sync(_is_newer):
+            raise _away(engine.sync_engine, refusals.NEWER_SCHEMA)
         await connection.run_sync(_upgrade)
+
+
+async def require_migrated(engine: AsyncEngine) -> None:
+    """Raises Unavailable unless the schema is the one this code was written for."""
+    async with transaction(engine) as connection:
+        if not await is_migrated(connection):
+            newer = await connection.run_sync(_is_newer)
+            raise _away(engine.sync_engine, refusals.NEWER_SCHEMA if newer else refusals.NO_SCHEMA)
 
 
 async def is_migrated(connection: AsyncConnection) -> bool:
@@ -216,7 +209,7 @@ async def is_migrated(connection: AsyncConnection) -> bool:
 async def require_usable(connection: AsyncConnection) -> None:
     """Raises Unavailable unless this transaction may write, and can read every table."""
     if await connection.scalar(text("SELECT current_setting('transaction_read_only')")) == "on":
-        raise Unavailable(READ_ONLY)
+        raise DatabaseAway(refusals.READ_ONLY)
     await connection.execute(text(" UNION ALL ".join(f"(SELECT 1 FROM {name} LIMIT 1)" for name in metadata.tables)))
 
 
@@ -238,13 +231,24 @@ def _upgrade(connection: Connection) -> None:
 
 
 def _is_at_head(connection: Connection) -> bool:
+    return _revision(connection) == _revisions()[0]
+
+
+def _is_newer(connection: Connection) -> bool:
+    """True if somebody has migrated the schema in a way that this code does not know."""
+    revision = _revision(connection)
+    return revision is not None and revision not in _revisions()
+
+
+def _revision(connection: Connection) -> str | None:
     from alembic.runtime.migration import MigrationContext
 
-    return MigrationContext.configure(connection).get_current_revision() == _head()
+    return MigrationContext.configure(connection).get_current_revision()
 
 
 @functools.cache
-def _head() -> str | None:
+def _revisions() -> tuple[str, ...]:
+    """All there are, the newest first."""
     from alembic.script import ScriptDirectory
 
-    return ScriptDirectory.from_config(_configuration()).get_current_head()
+    return tuple(script.revision for script in ScriptDirectory.from_config(_configuration()).walk_revisions())

@@ -10,14 +10,16 @@ What changes many times a second is told through `Gathered`, which speaks once a
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
+from typing import Any
 
 import asyncpg
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from region.database.address import parse
 from region.database.connection import transaction
 from shared.errors import Unavailable
 from shared.logs import logger
@@ -92,6 +94,10 @@ class Gathered:
             await asyncio.sleep(self._pause_s)
 
 
+async def _at_once() -> None:
+    pass
+
+
 class Topics:
     """The subscribers of this process. A subscriber sees each topic at least once after it changed."""
 
@@ -113,18 +119,22 @@ class Topics:
         for subscription in self._subscribers:
             subscription.tell(topics, subject)
 
-    async def listen(self, database_url: str) -> None:
-        """Hear PostgreSQL until cancelled; a lost connection is made again, and then everything counts as changed."""
-        dsn = database_url.replace("postgresql+asyncpg://", "postgresql://", 1)
+    async def listen(self, database_url: str, well: Callable[[], Awaitable[None]] = _at_once) -> None:
+        """Hear PostgreSQL until cancelled; a lost connection is made again, and then everything counts as changed.
+
+        It is not tried before `well` returns.
+        """
+        arguments = parse(database_url).arguments
         while True:
+            await well()
             try:
-                await self._listen_once(dsn)
+                await self._listen_once(arguments)
             except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                 log.debug("The line to the database is down.", action="listen", error=str(error))
             await asyncio.sleep(RECONNECT_PAUSE_S)
 
-    async def _listen_once(self, dsn: str) -> None:
-        connection = await asyncpg.connect(dsn, timeout=5)
+    async def _listen_once(self, arguments: Mapping[str, Any]) -> None:
+        connection = await asyncpg.connect(**{**arguments, "timeout": 5})
         try:
             ended = asyncio.Event()
             connection.add_termination_listener(lambda _connection: ended.set())

@@ -12,6 +12,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from region.database.connection import transaction
+from region.database.refusals import DatabaseAway
 from region.importing import housekeeping, imports, retries, upkeep
 from shared.audit import SLICE_S
 from shared.digest import Sha256
@@ -114,6 +115,9 @@ def patiently(job: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None
     async def patient() -> None:
         try:
             await job()
+        except DatabaseAway as error:
+            # The watch tells what the operator should know of it.
+            log.debug(f"{_PUT_OFF[job.__name__]} {error}", action=job.__name__)
         except Unavailable as error:
             log.warning(f"{_PUT_OFF[job.__name__]} {error}", action=job.__name__)
         except OSError as error:
