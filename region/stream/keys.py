@@ -224,12 +224,11 @@ def _self_signatures(certificate: list[Packet], fingerprint: str) -> Iterator[_S
 
 def _self_signature(body: bytes, fingerprint: str, user_id: bytes | None) -> _SelfSignature | None:
     """A version 4 signature that the key itself issued (section 5.2.3), or None. Older ones know no expiry."""
-    if len(body) < 6 or body[0] != 4:
+    if body[:1] != b"\x04":
         return None
-    hashed_end = 6 + int.from_bytes(body[4:6], "big")
-    unhashed_end = hashed_end + 2 + int.from_bytes(body[hashed_end : hashed_end + 2], "big")
-    hashed = dict(_subpackets(body[6:hashed_end]))
-    issuers = dict(_subpackets(body[hashed_end + 2 : unhashed_end])) | hashed
+    hashed, rest = _area(body[4:])
+    unhashed, _ = _area(rest)
+    issuers = unhashed | hashed
     if _ISSUER_FINGERPRINT in issuers:
         is_own = issuers[_ISSUER_FINGERPRINT][1:].hex().upper() == fingerprint
     else:
@@ -243,6 +242,12 @@ def _self_signature(body: bytes, fingerprint: str, user_id: bytes | None) -> _Se
         lifetime_seconds=None if lifetime is None else int.from_bytes(lifetime[:4], "big"),
         user_id=user_id,
     )
+
+
+def _area(data: bytes) -> tuple[dict[int, bytes], bytes]:
+    """The subpackets that `data` begins with, after two octets that say how long they are, and what follows them."""
+    end = 2 + int.from_bytes(data[:2], "big")
+    return dict(_subpackets(data[2:end])), data[end:]
 
 
 def _subpackets(area: bytes) -> Iterator[tuple[int, bytes]]:
@@ -274,9 +279,10 @@ def _lifetime(own: list[_SelfSignature]) -> int:
             known = of_ids.get(signature.user_id)
             if known is None or known.created <= signature.created:
                 of_ids[signature.user_id] = signature
-    speaking = [signature for signature in of_ids.values() if signature.lifetime_seconds]
-    latest = max(speaking, key=lambda signature: signature.created, default=None)
-    return (latest.lifetime_seconds or 0) if latest else 0
+    for signature in sorted(of_ids.values(), key=lambda signature: signature.created, reverse=True):
+        if signature.lifetime_seconds:
+            return signature.lifetime_seconds
+    return 0
 
 
 def _fingerprint(packet: Packet) -> str:

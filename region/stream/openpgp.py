@@ -14,20 +14,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from region.stream.keys import (
-    DEFAULT_KEY_IDS,
-    DEFAULT_KEYRING,
-    DEFAULT_KEYRING_SHA256,
-    MAX_KEYRING_BYTES,
-    SHIPPED_KEYRINGS,
-    Key,
-    judge,
-    key_ids,
-    parse_keyring,
-    shipped_keyring,
-    unfit,
-    usable_keyring,
-)
+from region.stream.keys import key_ids, parse_keyring, unfit
 from region.stream.packets import ARMOUR, SIGNATURE, Malformed, from_base64, packets_of
 from shared.errors import (
     BadSignature,
@@ -41,22 +28,6 @@ from shared.errors import (
     UnknownSigner,
     Unsigned,
 )
-
-__all__ = [
-    "DEFAULT_KEYRING",
-    "DEFAULT_KEYRING_SHA256",
-    "DEFAULT_KEY_IDS",
-    "MAX_KEYRING_BYTES",
-    "SHIPPED_KEYRINGS",
-    "Key",
-    "Verified",
-    "judge",
-    "key_ids",
-    "parse_keyring",
-    "shipped_keyring",
-    "usable_keyring",
-    "verify",
-]
 
 MAX_SIGNED_BYTES = 33 * 1024 * 1024
 MAX_SIGNATURE_BYTES = 64 * 1024
@@ -189,10 +160,11 @@ def _require_clear_signed(signed: bytes, origin: str) -> None:
     head = _HEAD.match(signed)
     if head is None:
         raise BadSignature(origin, "the head of the signed text is damaged, or says more than its hash")
-    armour_at = signed.find(_BEGIN_SIGNATURE, head.end() - 1)
+    text_at = head.end() - 1  # with the line end before it
+    armour_at = signed.find(_BEGIN_SIGNATURE, text_at)
     # In the text every line that begins with a dash is escaped as "- -" (section 7.1): an unescaped one is a frame.
-    text = (head.end() - 1, armour_at)
-    if armour_at < 0 or signed.count(b"\n-", *text) != signed.count(b"\n- ", *text):
+    text = (text_at, armour_at)
+    if armour_at == -1 or signed.count(b"\n-", *text) != signed.count(b"\n- ", *text):
         raise BadSignature(origin, "it is cut off, or its signed text is damaged")
     _require_signatures(signed[armour_at + 1 :], origin)
 

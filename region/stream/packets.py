@@ -91,9 +91,9 @@ def _packet_header(data: bytes, start: int) -> tuple[int, int, int]:
     elif rest[:1] < b"\xe0" and len(rest) > 1:
         return first & 0x3F, 3, (rest[0] - 192 << 8) + rest[1] + 192
     elif rest[:1] == b"\xff":
-        return first & 0x3F, 6, int.from_bytes(rest[1:5], "big")
+        return first & 0x3F, 6, int.from_bytes(rest[1:], "big")
     else:
-        tag, width = 0, 0
+        tag = width = 0
     if not width or len(rest) < width:
         raise Malformed("an OpenPGP packet in it has no definite length")
     return tag, 1 + width, int.from_bytes(rest[:width], "big")

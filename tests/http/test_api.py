@@ -206,7 +206,7 @@ PROBES: dict[str, tuple[dict[str, Any], int, str]] = {
 
 
 async def test_a_probe_says_precisely_why_not(running: Running) -> None:
-    from region.stream.openpgp import DEFAULT_KEYRING
+    from region.stream.keys import DEFAULT_KEYRING
 
     words = {"mirror": running.upstream.url, "shipped": str(DEFAULT_KEYRING)}
     for case, (fields, status, code) in PROBES.items():

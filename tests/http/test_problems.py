@@ -225,7 +225,7 @@ PROBES: dict[str, tuple[Given, int, str, str]] = {
 
 
 async def test_what_a_probe_meets_on_its_way(running: Running, bundle: Path) -> None:
-    from region.stream.openpgp import DEFAULT_KEYRING
+    from region.stream.keys import DEFAULT_KEYRING
 
     mirror = running.upstream.url
     words = {

@@ -71,7 +71,10 @@ def changes(source: bytes) -> list[Change]:
 
 
 def _deciding(tree: ast.Module) -> Iterator[ast.expr | ast.stmt]:
-    """The nodes whose meaning a program's result depends on: no annotations, no sentences, no docstrings."""
+    """The nodes whose meaning a program's result depends on: no annotations, no sentences, no docstrings.
+
+    No assertions either: they tell the type checker what is so.
+    """
     waiting: list[ast.AST] = [tree]
     while waiting:
         node = waiting.pop()
@@ -89,7 +92,7 @@ def _children(node: ast.AST) -> list[ast.AST]:
             return [*defaults, *_undocumented(node.body)]
         case ast.ClassDef() | ast.Module():
             return [*_undocumented(node.body)]
-        case ast.Raise():
+        case ast.Raise() | ast.Assert():
             return []
         case ast.JoinedStr():
             return []

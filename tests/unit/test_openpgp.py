@@ -19,7 +19,7 @@ import pytest
 from pysequoia import ArmorKind, Cert, Profile, SignatureMode, Tsk, armor, sign
 
 from region.stream import keys, openpgp
-from region.stream.openpgp import (
+from region.stream.keys import (
     DEFAULT_KEY_IDS,
     DEFAULT_KEYRING,
     DEFAULT_KEYRING_SHA256,
@@ -28,8 +28,8 @@ from region.stream.openpgp import (
     parse_keyring,
     shipped_keyring,
     usable_keyring,
-    verify,
 )
+from region.stream.openpgp import verify
 from region.stream.packets import packets_of
 from shared.errors import (
     BadSignature,
