@@ -71,9 +71,9 @@ def unpack(
     into.mkdir(mode=0o755, parents=True)
     try:
         plain = _Plain(packed, max_bytes)
-        with tarfile.open(fileobj=plain, mode="r|", errorlevel=2, tarinfo=_Member) as members:
+        with tarfile.open(fileobj=plain, mode="r|", tarinfo=_Member) as members:
             found = _members(members, into, max_bytes)
-        for directory, _, _ in os.walk(into, topdown=False):
+        for directory, _, _ in os.walk(into):
             sync_directory(Path(directory))
     except (tarfile.TarError, lzma.LZMAError, EOFError, _Refused, *_MALFORMED) as error:
         shutil.rmtree(into, ignore_errors=True)
@@ -192,9 +192,6 @@ class _Plain(io.RawIOBase):
         self._cap = max_bytes
         self._decoder = _decoder() if packed.read(len(_XZ_MAGIC)) == _XZ_MAGIC else None
         packed.seek(0)
-
-    def readable(self) -> bool:
-        return True
 
     def read(self, size: int = -1) -> bytes:
         """The next bytes: `size` of them unless the end is near, as tarfile expects of a stream."""

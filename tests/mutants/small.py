@@ -1,12 +1,15 @@
 """Make every small change to the modules that decide and parse, and see a test fail. Prints the survivors.
 
-    python -m tests.mutants.small [part of a module's path …]
+    python -m tests.mutants.small [--again FILE] [part of a module's path …]
 
+With `--again` only the survivors that FILE names are changed again, which is what an earlier run has printed.
 `modules.toml` says which tests stand for a module; `equivalents.toml` names the changes that change nothing, with the
 reason. Exit status 1 if fewer than 95 of 100 of the others are noticed, or a named equivalent is no longer there.
 """
 
+import argparse
 import queue
+import re
 import sys
 import time
 import tomllib
@@ -27,8 +30,14 @@ Equivalent = tuple[str, str, str, str]
 """A module's path, the line without its indentation, what stands there, what the change makes of it."""
 
 
-def main(wanted: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Exit status."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--again", type=Path)
+    parser.add_argument("wanted", nargs="*")
+    asked = parser.parse_args(arguments)
+    wanted: list[str] = asked.wanted
+    survivors = None if asked.again is None else {_without_line(line) for line in asked.again.read_text().splitlines()}
     modules: dict[str, list[str]] = tomllib.loads((HERE / "modules.toml").read_text())
     chosen = {path: tests for path, tests in modules.items() if not wanted or any(part in path for part in wanted)}
     named = _equivalents()
@@ -44,7 +53,11 @@ def main(wanted: Sequence[str]) -> int:
                 change: (path, lines[change.line - 1].strip(), change.was, change.becomes) for change in changes(source)
             }
             met |= named & set(found.values())
-            worth = [change for change, key in found.items() if key not in named]
+            worth = [
+                change
+                for change, key in found.items()
+                if key not in named and (survivors is None or _without_line(_told(path, change)) in survivors)
+            ]
             if not all_pass(free, tests, timeout_s=10 * MOST_S):
                 print("The tests must pass before anything is changed.")
                 return 2
@@ -59,6 +72,15 @@ def main(wanted: Sequence[str]) -> int:
         print(f"No longer there: {key}")
     print(f"{noticed} of {total} small changes noticed ({noticed / max(total, 1):.1%}), {len(met)} equivalents named.")
     return 0 if noticed >= GOAL * total and not gone else 1
+
+
+def _told(path: str, change: Change) -> str:
+    return f"  {path}:{change.line}: {change.was!r} -> {change.becomes!r}"
+
+
+def _without_line(told: str) -> str:
+    """A survivor's line by what was changed alone: lines move."""
+    return re.sub(r":[0-9]+:", ":", told, count=1)
 
 
 def _equivalents() -> set[Equivalent]:
@@ -85,7 +107,7 @@ class _Run:
         finally:
             self.free.put(runs)
         if status == 0:
-            print(f"  {self.path}:{change.line}: {change.was!r} -> {change.becomes!r}", flush=True)
+            print(_told(self.path, change), flush=True)
         # A module that cannot be imported any more (2), or a test that waits for ever, is noticed by everybody.
         return status != 0
 
