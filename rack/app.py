@@ -8,7 +8,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 
 from aiohttp import web
@@ -18,18 +18,19 @@ from rack import serve
 from rack.beat import Beat
 from rack.client import Region
 from rack.configuration import RackConfiguration
-from rack.connections import Runner
+from rack.connections import Runner, SecureSite
 from rack.identity import Identity, load
 from rack.lock import hold
 from rack.poll import Habits, Poller
 from rack.pull import PACE
-from shared import __version__
+from shared import __version__, tls
 from shared.download import Transfer
 from shared.errors import Conflict, InvalidConfiguration
 from shared.http import client_session
 from shared.logs import logger
 from shared.store.disk import DiskStore
 from shared.systemd import notify, watchdog_interval_s
+from shared.tls import Certificate
 
 _log = logger(__name__)
 
@@ -43,12 +44,24 @@ def run(configuration: RackConfiguration) -> None:
     # Whoever finds the lock may ask for a poll; before there is a beat, that must not end the process.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     identity = load(configuration.data_dir)
-    with hold(configuration.data_dir / "lock"), _listen(configuration.host, configuration.port) as listener:
+    certificate = tls.configured(configuration.tls_certificate, configuration.tls_key, "RACK_")
+    with ExitStack() as stack:
+        stack.enter_context(hold(configuration.data_dir / "lock"))
+        listener = stack.enter_context(_listen(configuration.host, configuration.port, "RACK_PORT"))
+        secure: tuple[Certificate, socket.socket] | None = None
+        if certificate is not None:
+            secured = stack.enter_context(_listen(configuration.host, configuration.tls_port, "RACK_TLS_PORT"))
+            secure = certificate, secured
         _allow_many_connections()
-        asyncio.run(_serve(configuration, identity, listener))
+        asyncio.run(_serve(configuration, identity, listener, secure))
 
 
-async def _serve(configuration: RackConfiguration, identity: Identity, listener: socket.socket) -> None:
+async def _serve(
+    configuration: RackConfiguration,
+    identity: Identity,
+    listener: socket.socket,
+    secure: tuple[Certificate, socket.socket] | None,
+) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -62,12 +75,17 @@ async def _serve(configuration: RackConfiguration, identity: Identity, listener:
         stack.push_async_callback(server.cleanup)
         await server.setup()
         await web.SockSite(server, listener).start()
+        if secure is not None:
+            certificate, secured = secure
+            await SecureSite(server, secured, certificate).start()
+            stack.push_async_callback(_ended, asyncio.create_task(tls.follow(certificate)))
         _log.info(
             "The rack serves machines.",
             action="start",
             rack=identity.name,
             region=str(identity.region_url),
             address=f"{configuration.host}:{configuration.port}",
+            tls_port=configuration.tls_port if secure else None,
             tree=poller.belief.tree.name if poller.belief.tree else "none yet",
             version=__version__,
         )
@@ -124,7 +142,7 @@ async def _watchdog() -> None:
         await asyncio.sleep(interval_s)
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, setting: str) -> socket.socket:
     try:
         (family, _, _, _, address), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         # Asked for all of IPv6, a machine that speaks IPv4 only is meant too.
@@ -135,10 +153,10 @@ def _listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise Conflict(
-                f"Port {port} of {host} is in use by another process; stop it, or set RACK_PORT or RACK_HOST."
+                f"Port {port} of {host} is in use by another process; stop it, or set {setting} or RACK_HOST."
             ) from error
         raise InvalidConfiguration(
-            f"The rack cannot listen at RACK_HOST {host}, RACK_PORT {port}: {error.strerror}."
+            f"The rack cannot listen at RACK_HOST {host}, {setting} {port}: {error.strerror}."
         ) from error
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, Field
 from pydantic_settings import SettingsConfigDict
 
-from shared.configuration import ServiceConfiguration
+from shared.configuration import PemFile, ServiceConfiguration
 from shared.errors import InvalidValue
 from shared.http import parse_url
 from shared.logs import LogFormat
@@ -38,6 +38,13 @@ class RackConfiguration(ServiceConfiguration):
         description="The address machines reach the rack at; '::' means every IPv6 and IPv4 address.",
     )
     port: int = Field(default=5248, ge=1, le=65535, description="The TCP port machines reach the rack at.")
+    tls_certificate: PemFile | None = Field(
+        default=None, description="The certificate to speak TLS with, beside plain HTTP (PEM)."
+    )
+    tls_key: PemFile | None = Field(default=None, description="The certificate's key (PEM, without a passphrase).")
+    tls_port: int = Field(
+        default=5249, ge=1, le=65535, description="The TCP port the rack speaks TLS at, where it has a certificate."
+    )
     prune_grace_seconds: int = Field(
         default=3600, ge=0, le=30 * 86400, description="How long a file stays on disk after no manifest names it."
     )

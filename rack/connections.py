@@ -6,7 +6,8 @@ Anybody on the machines' network may connect, so none of this asks who it is (RF
 - When there are too many, the one that was silent longest is closed. Where all of them are being answered, it is the
   oldest of the address that has most of them. The newcomer stays: it may be a machine that boots.
 - Heads are small, bodies are not read.
-- A machine that has ended its own half of the connection still gets its answer.
+- A machine that has ended its own half of the connection still gets its answer; over TLS nobody can say so.
+- A TLS handshake counts as a silent connection from its first byte, and has its own time (`shared.handshakes`).
 - A bad request is one short line in the log; a mistake of ours is told in full.
 
 The server below is aiohttp's; this is what it leaves open.
@@ -17,12 +18,14 @@ import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from shared.handshakes import HANDSHAKE_S, Handshakes
 from shared.logs import logger
+from shared.tls import Certificate
 
 KEEPALIVE_S = 75.0
 SHUTDOWN_S = 4.0
@@ -59,6 +62,34 @@ class Runner(web.AppRunner):
         return _Connections(self, made)
 
 
+class SecureSite(web.SockSite):
+    """A socket whose connections speak TLS, by the newest pair of `certificate`."""
+
+    def __init__(
+        self, runner: Runner, sock: socket.socket, certificate: Certificate, *, handshake_s: float = HANDSHAKE_S
+    ) -> None:
+        super().__init__(runner, sock)
+        self._certificate, self._within_s = certificate, handshake_s
+        self._handshakes: Handshakes | None = None
+
+    async def start(self) -> None:
+        """Begin to listen."""
+        await web.BaseSite.start(self)
+        connections = cast(_Connections, self._runner.server)
+        handshakes = self._handshakes = Handshakes(
+            lambda: self._certificate.context, connections.enter, within_s=self._within_s
+        )
+        self._server = await asyncio.get_running_loop().create_server(
+            lambda: handshakes.protocol(connections), sock=self._sock, backlog=1024
+        )
+
+    async def stop(self) -> None:
+        """Listen no longer; a handshake has nobody waiting for it yet."""
+        await super().stop()
+        if self._handshakes is not None:
+            self._handshakes.close()
+
+
 class _Connections(web.Server):
     """All connections of machines, those that were silent longest first."""
 
@@ -66,6 +97,8 @@ class _Connections(web.Server):
         super().__init__(made.request_handler, request_factory=made.request_factory, loop=made._loop, **made._kwargs)
         self._runner = runner
         self._order: dict[_Connection, None] = {}
+        self._handshakes: dict[object, Callable[[], None]] = {}
+        """What closes each of the connections that shake hands, the oldest first."""
 
     def __call__(self) -> web.RequestHandler:
         return _Connection(self, self._runner.head_within_s, loop=self._loop, **self._kwargs)
@@ -73,9 +106,15 @@ class _Connections(web.Server):
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         super().connection_made(handler, transport)
         if isinstance(handler, _Connection):
-            if len(self._order) >= self._runner.most:
-                self._make_room()
+            self._make_room()
             self._order[handler] = None
+
+    def enter(self, _host: str, close: Callable[[], None]) -> Callable[[], None]:
+        """A new connection, before its TLS handshake; what it answers is to be called when that is over."""
+        self._make_room()
+        this = object()
+        self._handshakes[this] = close
+        return lambda: self._handshakes.pop(this, None) and None
 
     def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
         super().connection_lost(handler, exc)
@@ -88,6 +127,13 @@ class _Connections(web.Server):
             self._order[connection] = None
 
     def _make_room(self) -> None:
+        """One more may come when this returns."""
+        if len(self._order) + len(self._handshakes) < self._runner.most:
+            return
+        if self._handshakes:
+            close = self._handshakes.pop(next(iter(self._handshakes)))
+            close()
+            return
         victim = next((connection for connection in self._order if connection.is_silent), None)
         if victim is None:
             (hog, _), *_ = Counter(connection.address for connection in self._order).most_common(1)
@@ -137,7 +183,8 @@ class _Connection(web.RequestHandler):
     def eof_received(self) -> bool:  # type: ignore[override]
         """True, which keeps this half of the connection open, while something is still to be answered."""
         self.close()
-        return not self.is_silent
+        secure = self.transport is not None and self.transport.get_extra_info("ssl_object") is not None
+        return not self.is_silent and not secure
 
     async def _handle_request(
         self,

@@ -4,7 +4,8 @@ A name is looked up in the tree the rack believes in, never on the disk, so no r
 behind it is opened once, so that a request that has begun ends with the bytes it began with, whatever is swapped or
 pruned meanwhile. A file that was touched since it was verified, or that the disk does not read, is not served: the
 machine hears 503 and Retry-After, and the rack polls soon to look at it. The kernel copies the bytes (sendfile), in
-steps as large as the machine's window. Who may connect, and for how long, is in `connections.py`.
+steps as large as the machine's window; inside TLS they pass through this process, a chunk at a time. Who may connect,
+and for how long, is in `connections.py`.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from aiohttp import web
+from aiohttp import ClientConnectionError, web
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -28,6 +29,7 @@ from shared.logs import logger
 from shared.mark import is_verified
 
 RETRY_AFTER_S = 10
+CHUNK_BYTES = 256 * 1024
 STALLED_AFTER_S = 300
 """A machine that takes no byte for so long is gone."""
 
@@ -133,7 +135,7 @@ async def _send(
         await response.prepare(request)
         if part and request.method == "GET":
             try:
-                await _copy(request, file, part)
+                await _copy(request, response, file, part)
             except _Unreadable as error:
                 why = str(error.__cause__)
                 _log.warning(
@@ -145,13 +147,16 @@ async def _send(
     return response
 
 
-async def _copy(request: web.Request, file: BinaryIO, part: range) -> None:
+async def _copy(request: web.Request, response: web.StreamResponse, file: BinaryIO, part: range) -> None:
     if request.transport is None:
         raise ConnectionResetError("the machine is gone")
     if (connection := request.transport.get_extra_info("socket")) is not None:
         with suppress(OSError):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALLED_AFTER_S * 1000)
     try:
+        if request.secure:
+            await _write(response, file, part)
+            return
         sent = await asyncio.get_running_loop().sendfile(request.transport, file, part.start, len(part))
     except ConnectionError:
         raise
@@ -165,6 +170,19 @@ async def _copy(request: web.Request, file: BinaryIO, part: range) -> None:
         # The file has shrunk: what was announced cannot be sent, and only the connection's end can say so.
         request.transport.close()
         raise ConnectionResetError("the file ended early")
+
+
+async def _write(response: web.StreamResponse, file: BinaryIO, part: range) -> None:
+    """`_copy` without the kernel. asyncio's own way to do that fails where the machine goes away meanwhile."""
+    for offset in part[::CHUNK_BYTES]:
+        count = min(CHUNK_BYTES, part.stop - offset)
+        chunk = await asyncio.to_thread(os.pread, file.fileno(), count, offset)
+        if len(chunk) < count:
+            raise OSError(errno.EIO, "it became shorter")
+        try:
+            await response.write(chunk)
+        except ClientConnectionError as error:
+            raise ConnectionResetError("the machine is gone") from error
 
 
 class _Believed(Collector):

@@ -54,9 +54,11 @@ def serve() -> None:
     from region import api
     from region.edge.house import House, HouseLimits, raise_open_files
     from region.edge.server import build_server
+    from shared import tls
 
     region = _build()
     configuration = region.configuration
+    certificate = tls.configured(configuration.tls_certificate, configuration.tls_key, "REGION_")
     open_files = raise_open_files()
     # A stranger's connection is a file like any other: half of them are for who is known, and for the disk.
     limits = HouseLimits()
@@ -70,6 +72,7 @@ def serve() -> None:
         host=configuration.host,
         port=configuration.port,
         shutdown_grace_s=SHUTDOWN_GRACE_S,
+        certificate=certificate,
         house=house,
         proxies=[str(network) for network in configuration.trusted_proxies],
     )
@@ -82,8 +85,9 @@ def serve() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     log = logger(__name__)
+    scheme = "http" if certificate is None else "https"
     log.info(
-        f"The region listens on http://{configuration.host}:{configuration.port}/.",
+        f"The region listens on {scheme}://{configuration.host}:{configuration.port}/.",
         action="start",
         version=__version__,
         open_files=open_files,

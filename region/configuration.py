@@ -11,7 +11,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from region.database.address import PARAMETERS, parse
-from shared.configuration import ServiceConfiguration
+from shared.configuration import PemFile, ServiceConfiguration
 from shared.networks import Network
 
 
@@ -49,6 +49,10 @@ class RegionConfiguration(ServiceConfiguration):
     )
     host: str = Field("127.0.0.1", description="The address to listen on.")
     port: int = Field(5240, ge=0, le=65535, description="The port to listen on.")
+    tls_certificate: PemFile | None = Field(
+        None, description="The certificate to speak TLS with (PEM), those that lead to its CA after it."
+    )
+    tls_key: PemFile | None = Field(None, description="The certificate's key (PEM, without a passphrase).")
     name: str = Field("region", max_length=64, description="How this region calls itself to racks and people.")
     default_source_url: str = Field(DEFAULT_SOURCE_URL, description="The source a new region begins with.", repr=False)
     default_source_keyring: Path | None = Field(None, description="Its keyring, when it is not the shipped one.")

@@ -6,9 +6,9 @@ An unknown key is an error in all three: a setting that is silently ignored is o
 import os
 import re
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
-from pydantic import ValidationError
+from pydantic import BeforeValidator, ValidationError, ValidationInfo
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -23,6 +23,21 @@ from shared.shapes import accepted
 
 EX_CONFIG = 78
 """The exit status of a process whose settings are unusable (sysexits.h); the systemd units do not restart on it."""
+
+
+def _credentials_path(given: object, info: ValidationInfo) -> object:
+    if not isinstance(given, str) or "-----BEGIN " not in given:
+        return given
+    # systemd gives a file's content under the setting's name; the file is what is read again when it changes.
+    directory = os.environ.get("CREDENTIALS_DIRECTORY")
+    for entry in Path(directory).iterdir() if directory else ():
+        if entry.name.lower().endswith(f"_{info.field_name}"):
+            return entry
+    raise ValueError("it must be the path of a file, not the file's content")
+
+
+PemFile = Annotated[Path, BeforeValidator(_credentials_path)]
+"""The path of a PEM file; the file itself where it is a systemd credential of the setting's name."""
 
 
 class ServiceConfiguration(BaseSettings):

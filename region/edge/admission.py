@@ -27,6 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from region.edge.house import Visitor
 from region.edge.problem import BODY_TOO_LARGE, BODY_TOO_SLOW, problem
+from region.edge.rates import Rate, Rates
 from shared.errors import BootferryError, Unauthenticated, Unavailable
 from shared.networks import address_key
 
@@ -36,7 +37,6 @@ BODY_S = 20.0
 
 _LATELY_S = 600.0
 _LATELY_COUNT = 4_096
-_MAX_ADDRESSES = 4_096
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +48,16 @@ class Door:
     body_s: float = BODY_S
 
 
+_REQUESTS = Rate(4_000, 500, burst_of_one_address=3_000, each_second_of_one_address=400)
+
+
 @dataclass(frozen=True, slots=True)
 class StrangersLimits:
     """How much strangers may ask: requests under way, and so many more in each second after a burst."""
 
     under_way: int = 64
     under_way_of_one_address: int = 48
-    burst: int = 4_000
-    each_second: int = 500
-    burst_of_one_address: int = 3_000
-    each_second_of_one_address: int = 400
+    requests: Rate = _REQUESTS
 
 
 class Crowded(Unavailable):
@@ -226,8 +226,7 @@ class Strangers:
         self._clock = clock
         self._under_way: OrderedDict[Stay, None] = OrderedDict()
         self._at: Counter[str] = Counter()
-        self._all = _Bucket(self._limits.burst, self._limits.each_second)
-        self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
+        self._rates = Rates(self._limits.requests)
         self._good: OrderedDict[bytes, float] = OrderedDict()
         self.refused: Counter[str] = Counter()
         """Requests that were refused, or ended for others, by what was limited."""
@@ -253,15 +252,7 @@ class Strangers:
 
     def _enter(self, stay: Stay) -> None:
         limits, now = self._limits, self._clock()
-        bucket = self._buckets.get(stay.address)
-        if bucket is None:
-            bucket = self._buckets[stay.address] = _Bucket(
-                limits.burst_of_one_address, limits.each_second_of_one_address
-            )
-            if len(self._buckets) > _MAX_ADDRESSES:
-                self._buckets.popitem(last=False)
-        self._buckets.move_to_end(stay.address)
-        if not (bucket.take(now) and self._all.take(now)):
+        if not self._rates.take(stay.address, now):
             self._crowded("rate")
         if self._at[stay.address] >= limits.under_way_of_one_address:
             self._make_room("address", lambda other: other.address == stay.address)
@@ -305,25 +296,6 @@ class Strangers:
     def _was_good(self, credential: bytes) -> bool:
         at = self._good.get(credential)
         return at is not None and self._clock() - at < _LATELY_S
-
-
-class _Bucket:
-    """So many at once, and so many more in each second."""
-
-    __slots__ = ("_at", "_each_second", "_left", "_most")
-
-    def __init__(self, most: int, each_second: int) -> None:
-        self._most, self._each_second = most, each_second
-        self._left, self._at = float(most), 0.0
-
-    def take(self, now: float) -> bool:
-        """One of them. True if there was one left."""
-        self._left = min(self._most, self._left + (now - self._at) * self._each_second)
-        self._at = now
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
 
 
 _SIGNED = b"signed"

@@ -6,6 +6,8 @@ A connection is a stranger's until one of its requests was authenticated; after 
   have a limit. The one of an address is wide: a thousand racks may stand behind one, and each begins as a stranger.
 - When a limit is passed, the connection that has been silent longest is closed, never the newcomer. Silent is who asks
   nothing: idle, with half a head, with half a body, or not taking its answer. Bytes that trickle in are silence too.
+- A TLS handshake is the dearest thing a stranger can ask for: there is a rate of them, in all and for one address, and
+  who comes above it is refused. While it lasts the connection is a silent one.
 - Addresses of IPv6 count by their /64, which is what one customer has. What comes through a trusted proxy counts in
   the total alone.
 """
@@ -17,6 +19,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from region.edge.rates import Rate, Rates
 from shared.logs import logger
 from shared.networks import Network, address_key, within
 
@@ -24,6 +27,8 @@ _TOLD_EVERY_S = 60.0
 _MANY_FILES = 2**20
 
 log = logger(__name__)
+
+_HANDSHAKES = Rate(2_000, 200, burst_of_one_address=1_500, each_second_of_one_address=150)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,7 @@ class HouseLimits:
     connections: int = 2_000
     of_one_address: int = 1_500
     held_bytes: int = 4 * 1024 * 1024
+    handshakes: Rate = _HANDSHAKES
 
 
 @dataclass(slots=True, eq=False)
@@ -69,9 +75,16 @@ class Visitor:
 class House:
     """The strangers of one server."""
 
-    def __init__(self, limits: HouseLimits | None = None, proxies: Sequence[Network] = ()) -> None:
+    def __init__(
+        self,
+        limits: HouseLimits | None = None,
+        proxies: Sequence[Network] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._limits = limits or HouseLimits()
         self._proxies = proxies
+        self._clock = clock
+        self._handshakes = Rates(self._limits.handshakes)
         self._silent: OrderedDict[Visitor, None] = OrderedDict()
         self._silent_at: dict[str, OrderedDict[Visitor, None]] = {}
         self._holding: OrderedDict[Visitor, None] = OrderedDict()
@@ -79,7 +92,7 @@ class House:
         self._held_bytes = 0
         self._told_at = -_TOLD_EVERY_S
         self.closed: Counter[str] = Counter()
-        """Connections closed because a limit was passed, by what was limited."""
+        """Connections closed, or refused, because a limit was passed, by what was limited."""
 
     @property
     def strangers(self) -> int:
@@ -102,6 +115,17 @@ class House:
         ):
             pass
         return visitor
+
+    def shake_hands(self, host: str, close: Callable[[], None]) -> Callable[[], None] | None:
+        """A new connection from `host`, before its TLS handshake; None if it is refused.
+
+        What it answers is to be called when the handshake is over. The connection enters once more then.
+        """
+        if not within(host, self._proxies) and not self._handshakes.take(address_key(host), self._clock()):
+            self.closed["handshakes"] += 1
+            return None
+        visitor = self.enter(host, close)
+        return lambda: self.leave(visitor)
 
     def leave(self, visitor: Visitor) -> None:
         """It counts no longer: it was authenticated, or has gone."""

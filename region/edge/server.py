@@ -15,7 +15,6 @@ import asyncio
 import errno
 import os
 from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
 import uvicorn
@@ -23,7 +22,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from region.edge.house import House, Visitor
+from region.edge.secure import SecureServer
+from shared.handshakes import HANDSHAKE_S
 from shared.logs import logger
+from shared.tls import Certificate
 
 ZERO_COPY = "http.response.zerocopysend"
 """https://asgi.readthedocs.io/en/latest/extensions.html#zero-copy-send"""
@@ -76,19 +78,20 @@ def build_server(
     host: str,
     port: int,
     shutdown_grace_s: int,
-    tls: tuple[Path, Path] | None = None,
+    certificate: Certificate | None = None,
     house: House | None = None,
     proxies: Sequence[str] = ("127.0.0.1", "::1"),
     stall_s: float = STALL_S,
+    handshake_s: float = HANDSHAKE_S,
     loop: Literal["uvloop", "asyncio"] = "uvloop",
 ) -> uvicorn.Server:
     """A server for `app`; `run()` serves until SIGINT or SIGTERM, on the `loop` named here.
 
-    `tls` is (certificate chain, key), both PEM. After the signal, running answers have `shutdown_grace_s` seconds;
-    event streams, which have no end to wait for, are closed at once. A client that takes nothing for `stall_s` seconds
-    loses its connection, and so may strangers when their `house` is full. Forwarded headers count only when they come
-    from `proxies`, addresses or networks. Logging is the caller's, and so is the limit of a request's body: only the
-    application can refuse one in its own words.
+    With a `certificate` it speaks TLS, and takes a new pair as its files come. After the signal, running answers have
+    `shutdown_grace_s` seconds; event streams, which have no end to wait for, are closed at once. A client that takes
+    nothing for `stall_s` seconds loses its connection, and so may strangers when their `house` is full. Forwarded
+    headers count only when they come from `proxies`, addresses or networks. Logging is the caller's, and so is the
+    limit of a request's body: only the application can refuse one in its own words.
     """
 
     class Protocol(FileProtocol):
@@ -96,28 +99,27 @@ def build_server(
 
     Protocol.stall_s = stall_s
     Protocol.house = house or House()
-    return uvicorn.Server(
-        uvicorn.Config(
-            cast(Any, app),
-            host=host,
-            port=port,
-            loop=loop,
-            http=Protocol,
-            ws="none",
-            lifespan="on",
-            workers=1,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=True,
-            forwarded_allow_ips=list(proxies),
-            backlog=BACKLOG,
-            timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=shutdown_grace_s,
-            ssl_certfile=tls[0] if tls else None,
-            ssl_keyfile=tls[1] if tls else None,
-        )
+    config = uvicorn.Config(
+        cast(Any, app),
+        host=host,
+        port=port,
+        loop=loop,
+        http=Protocol,
+        ws="none",
+        lifespan="on",
+        workers=1,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=True,
+        forwarded_allow_ips=list(proxies),
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=shutdown_grace_s,
     )
+    if certificate is None:
+        return uvicorn.Server(config)
+    return SecureServer(config, certificate, Protocol.house, handshake_s)
 
 
 class FileProtocol(HttpToolsProtocol):

@@ -17,6 +17,7 @@ from starlette.routing import Route
 from region.api import problems
 from region.edge.admission import Admission, Crowded, Door, Strangers, StrangersLimits
 from region.edge.house import House, HouseLimits, Visitor
+from region.edge.rates import Rate
 from region.edge.server import build_server
 from shared.errors import InvalidToken
 from shared.networks import address_key, within
@@ -272,7 +273,7 @@ async def test_when_all_are_being_answered_the_next_is_told_to_come_back(eventua
 
 
 async def test_who_was_known_lately_is_served_however_many_strangers_ask() -> None:
-    async with small(strangers=StrangersLimits(under_way=2, burst=4, each_second=0)) as site:
+    async with small(strangers=StrangersLimits(under_way=2, requests=Rate(4, 0, 3_000, 400))) as site:
         known = await site.connect()
         assert await site.ask(known, "/closed", "Authorization: good") == 200
         lines = [await site.connect() for _ in range(2)]
@@ -286,7 +287,7 @@ async def test_who_was_known_lately_is_served_however_many_strangers_ask() -> No
 
 
 async def test_so_many_requests_of_strangers_in_a_second_and_no_more() -> None:
-    limits = StrangersLimits(burst=8, each_second=0, burst_of_one_address=5, each_second_of_one_address=0)
+    limits = StrangersLimits(requests=Rate(8, 0, burst_of_one_address=5, each_second_of_one_address=0))
     async with small(strangers=limits) as site:
         line = await site.connect()
         assert [await site.ask(line) for _ in range(6)] == [200] * 5 + [503]
@@ -297,9 +298,7 @@ async def test_so_many_requests_of_strangers_in_a_second_and_no_more() -> None:
 
 def test_what_was_spent_comes_back_with_time() -> None:
     now = 1000.0
-    strangers = Strangers(
-        StrangersLimits(burst=2, each_second=1, burst_of_one_address=2, each_second_of_one_address=1), lambda: now
-    )
+    strangers = Strangers(StrangersLimits(requests=Rate(2, 1, 2, 1)), lambda: now)
     request = Request({"type": "http", "headers": [], "client": ("10.0.0.1", 1)})
 
     def ask() -> bool:

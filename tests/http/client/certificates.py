@@ -38,27 +38,51 @@ class Authority:
 
     def context(self, *names: str, until: datetime = NOW + timedelta(days=1)) -> ssl.SSLContext:
         """What a server of these names presents."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*self.pair(*names, until=until))
+        return context
+
+    def pair(
+        self,
+        *names: str,
+        until: datetime = NOW + timedelta(days=1),
+        begins: datetime = NOW - timedelta(days=2),
+        into: Path | None = None,
+    ) -> tuple[Path, Path]:
+        """The files of a certificate and its key for a server of these names; `into` is where the two are put."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
         alternatives = x509.SubjectAlternativeName([_general_name(name) for name in names])
-        certificate = self._builder(subject, key, until).add_extension(alternatives, critical=False)
-        path = self.directory / f"{names[0]}-{until:%s}.pem"
-        path.write_bytes(
-            key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-            + certificate.sign(self.key, hashes.SHA256()).public_bytes(Encoding.PEM)
-        )
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(path)
-        return context
+        certificate = self._builder(subject, key, until, begins).add_extension(alternatives, critical=False)
+        base = into or self.directory / f"{names[0]}-{until:%s}"
+        paths = base.with_suffix(".pem"), base.with_suffix(".key")
+        for path, content in zip(
+            paths,
+            (
+                certificate.sign(self.key, hashes.SHA256()).public_bytes(Encoding.PEM),
+                key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+            ),
+            strict=True,
+        ):
+            # As those who renew certificates do: no half file is ever seen.
+            path.with_suffix(".new").write_bytes(content)
+            path.with_suffix(".new").replace(path)
+        return paths
 
-    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, until: datetime) -> x509.CertificateBuilder:
+    def _builder(
+        self,
+        subject: x509.Name,
+        key: ec.EllipticCurvePrivateKey,
+        until: datetime,
+        begins: datetime = NOW - timedelta(days=2),
+    ) -> x509.CertificateBuilder:
         return (
             x509.CertificateBuilder()
             .subject_name(subject)
             .issuer_name(self.name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(NOW - timedelta(days=2))
+            .not_valid_before(begins)
             .not_valid_after(until)
         )
 
