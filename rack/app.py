@@ -43,8 +43,8 @@ def run(configuration: RackConfiguration) -> None:
     """
     # Whoever finds the lock may ask for a poll; before there is a beat, that must not end the process.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    identity = load(configuration.data_dir)
     certificate = tls.configured(configuration.tls_certificate, configuration.tls_key, "RACK_")
+    identity = load(configuration.data_dir)
     with ExitStack() as stack:
         stack.enter_context(hold(configuration.data_dir / "lock"))
         listener = stack.enter_context(_listen(configuration.host, configuration.port, "RACK_PORT"))
@@ -107,7 +107,7 @@ async def _serve(
 async def _polling(configuration: RackConfiguration, identity: Identity) -> AsyncIterator[tuple[Poller, Beat]]:
     proxy = URL(configuration.proxy) if configuration.proxy else None
     rng = random.Random()  # noqa: S311 - jitter, not a secret
-    async with client_session(ca_bundle=configuration.ca_bundle) as session:
+    async with client_session(ca_bundle=configuration.ca_bundle, ca_certificates=identity.ca_certificates) as session:
         region = Region(session, identity, now=lambda: datetime.now(UTC), proxy=proxy)
         with ThreadPoolExecutor(configuration.parallel_downloads, "download") as executor:
             transfer = Transfer(session, executor, proxy, region.sign, PACE)

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from yarl import URL
 
 from rack import identity as identities
@@ -41,6 +43,7 @@ from shared.wire.manifest import MANIFEST_TYPE, Manifest
 
 STDIN = "-"
 MAX_TOKEN_CHARACTERS = 1024
+MAX_BUNDLE_BYTES = 1024 * 1024
 _SECRET = re.compile(r"bfe_[A-Za-z0-9_-]+")
 
 cli = typer.Typer(
@@ -121,6 +124,10 @@ def enrol(
     ] = "",
     # For scripts of 0.1; it warns.
     token: Annotated[str, typer.Option(hidden=True)] = "",
+    ca_bundle: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="More certificates to trust for this region (PEM); this rack keeps them."),
+    ] = None,
     name: Annotated[str, typer.Option(help="What operators call this rack. [default: this machine's host name]")] = "",
     again: Annotated[
         bool, typer.Option("--again", help="Replace the enrolment this rack has, with a new key.")
@@ -131,11 +138,12 @@ def enrol(
     The region's key is checked against the token before anything is sent, and the token's secret never is. Give the
     token as a file, or when you are asked; not as an argument: every user of a machine sees those.
     """
-    _told(lambda: asyncio.run(_enrol(region, token_file, token, name, again=again)))
+    _told(lambda: asyncio.run(_enrol(region, token_file, token, name, ca_bundle, again=again)))
 
 
-async def _enrol(region: str, token_file: str, token: str, name: str, *, again: bool) -> None:
+async def _enrol(region: str, token_file: str, token: str, name: str, ca_bundle: Path | None, *, again: bool) -> None:
     configuration = RackConfiguration.load()
+    ca_certificates = _read_certificates(ca_bundle) if ca_bundle else ""
     url, called = identities.parse_region_url(region), Name(name or socket.gethostname())
     if token and token != STDIN:
         typer.echo(
@@ -145,10 +153,19 @@ async def _enrol(region: str, token_file: str, token: str, name: str, *, again: 
         parsed = EnrolmentToken.parse(token)
     else:
         parsed = EnrolmentToken.parse(await asyncio.to_thread(_read_token, token or token_file))
-    async with client_session(ca_bundle=configuration.ca_bundle) as session:
+    async with client_session(ca_bundle=configuration.ca_bundle, ca_certificates=ca_certificates) as session:
         proxy = URL(configuration.proxy) if configuration.proxy else None
         identity = await _when_asked_back(
-            lambda: identities.enrol(session, configuration.data_dir, url, parsed, called, again=again, proxy=proxy)
+            lambda: identities.enrol(
+                session,
+                configuration.data_dir,
+                url,
+                parsed,
+                called,
+                again=again,
+                proxy=proxy,
+                ca_certificates=ca_certificates,
+            )
         )
     typer.echo(f"This rack is enrolled as {identity.name} ({identity.rack_id}) at {identity.region_url}.")
     if (process := holder(configuration.data_dir / "lock")) is not None:
@@ -169,6 +186,18 @@ async def _when_asked_back(attempt: Callable[[], Awaitable[Identity]]) -> Identi
                 raise
             typer.echo(f"{error} Trying again in {wait_s:.1f} s.", err=True)
         await asyncio.sleep(wait_s)
+
+
+def _read_certificates(file: Path) -> str:
+    """The certificates in a file, in PEM and without what else it holds. Raises InvalidValue."""
+    try:
+        with file.open("rb") as opened:
+            found = x509.load_pem_x509_certificates(opened.read(MAX_BUNDLE_BYTES))
+    except OSError as error:
+        raise InvalidValue("CA bundle", file, error.strerror or "it is not readable") from error
+    except ValueError as error:
+        raise InvalidValue("CA bundle", file, "it holds no certificates in PEM form") from error
+    return "".join(certificate.public_bytes(Encoding.PEM).decode() for certificate in found)
 
 
 def _read_token(file: str) -> str:

@@ -7,7 +7,8 @@
 `region.json` is in place: between the two, the fingerprint says which of the keys counts. Whatever root writes here
 belongs to whom the directory belongs to: an enrolment as root leaves a rack that its own user can start.
 
-It also names the keys that the region had before: what this rack has kept since their time is still the region's word,
+It keeps the certificates that the enrolment was told to trust for the region, and trusts them as long as it counts. It
+also names the keys that the region had before: what this rack has kept since their time is still the region's word,
 and none of them ever counts again (`follow`).
 """
 
@@ -64,6 +65,8 @@ class Identity:
     name: Name
     key: Ed25519PrivateKey
     former: tuple[Ed25519PublicKey, ...] = ()
+    ca_certificates: str = ""
+    """Of CAs that may vouch for the region's address, in PEM; beside the system's."""
 
 
 def parse_region_url(text: object) -> URL:
@@ -93,6 +96,7 @@ def load(data_dir: Path) -> Identity:
             name=Name(document["name"]),
             key=_key(directory, str(document["rack_key_fingerprint"])),
             former=tuple(parse_public_key(text) for text in document.get("former_region_keys", ())),
+            ca_certificates=str(document.get("ca_certificates", "")),
         )
     except KeyError as error:
         raise InvalidDocument(str(directory / "region.json"), f"the field {error} is missing") from error
@@ -118,6 +122,7 @@ async def enrol(
     *,
     again: bool = False,
     proxy: URL | None = None,
+    ca_certificates: str = "",
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
     nonce: Callable[[], str] = lambda: secrets.token_hex(16),
 ) -> Identity:
@@ -125,7 +130,7 @@ async def enrol(
     power. When it raises, an identity of before is still the one.
 
     The region's key is compared with the token before anything is sent: it is the token's, or one that came after it.
-    The token's secret is never sent: it only makes a signature.
+    The token's secret is never sent: it only makes a signature. `ca_certificates` are kept, and `session` trusts them.
 
     Raises Conflict when there is an identity and `again` is not set; WrongRegion; TokenSpent, TokenExpired and
     InvalidToken as the region says; FetchError; BadSignature or InvalidDocument for an answer of somebody else.
@@ -158,8 +163,10 @@ async def enrol(
         "name": answer.name,
         "rack_key_fingerprint": fingerprint(key),
     }
+    if ca_certificates:
+        document["ca_certificates"] = ca_certificates
     await asyncio.to_thread(_keep, directory, document)
-    return Identity(region_url, region_key, answer.rack_id, answer.name, key)
+    return Identity(region_url, region_key, answer.rack_id, answer.name, key, ca_certificates=ca_certificates)
 
 
 async def ask_keys(session: aiohttp.ClientSession, region_url: URL, proxy: URL | None = None) -> Sequence[Signed]:

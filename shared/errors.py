@@ -260,8 +260,8 @@ class TlsFailed(FetchError):
 
     code = "tls_failed"
 
-    def __init__(self, url: str, why: str) -> None:
-        super().__init__(url, f"No trusted TLS session with {url} ({why}); check its certificate or name a CA bundle.")
+    def __init__(self, url: str, why: str, remedy: str = "check its certificate or name a CA bundle") -> None:
+        super().__init__(url, f"No trusted TLS session with {url} ({why}); {remedy}.")
 
 
 class TimedOut(FetchError):

@@ -85,17 +85,20 @@ def shown(url: URL) -> str:
 async def client_session(
     *,
     ca_bundle: Path | None = None,
+    ca_certificates: str = "",
     connect_timeout_s: float = CONNECT_TIMEOUT_S,
     read_timeout_s: float = READ_TIMEOUT_S,
     resolver: AbstractResolver | None = None,
     open_socket: Callable[[AddressInfo], socket.socket] | None = None,
 ) -> AsyncIterator[aiohttp.ClientSession]:
-    """A session that trusts the system's certificates and those in `ca_bundle`. Raises InvalidConfiguration.
+    """A session that trusts the system's certificates, those in `ca_bundle`, and `ca_certificates` in PEM.
+
+    Raises InvalidConfiguration.
 
     `resolver` and `open_socket` stand for the system's: what looks names up, and what makes a socket for an address.
     """
     # Reading a machine's certificates takes long enough to be noticed on the loop.
-    context = await asyncio.to_thread(_tls_context, ca_bundle)
+    context = await asyncio.to_thread(_tls_context, ca_bundle, ca_certificates)
     async with aiohttp.ClientSession(
         connector=Connector(
             ssl=context,
@@ -121,8 +124,10 @@ async def client_session(
         yield session
 
 
-def _tls_context(ca_bundle: Path | None) -> ssl.SSLContext:
+def _tls_context(ca_bundle: Path | None, ca_certificates: str) -> ssl.SSLContext:
     context = ssl.create_default_context()
+    if ca_certificates:
+        context.load_verify_locations(cadata=ca_certificates)
     if ca_bundle is not None:
         try:
             context.load_verify_locations(cafile=ca_bundle)
@@ -289,7 +294,7 @@ def _fetch_error(session: aiohttp.ClientSession, url: URL, proxy: URL | None, er
         case aiohttp.ClientResponseError():
             return FetchError(where, f"{where} does not speak HTTP as it should; check its port, or mend the server.")
         case aiohttp.ClientSSLError():
-            return TlsFailed(where, _untrusted(error))
+            return TlsFailed(where, *_untrusted(error))
         case TimeoutError():
             connecting = isinstance(error, aiohttp.ConnectionTimeoutError)
             return TimedOut(where, (session.timeout.sock_connect if connecting else session.timeout.sock_read) or 0)
@@ -322,17 +327,31 @@ def _unconnected(error: aiohttp.ClientConnectorError) -> str:
     return f"no connection to {error.host}, port {error.port}, came about"
 
 
-def _untrusted(error: aiohttp.ClientSSLError) -> str:
+def _untrusted(error: aiohttp.ClientSSLError) -> tuple[str, str]:
+    """Why there is no TLS, and what to do."""
     found = getattr(error, "certificate_error", None) or error.os_error
     if isinstance(found, ssl.SSLCertVerificationError):
-        return found.verify_message
-    return _TLS_REASONS.get(getattr(found, "reason", None) or "", "the two sides could not agree on how to speak TLS")
+        remedy = _REMEDIES.get(found.verify_code, "check its certificate or name a CA bundle")
+        return found.verify_message.removesuffix("."), remedy
+    if getattr(found, "reason", None) in _NO_TLS:
+        return "the other side does not speak TLS there", "check scheme and port, or give it a certificate"
+    return "the two sides could not agree on how to speak TLS", "check which versions of TLS the other side speaks"
 
 
-_TLS_REASONS = {
-    "WRONG_VERSION_NUMBER": "the other side does not speak TLS there",
-    "RECORD_LAYER_FAILURE": "the other side does not speak TLS there",
-    "HTTP_REQUEST": "the other side does not speak TLS there",
+_NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"})
+_NAME_ITS_CA = "name the CA that issued its certificate by a CA bundle"
+_USE_ITS_NAME = "use a name that its certificate is valid for, or give it one for this name"
+
+# The codes of openssl-verification-options(1), "Diagnostics", as <openssl/x509_vfy.h> numbers them.
+_REMEDIES = {
+    9: "set this machine's clock, or wait until its certificate counts",
+    10: "renew its certificate, or set this machine's clock",
+    18: _NAME_ITS_CA,
+    19: _NAME_ITS_CA,
+    20: _NAME_ITS_CA,
+    21: _NAME_ITS_CA,
+    62: _USE_ITS_NAME,
+    64: _USE_ITS_NAME,
 }
 
 

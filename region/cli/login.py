@@ -37,7 +37,14 @@ def login(
         typer.Option("--profile", metavar="NAME", help="Keep it under this name; its address when left out."),
     ] = None,
     ca_bundle: Annotated[
-        Path | None, typer.Option("--ca-bundle", metavar="FILE", help="More certificates to trust for this region.")
+        Path | None,
+        typer.Option(
+            "--ca-bundle",
+            metavar="FILE",
+            envvar="BOOTFERRY_CA_BUNDLE",
+            show_envvar=False,
+            help="More certificates to trust for this region.",
+        ),
     ] = None,
 ) -> None:
     """Log in to a region. The token is asked for, tried, and kept in a file that only you can read.

@@ -32,6 +32,9 @@ class SecureServer(uvicorn.Server):
         self._following = asyncio.create_task(tls.follow(self._certificate))
         await super().startup(sockets)
 
+    def _log_started_message(self, listeners: Any) -> None:
+        """Nothing: it would say http."""
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let answers end; a handshake has nobody waiting for it yet."""
         if self._following is not None:

@@ -28,10 +28,11 @@ class Service:
     log: Path
     port: int
     process: subprocess.Popen[bytes] | None = None
+    scheme: str = "http"
 
     @property
     def base(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self.scheme}://127.0.0.1:{self.port}"
 
     def start(self) -> None:
         with self.log.open("ab") as log:

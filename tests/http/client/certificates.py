@@ -55,7 +55,7 @@ class Authority:
         alternatives = x509.SubjectAlternativeName([_general_name(name) for name in names])
         certificate = self._builder(subject, key, until, begins).add_extension(alternatives, critical=False)
         base = into or self.directory / f"{names[0]}-{until:%s}"
-        paths = base.with_suffix(".pem"), base.with_suffix(".key")
+        paths = base.with_name(f"{base.name}.pem"), base.with_name(f"{base.name}.key")
         for path, content in zip(
             paths,
             (
