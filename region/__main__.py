@@ -54,11 +54,11 @@ def serve() -> None:
     from region import api
     from region.edge.house import House, HouseLimits, raise_open_files
     from region.edge.server import build_server
-    from shared import tls
+    from region.listening import certificate_of
 
     region = _build()
     configuration = region.configuration
-    certificate = tls.configured(configuration.tls_certificate, configuration.tls_key, "REGION_")
+    certificate = certificate_of(configuration)
     open_files = raise_open_files()
     # A stranger's connection is a file like any other: half of them are for who is known, and for the disk.
     limits = HouseLimits()

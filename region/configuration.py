@@ -53,6 +53,7 @@ class RegionConfiguration(ServiceConfiguration):
         None, description="The certificate to speak TLS with (PEM), those that lead to its CA after it."
     )
     tls_key: PemFile | None = Field(None, description="The certificate's key (PEM, without a passphrase).")
+    allow_plain_http: bool = Field(False, description="Listen without TLS at an address that other machines reach.")
     name: str = Field("region", max_length=64, description="How this region calls itself to racks and people.")
     default_source_url: str = Field(DEFAULT_SOURCE_URL, description="The source a new region begins with.", repr=False)
     default_source_keyring: Path | None = Field(None, description="Its keyring, when it is not the shipped one.")
@@ -65,7 +66,7 @@ class RegionConfiguration(ServiceConfiguration):
         86_400, ge=0, description="How long a file nobody needs any more stays for racks that are still pulling it."
     )
     trusted_proxies: Addresses = Field(
-        "127.0.0.1,::1", validate_default=True, description="Whose X-Forwarded headers are believed; `none`: nobody's."
+        "none", validate_default=True, description="Whose X-Forwarded headers are believed; `none`: nobody's."
     )
     metrics_addresses: Addresses | None = Field(None, description="Who reads /metrics without a token.")
     accel_prefix: str | None = Field(

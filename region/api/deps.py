@@ -142,7 +142,9 @@ def require_same_origin(request: Request) -> None:
     if site is not None:
         same = site == "same-origin"
     else:
-        same = request.headers.get("origin", "").partition("://")[2] == request.headers.get("host", "-")
+        scheme, _, host = request.headers.get("origin", "").partition("://")
+        # Without TLS anybody can be our page: what came inside it must come from a page inside it.
+        same = host == request.headers.get("host", "-") and (scheme == "https" or request.url.scheme == "http")
     if not same:
         raise CrossOrigin("A change must come from the region's own page; reload it and try again.")
 

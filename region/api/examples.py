@@ -218,6 +218,7 @@ SHAPES: Mapping[str, Any] = {
         "version": "1.0.0",
         "public_key": "hG0Xb2YVQ3m5b1q8m6d4J2k0s9w7u5t3r1p_n-l8j6g",
         "fingerprint": _SHA256,
+        "tls": True,
     },
     "RegionKeysShown": {
         "public_key": "hG0Xb2YVQ3m5b1q8m6d4J2k0s9w7u5t3r1p_n-l8j6g",

@@ -36,15 +36,19 @@ class RegionShown(Shape):
     version: str
     public_key: str
     fingerprint: str
+    tls: bool = Field(
+        description="Whether this request came inside TLS, on the region's own connection or by a trusted proxy's word."
+    )
 
 
 @router.get("/region", summary="Who this region is")
-async def get_region(region: TheRegion) -> RegionShown:
+async def get_region(region: TheRegion, request: Request) -> RegionShown:
     return RegionShown(
         name=region.configuration.name,
         version=__version__,
         public_key=encode_bytes(public_bytes(region.key)),
         fingerprint=region.fingerprint,
+        tls=request.url.scheme == "https",
     )
 
 

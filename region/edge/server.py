@@ -80,7 +80,7 @@ def build_server(
     shutdown_grace_s: int,
     certificate: Certificate | None = None,
     house: House | None = None,
-    proxies: Sequence[str] = ("127.0.0.1", "::1"),
+    proxies: Sequence[str] = (),
     stall_s: float = STALL_S,
     handshake_s: float = HANDSHAKE_S,
     loop: Literal["uvloop", "asyncio"] = "uvloop",

@@ -1,4 +1,7 @@
-"""What happens around every request: its id, a log line for changes, headers browsers heed."""
+"""What happens around every request: its id, a log line for changes, headers browsers heed.
+
+The scheme is the real one when a request comes here: that of its own connection, or the word of a trusted proxy.
+"""
 
 import re
 import time
@@ -16,6 +19,9 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _QUIET_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 _FAULT = "The region met a fault of its own; its log says more under this request's id."
+
+HSTS = "max-age=31536000"
+"""Of this host alone, and for a year: what else has a name below it may have no certificate."""
 
 log = logger(__name__)
 
@@ -49,6 +55,9 @@ class Surroundings:
                 headers["X-Request-Id"] = request_id
                 headers.setdefault("X-Content-Type-Options", "nosniff")
                 headers.setdefault("Referrer-Policy", "no-referrer")
+                if scope["scheme"] == "https":
+                    # RFC 6797: in the clear it must not be sent, and counts for nothing.
+                    headers.setdefault("Strict-Transport-Security", HSTS)
                 message["headers"] = headers.raw
             await send(message)
 

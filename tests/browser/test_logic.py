@@ -72,6 +72,26 @@ async def test_figures(page: Page, expression: str, expected: object) -> None:
     assert await call(page, "format", expression) == expected
 
 
+@pytest.mark.parametrize(
+    ("protocol", "hostname", "tls", "expected"),
+    [
+        pytest.param("http:", "region.example.org", False, "clear", id="in the clear"),
+        pytest.param("http:", "127.evil.example", False, "clear", id="a name like an address"),
+        pytest.param("http:", "localhost", False, None, id="this machine"),
+        pytest.param("http:", "127.0.0.1", False, None, id="this machine's address"),
+        pytest.param("http:", "[::1]", False, None, id="this machine by IPv6"),
+        pytest.param("https:", "region.example.org", True, None, id="inside TLS"),
+        pytest.param("https:", "region.example.org", False, "proxy", id="a proxy that is not believed"),
+        pytest.param("https:", "region.example.org", None, None, id="not known yet"),
+    ],
+)
+async def test_what_is_wrong_with_the_way_a_page_came(
+    page: Page, protocol: str, hostname: str, tls: bool | None, expected: str | None
+) -> None:
+    found = await call(page, "clear", "m.unsafe({ protocol: a[0], hostname: a[1] }, a[2])", protocol, hostname, tls)
+    assert found == expected
+
+
 NOBLE = {"os": "ubuntu", "release": "noble", "arch": "amd64"}
 JAMMY = {"os": "ubuntu", "release": "jammy", "arch": "amd64"}
 LOOSE = "{ releases: new Set(a[2]), arches: new Set(a[3]) }"

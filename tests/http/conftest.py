@@ -105,7 +105,7 @@ async def running(tmp_path: Path, database_url: str, upstream: tuple[Mirror, Ser
         prune_grace_seconds=0,
     )
     built = app.build(settings)
-    server = build_server(api.create(built), host="127.0.0.1", port=port, shutdown_grace_s=1)
+    server = build_server(api.create(built), host="127.0.0.1", port=port, shutdown_grace_s=1, proxies=["127.0.0.1"])
     serving = asyncio.create_task(server.serve())
     async with aiohttp.ClientSession() as session:
         await asyncio.wait_for(built.ready.wait(), 20)

@@ -1,5 +1,6 @@
 // The log-in page: a token is exchanged for a session, and kept nowhere.
 import { get } from "./api.js";
+import { Clear } from "./clear.js";
 import { Busy, Notice } from "./notice.js";
 import { logIn, sessionEnded } from "./session.js";
 import { html, useEffect, useRef, useSignal } from "../vendor/preact.js";
@@ -31,6 +32,7 @@ export function LogIn() {
   return html`<main class="login" id="main">
     <form class="card" onSubmit=${submit}>
       <h1>Log in${name.value && name.value !== "region" ? html` to <b>${name}</b>` : " to Bootferry"}</h1>
+      <${Clear} />
       ${sessionEnded.value && !refused.value && html`<${Notice} kind="caution" title=${sessionEnded} />`}
       ${refused.value && html`<${Notice} kind="negative" title="Not logged in.">${refused.value.message}<//>`}
       <label for="token">Operator token</label>

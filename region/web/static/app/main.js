@@ -1,4 +1,5 @@
 // The page: who is logged in, which part is shown, and how the page hears of changes.
+import { Clear } from "./clear.js";
 import { connection, follow } from "./events.js";
 import * as facts from "./facts.js";
 import { ImagesPage } from "./images.js";
@@ -107,6 +108,7 @@ function LoggedIn() {
         </p>
       </div>
     </nav>
+    <div class="clear"><${Clear} /></div>
     <main id="main" ref=${main}><${Liveness} />${shown.value.name === name ? html`<${Component} />` : html`<${Heading} title=${title} />`}</main>
     <${Busy} /><${Outcome} />`;
 }
