@@ -118,6 +118,11 @@ browser:
 filesystems:
 	@$(PYTHON) -m deploy.local.packages --file-systems
 
+# The same, and what checks the metrics and the alerts.
+.PHONY: promtool
+promtool:
+	@$(PYTHON) -m deploy.local.packages --promtool
+
 # .venv as requirements.lock says; a few milliseconds when it already is.
 .PHONY: env
 env:

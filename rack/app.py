@@ -71,7 +71,9 @@ async def _serve(
         loop.add_signal_handler(signal.SIGHUP, beat.wake)
         await asyncio.to_thread(poller.recover)
 
-        server = Runner(serve.application(configuration.data_dir, poller.belief, beat.doubt))
+        server = Runner(
+            serve.application(configuration.data_dir, poller.belief, beat.doubt, configuration.metrics_addresses)
+        )
         stack.push_async_callback(server.cleanup)
         await server.setup()
         await web.SockSite(server, listener).start()

@@ -35,6 +35,12 @@ class Belief:
     last_error: BootferryError | None = None
     polls: Counter[str] = field(default_factory=Counter)
     """How polls ended: `ok`, or the code of the first error."""
+    bytes_pulled: int = 0
+    """Of the files that came whole since this process began."""
+
+    def pulled(self, size: int) -> None:
+        """A file of `size` bytes has come."""
+        self.bytes_pulled += size
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, Field
 from pydantic_settings import SettingsConfigDict
 
-from shared.configuration import PemFile, ServiceConfiguration
+from shared.configuration import Addresses, PemFile, ServiceConfiguration
 from shared.errors import InvalidValue
 from shared.http import parse_url
 from shared.logs import LogFormat
@@ -54,6 +54,11 @@ class RackConfiguration(ServiceConfiguration):
     )
     proxy: Annotated[str, AfterValidator(_http_url)] | None = Field(
         default=None, description="The URL of the HTTP proxy on the way to the region."
+    )
+    metrics_addresses: Addresses = Field(
+        "127.0.0.0/8,::1",
+        validate_default=True,
+        description="Addresses and networks that read /metrics; `none`: nobody.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="What is logged.")
     log_format: LogFormat = Field(default="text", description="'text' for people, 'json' for machines.")

@@ -361,6 +361,7 @@ class Poller:
                     at_once=self._habits.at_once,
                     patience=self._habits.patience,
                     rng=self._rng,
+                    arrived=self.belief.pulled,
                 )
         except TimeoutError:
             # No fault: what has arrived is kept, and the next poll, which is due now, goes on with the newest manifest.

@@ -63,9 +63,10 @@ async def pull(
     at_once: int,
     patience: Patience,
     rng: random.Random,
+    arrived: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Fetch what is `missing` into `store`, at most `at_once` files at a time; `failed` hears at once of each that is
-    not to be had now, and why.
+    not to be had now, and why; `arrived` of the bytes of each that came.
 
     A file that fails does not keep the others from coming, except where no other would fare better: the region is
     away, or the disk is full; those that were not tried have failed for the same reason. Bytes with a wrong digest are
@@ -87,6 +88,8 @@ async def pull(
                 failed(sha256, error)
                 if is_regions(error) or isinstance(error, NoRoom):
                     hopeless.append(error)
+            else:
+                arrived(size)
 
     async with asyncio.TaskGroup() as tasks:
         for _ in range(min(at_once, len(missing))):

@@ -12,21 +12,20 @@ import asyncio
 import errno
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from aiohttp import ClientConnectionError, web
-from prometheus_client import CollectorRegistry, Counter, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from rack.belief import Belief
+from rack.metrics import LOOPBACK, Meters
 from rack.tree import Link, Tree, tree_path
 from shared.conditions import decide, representation_headers
 from shared.logs import logger
 from shared.mark import is_verified
+from shared.networks import Network
 
 RETRY_AFTER_S = 10
 CHUNK_BYTES = 256 * 1024
@@ -36,8 +35,14 @@ STALLED_AFTER_S = 300
 _log = logger(__name__)
 
 
-def application(root: Path, belief: Belief, doubt: Callable[[], None]) -> web.Application:
-    """The HTTP face of the rack in `root`. `doubt` is called when a file was found not to be as it was verified."""
+def application(
+    root: Path, belief: Belief, doubt: Callable[[], None], metrics_addresses: Sequence[Network] = LOOPBACK
+) -> web.Application:
+    """The HTTP face of the rack in `root`. `doubt` is called when a file was found not to be as it was verified.
+
+    Who asks from `metrics_addresses` reads /metrics.
+    """
+    meters = Meters(belief)
 
     async def images(request: web.Request) -> web.StreamResponse:
         tree = belief.tree
@@ -47,7 +52,7 @@ def application(root: Path, belief: Belief, doubt: Callable[[], None]) -> web.Ap
         name = tree.names.get(path)  # type: ignore[call-overload]
         if name is None:
             return web.Response(status=404, text="There is no such file on this rack.\n")
-        return await _file(request, root, tree, path, name, doubt)
+        return await _file(request, root, tree, path, name, doubt, meters)
 
     async def livez(_request: web.Request) -> web.StreamResponse:
         return web.Response(text="alive\n")
@@ -57,24 +62,16 @@ def application(root: Path, belief: Belief, doubt: Callable[[], None]) -> web.Ap
             return _unavailable("This rack holds no image yet.")
         return web.Response(text="ready\n")
 
-    registry = CollectorRegistry()
-    registry.register(_Believed(belief))
-    requests = Counter("rack_requests", "Requests of machines, by status.", ["status"], registry=registry)
-
-    async def metrics(_request: web.Request) -> web.StreamResponse:
-        return web.Response(body=generate_latest(registry), headers={"Content-Type": "text/plain; version=0.0.4"})
-
     async def finish(_request: web.Request, response: web.StreamResponse) -> None:
-        requests.labels(response.status).inc()
         response.headers["Server"] = "bootferry-rack"
         response.headers["X-Content-Type-Options"] = "nosniff"
 
     app = web.Application(client_max_size=0)
+    meters.install(app, metrics_addresses)
     app.on_response_prepare.append(finish)
     app.router.add_get("/images/{path:.+}", images)
     app.router.add_get("/livez", livez)
     app.router.add_get("/readyz", readyz)
-    app.router.add_get("/metrics", metrics)
     return app
 
 
@@ -83,7 +80,7 @@ def _unavailable(sentence: str) -> web.Response:
 
 
 async def _file(
-    request: web.Request, root: Path, tree: Tree, path: str, name: Link, doubt: Callable[[], None]
+    request: web.Request, root: Path, tree: Tree, path: str, name: Link, doubt: Callable[[], None], meters: Meters
 ) -> web.StreamResponse:
     status, part = decide(
         request.method, lambda header: request.headers.getall(header, []), f'"{name.sha256}"', name.size
@@ -93,7 +90,7 @@ async def _file(
         doubt()
         return _unavailable("This file cannot be read now; the rack looks at it.")
     try:
-        return await _send(request, file, name, status, part, doubt)
+        return await _send(request, file, name, status, part, doubt, meters)
     finally:
         file.close()
 
@@ -122,7 +119,13 @@ def _open(root: Path, tree: Tree, path: str, name: Link, part: range) -> BinaryI
 
 
 async def _send(
-    request: web.Request, file: BinaryIO, name: Link, status: int, part: range, doubt: Callable[[], None]
+    request: web.Request,
+    file: BinaryIO,
+    name: Link,
+    status: int,
+    part: range,
+    doubt: Callable[[], None],
+    meters: Meters,
 ) -> web.StreamResponse:
     # The bytes of a digest never change, but a name's do: keep them, and ask each time.
     headers = representation_headers(name.sha256, name.size, status, part) | {"Cache-Control": "no-cache"}
@@ -136,6 +139,7 @@ async def _send(
         if part and request.method == "GET":
             try:
                 await _copy(request, response, file, part)
+                meters.sent.inc(len(part))
             except _Unreadable as error:
                 why = str(error.__cause__)
                 _log.warning(
@@ -183,36 +187,3 @@ async def _write(response: web.StreamResponse, file: BinaryIO, part: range) -> N
             await response.write(chunk)
         except ClientConnectionError as error:
             raise ConnectionResetError("the machine is gone") from error
-
-
-class _Believed(Collector):
-    """The belief as metrics, read when somebody asks."""
-
-    def __init__(self, belief: Belief) -> None:
-        self._belief = belief
-
-    def collect(self) -> Iterator[Metric]:
-        belief = self._belief
-        epoch, serial = belief.manifest.order if belief.manifest else (0, 0)
-        gauges = {
-            "rack_files_held": ("Files of the manifest that are whole on this rack.", len(belief.held)),
-            "rack_bytes_left": ("Bytes still to be pulled.", belief.bytes_left),
-            "rack_bytes_free": ("Bytes the rack may still write to its disk.", belief.bytes_free),
-            "rack_images_pending": (
-                "Images of the manifest that machines do not get as it says.",
-                len(belief.pending),
-            ),
-            "rack_images": ("Images machines can boot from.", len(belief.tree.images()) if belief.tree else 0),
-            "rack_manifest_epoch": ("Epoch of the accepted manifest.", epoch),
-            "rack_manifest_serial": ("Serial of the accepted manifest.", serial),
-            "rack_last_poll_timestamp_seconds": (
-                "When the last poll ended, in seconds since 1970.",
-                belief.last_poll_at.timestamp() if belief.last_poll_at else 0,
-            ),
-        }
-        for name, (text, value) in gauges.items():
-            yield GaugeMetricFamily(name, text, value=value)
-        polls = CounterMetricFamily("rack_polls", "Polls by how they ended.", labels=["outcome"])
-        for outcome, count in belief.polls.items():
-            polls.add_metric([outcome], count)
-        yield polls

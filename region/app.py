@@ -16,6 +16,7 @@ from region.fleet.keys import Keys
 from region.fleet.sightings import Sightings
 from region.importing.clock import Clock
 from region.importing.importer import Importer
+from region.meters import Meters
 from region.process import Region
 from region.publishing.held import Publisher
 from region.publishing.memory import Memory
@@ -39,7 +40,7 @@ def build(configuration: RegionConfiguration, now: Callable[[], datetime] = lamb
     watch = Watch(parse(configuration.database_url), told=lambda sentence: notify(f"STATUS={sentence}"))
     engine = create_engine(configuration.database_url, doubt=watch.doubt)
     publisher = Publisher(key)
-    sightings = Sightings(engine, now)
+    sightings, meters = Sightings(engine, now), Meters()
     return Region(
         configuration=configuration,
         engine=engine,
@@ -61,7 +62,9 @@ def build(configuration: RegionConfiguration, now: Callable[[], datetime] = lamb
             parallel_downloads=configuration.parallel_downloads,
             owner=f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}",
             now=now,
+            meters=meters,
         ),
+        meters=meters,
         clock=Clock(engine, store, timedelta(seconds=configuration.prune_grace_seconds), now),
         now=now,
     )

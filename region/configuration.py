@@ -1,33 +1,16 @@
 """The region's configuration; `shared.configuration` says where it is looked for."""
 
-import ipaddress
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, field_validator
-from pydantic_settings import NoDecode, SettingsConfigDict
+from pydantic import Field, field_validator
+from pydantic_settings import SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from region.database.address import PARAMETERS, parse
-from shared.configuration import PemFile, ServiceConfiguration
-from shared.networks import Network
-
-
-def _networks(given: object) -> object:
-    if isinstance(given, str):
-        given = [] if given == "none" else [part.strip() for part in given.split(",") if part.strip()]
-    if not isinstance(given, list | tuple):
-        return given
-    try:
-        return tuple(ipaddress.ip_network(part) for part in given)
-    except ValueError:
-        raise ValueError("it must be addresses or networks, like 10.0.0.7,10.1.0.0/16, or none") from None
-
-
-Addresses = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_networks)]
-"""Addresses and networks: one text with commas between them, a list of texts, or `none`."""
+from shared.configuration import Addresses, PemFile, ServiceConfiguration
 
 DEFAULT_SOURCE_URL = "https://images.maas.io/ephemeral-v3/stable/"
 

@@ -20,6 +20,7 @@ from region.importing import clock
 from region.importing.clock import Clock
 from region.importing.importer import Importer, run_next
 from region.keys import RegionKeys, install_next_secrets_key
+from region.meters import Meters
 from region.publishing import successions
 from region.publishing.held import Publisher
 from region.publishing.memory import Memory
@@ -64,6 +65,7 @@ class Region:
     rack_keys: Keys
     sightings: Sightings
     importer: Importer
+    meters: Meters
     clock: Clock
     now: Callable[[], datetime]
     successions: tuple[Kept, ...] = ()

@@ -3,6 +3,7 @@
 An unknown key is an error in all three: a setting that is silently ignored is one that somebody relies on.
 """
 
+import ipaddress
 import os
 import re
 from pathlib import Path
@@ -12,6 +13,7 @@ from pydantic import BeforeValidator, ValidationError, ValidationInfo
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
+    NoDecode,
     PydanticBaseSettingsSource,
     SecretsSettingsSource,
     SettingsConfigDict,
@@ -19,6 +21,7 @@ from pydantic_settings import (
 )
 
 from shared.errors import InvalidConfiguration
+from shared.networks import Network
 from shared.shapes import accepted
 
 EX_CONFIG = 78
@@ -38,6 +41,21 @@ def _credentials_path(given: object, info: ValidationInfo) -> object:
 
 PemFile = Annotated[Path, BeforeValidator(_credentials_path)]
 """The path of a PEM file; the file itself where it is a systemd credential of the setting's name."""
+
+
+def _networks(given: object) -> object:
+    if isinstance(given, str):
+        given = [] if given == "none" else [part.strip() for part in given.split(",") if part.strip()]
+    if not isinstance(given, list | tuple):
+        return given
+    try:
+        return tuple(ipaddress.ip_network(part) for part in given)
+    except ValueError:
+        raise ValueError("it must be addresses or networks, like 10.0.0.7,10.1.0.0/16, or none") from None
+
+
+Addresses = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_networks)]
+"""Addresses and networks: one text with commas between them, a list of texts, or `none`."""
 
 
 class ServiceConfiguration(BaseSettings):

@@ -30,6 +30,7 @@ FILE_SYSTEMS = (
     Package("e2fsprogs", program="mkfs.ext4", purpose="makes file systems whose power tests cut"),
     Package("xfsprogs", program="mkfs.xfs", purpose="makes file systems whose power tests cut"),
 )
+PROMETHEUS = Package("prometheus", program="promtool", purpose="checks metrics, rules and what they fire on")
 
 NEEDED = (GPGV,)
 """What running and testing Bootferry takes."""
@@ -94,7 +95,8 @@ def apt_get(command: str, *names: str) -> "subprocess.CompletedProcess[str]":
     options = ["-q", "-y", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=60"]
     return subprocess.run(
         ["apt-get", command, *options, *names],
-        env=os.environ | {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"},
+        # Run level 1 starts no service: of prometheus only its tool is wanted.
+        env=os.environ | {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C", "RUNLEVEL": "1"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -114,12 +116,14 @@ def ensure_for_tests(packages: Iterable[Package], tests: str, environ: Mapping[s
 
 
 def main() -> None:
-    """Make sure that every system package is there; with --browser or --file-systems, what more tests take, too."""
+    """Make sure that every system package is there; --browser, --file-systems and --promtool: what more tests take."""
     ensure(missing(NEEDED))
     if "--browser" in sys.argv[1:]:
         ensure_for_tests([CHROMIUM], "browser tests", os.environ)
     if "--file-systems" in sys.argv[1:]:
         ensure_for_tests(FILE_SYSTEMS, "tests that cut the power", os.environ)
+    if "--promtool" in sys.argv[1:]:
+        ensure_for_tests([PROMETHEUS], "tests of metrics and alerts by promtool", os.environ)
 
 
 if __name__ == "__main__":

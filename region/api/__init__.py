@@ -21,6 +21,7 @@ from region.api import (
     images,
     imports,
     manifest,
+    metrics,
     operators,
     problems,
     racks,
@@ -28,10 +29,11 @@ from region.api import (
     settings,
     sources,
 )
-from region.api.deps import identify, vouch
+from region.api.deps import identify, vouch, who
 from region.api.doors import door
 from region.api.openapi import describe
 from region.edge.admission import Admission, Strangers
+from region.edge.measuring import Measuring
 from region.edge.surroundings import Surroundings
 from region.people.attempts import Attempts, FailedLogIns
 from region.process import Region, running
@@ -95,6 +97,7 @@ def create(region: Region, strangers: Strangers | None = None) -> FastAPI:
         strangers=app.state.strangers,
     )
     app.add_middleware(Surroundings)
+    app.add_middleware(Measuring, meters=region.meters, who=who)
     return app
 
 
@@ -140,6 +143,7 @@ def _application(lifespan: Lifespan[FastAPI] | None) -> FastAPI:
         versioned.include_router(noun.router)
     app.include_router(versioned)
     app.include_router(health.probes)
+    app.include_router(metrics.router)
     app.mount("/static", _Static(directory=WEB / "static"), name="static")
 
     @app.get("/", include_in_schema=False)

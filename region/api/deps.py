@@ -115,6 +115,16 @@ def vouch(region: Region, caller: object, body: bytes) -> None:
         region.sightings.note(caller.id)
 
 
+def who(caller: object) -> str:
+    """In a word, for figures."""
+    match caller:
+        case SignedRack():
+            return "racks"
+        case Operator():
+            return "operators"
+    return "strangers"
+
+
 def the_operator(request: Request) -> Operator:
     """The operator who asks. Raises Unauthenticated when nobody does, or a rack."""
     caller = request.state.caller

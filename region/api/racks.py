@@ -15,7 +15,7 @@ from region.database.connection import transaction
 from region.fleet import enrolment_tokens, racks, reports
 from region.fleet.racks import Rack
 from region.people.attempts import Attempts
-from shared.errors import Conflict, Forbidden, Refused, SignatureError, WaitsForConfirmation, WrongClock
+from shared.errors import Conflict, Forbidden, Refused, SignatureError, WrongClock
 from shared.wire.envelope import MEDIA_TYPE
 from shared.wire.report import OldReport, parse_report
 
@@ -105,26 +105,11 @@ def _shown(rack: Rack) -> RackShown:
     return RackShown.model_validate(
         own
         | {
-            "status": _status(rack),
             "knows": {"epoch": rack.epoch, "serial": rack.serial},
             "last_error": rack.error,
             "last_error_code": rack.error_code,
         }
     )
-
-
-def _status(rack: Rack) -> str:
-    # The first that holds is what an operator must know first.
-    states = {
-        "never_seen": rack.last_seen_at is None,
-        "unreachable": not rack.live,
-        "ahead": rack.ahead,
-        "waiting_for_operator": rack.error_code == WaitsForConfirmation.code,
-        "failing": bool(rack.error),
-        "pulling": rack.bytes_left > 0,
-        "outdated": rack.images_pending > 0 or not rack.knows_newest,
-    }
-    return next((status for status, holds in states.items() if holds), "synced")
 
 
 @router.get("/racks", summary="List the racks, by name")

@@ -55,6 +55,7 @@ class SourceWish:
 @dataclass(frozen=True, slots=True)
 class Source(SourceWish):
     """A source the region knows. `error_code` and `error` say how the last reading failed; empty when it went well.
+    `last_good_at` is when one went well last.
 
     `vouchers`, `trust_revision` and `read_revision` are those of `region.catalogue.trust`. Before
     `older_accepted_until` one reading may bring documents older than those accepted before.
@@ -63,6 +64,7 @@ class Source(SourceWish):
     id: int
     created_at: datetime
     last_read_at: datetime | None
+    last_good_at: datetime | None
     error_code: str
     error: str
     skipped: Sequence[str]
@@ -267,10 +269,11 @@ async def record_reading(
     connection: AsyncConnection, source_id: int, now: datetime, *, code: str, sentence: str, skipped: Sequence[str]
 ) -> None:
     """Remember how the last reading of the source went; `code` and `sentence` are empty when all went well."""
+    good = {} if code else {"last_good_at": now}
     await connection.execute(
         update(sources)
         .where(sources.c.id == source_id)
-        .values(last_read_at=now, error_code=code, error=sentence, skipped=list(skipped))
+        .values(last_read_at=now, error_code=code, error=sentence, skipped=list(skipped), **good)
     )
 
 

@@ -30,6 +30,24 @@ def files_of(row: Any) -> tuple[File, ...]:
     )
 
 
+async def held_bytes(connection: AsyncConnection) -> dict[str, int]:
+    """The bytes of the distinct files that are held from each source, by the source's name, for monitoring."""
+    rows = await connection.execute(
+        text("""
+            SELECT sources.name, coalesce(sum(files.size), 0)::bigint AS bytes
+            FROM sources LEFT JOIN (
+                SELECT DISTINCT products.source_id, items.sha256, items.size
+                FROM versions JOIN products ON products.id = versions.product_id
+                JOIN items ON items.version_id = versions.id
+                WHERE versions.held_at IS NOT NULL
+            ) AS files ON files.source_id = sources.id
+            WHERE sources.removed_at IS NULL
+            GROUP BY sources.name ORDER BY sources.name
+        """)
+    )
+    return {row.name: row.bytes for row in rows}
+
+
 async def held(connection: AsyncConnection) -> list[Held]:
     """Every held version, by place."""
     rows = await connection.execute(

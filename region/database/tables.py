@@ -98,7 +98,8 @@ sync_schedule = Table(
 # Trust: `keyring` holds the bytes that count, whatever they came from (`keyring_path`, a shipped keyring's name, or a
 # request). `vouchers` are the primary fingerprints in it, or `unsigned:<url>`. `trust_revision` rises when URL, mode or
 # vouchers change; `read_revision` is that of the last accepted reading. Until `older_accepted_until` one reading may
-# bring documents older than those accepted before. After `stale_after_days` (0: never) all are warned of their age. A
+# bring documents older than those accepted before. After `stale_after_days` (0: never) all are warned of their age.
+# `last_read_at` is when a reading ended last, `last_good_at` when one did without an error. A
 # removed source stays until nothing is held of it. URLs carry no user name and no password: these are sealed, in
 # `…_credentials`.
 sources = Table(
@@ -128,6 +129,7 @@ sources = Table(
     _text("proxy_credentials", nullable=True),
     _moment("older_accepted_until", nullable=True),
     Column("stale_after_days", Integer, nullable=False, server_default=text("30")),
+    _moment("last_good_at", nullable=True),
     CheckConstraint("stale_after_days BETWEEN 0 AND 3650", name="stale_after_days"),
     CheckConstraint(
         "unsigned = (num_nonnulls(keyring, keyring_path, keyring_name) = 0)"

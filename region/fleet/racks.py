@@ -25,6 +25,7 @@ from shared.errors import (
     Replayed,
     TokenExpired,
     TokenSpent,
+    WaitsForConfirmation,
     WrongRegion,
 )
 from shared.signing import SEQUENCE_AHEAD, Head, decode_bytes, parse_public_key
@@ -37,6 +38,7 @@ class Rack:
 
     `epoch` and `serial` are the manifest it knows; `ahead`: that is none of ours; `knows_newest`: it is the current
     one. `images_pending` counts the images of the current manifest, `images_total` in all, that it does not show so.
+    `status` is what an operator must know first (`STATUSES`).
     """
 
     id: str
@@ -57,6 +59,7 @@ class Rack:
     error_code: str
     error: str
     live: bool
+    status: str
 
 
 async def enrol(connection: AsyncConnection, envelope: bytes, region_fingerprint: str, now: datetime) -> Enrolment:
@@ -149,6 +152,18 @@ async def seen(connection: AsyncConnection, moments: Mapping[str, datetime]) -> 
         await notify(connection, Topic.RACKS, Topic.IMAGES)
 
 
+STATUSES = (
+    "never_seen",
+    "unreachable",
+    "ahead",
+    "waiting_for_operator",
+    "failing",
+    "pulling",
+    "outdated",
+    "synced",
+)
+"""What a rack is; of several that hold, the first. The API says what each means."""
+
 _RACKS = f"""
     listed AS (SELECT racks.* FROM racks WHERE {{where}}),
     newest AS (SELECT epoch, serial FROM manifests ORDER BY epoch DESC, serial DESC LIMIT 1),
@@ -162,21 +177,46 @@ _RACKS = f"""
         FROM listed JOIN rack_images ON rack_images.rack_id = listed.id JOIN published_images USING (image)
         WHERE published_images.since <= listed.serial
         GROUP BY listed.id
+    ),
+    compared AS (
+        SELECT racks.*, coalesce(racks.last_seen_at > :live_after, false) AS live, {AHEAD} AS is_ahead,
+               totals.images AS images_total,
+               CASE WHEN {AHEAD} OR racks.epoch <> region.epoch THEN totals.images
+                    ELSE steps.images + coalesce(exceptions.images, 0)
+               END AS images_pending,
+               (racks.epoch, racks.serial) = (coalesce(newest.epoch, 0), coalesce(newest.serial, 0)) AS knows_newest
+        FROM listed AS racks
+        CROSS JOIN region CROSS JOIN totals LEFT JOIN newest ON true
+        JOIN steps ON steps.serial = racks.serial
+        LEFT JOIN exceptions ON exceptions.id = racks.id
+    ),
+    judged AS (
+        SELECT compared.*,
+               CASE WHEN last_seen_at IS NULL THEN 'never_seen'
+                    WHEN NOT live THEN 'unreachable'
+                    WHEN is_ahead THEN 'ahead'
+                    WHEN error_code = '{WaitsForConfirmation.code}' THEN 'waiting_for_operator'
+                    WHEN error <> '' THEN 'failing'
+                    WHEN bytes_left > 0 THEN 'pulling'
+                    WHEN images_pending > 0 OR NOT knows_newest THEN 'outdated'
+                    ELSE 'synced'
+               END AS status
+        FROM compared
     )
-    SELECT racks.*, coalesce(racks.last_seen_at > :live_after, false) AS live, {AHEAD} AS is_ahead,
-           totals.images AS images_total,
-           CASE WHEN {AHEAD} OR racks.epoch <> region.epoch THEN totals.images
-                ELSE steps.images + coalesce(exceptions.images, 0)
-           END AS images_pending,
-           (racks.epoch, racks.serial) = (coalesce(newest.epoch, 0), coalesce(newest.serial, 0)) AS knows_newest
-    FROM listed AS racks
-    CROSS JOIN region CROSS JOIN totals LEFT JOIN newest ON true
-    JOIN steps ON steps.serial = racks.serial
-    LEFT JOIN exceptions ON exceptions.id = racks.id
-    ORDER BY racks.name
 """
-_PAGE = text("WITH " + _RACKS.format(where="name > coalesce(:after, '') ORDER BY name LIMIT :limit"))
-_ONE = text("WITH " + _RACKS.format(where="id = :id"))
+_LIST = "SELECT * FROM judged ORDER BY name"
+_PAGE = text("WITH " + _RACKS.format(where="name > coalesce(:after, '') ORDER BY name LIMIT :limit") + _LIST)
+_ONE = text("WITH " + _RACKS.format(where="id = :id") + _LIST)
+_COUNTED = text(
+    "WITH "
+    + _RACKS.format(where="true")
+    + """
+    SELECT status, count(*) AS racks, sum(bytes_left)::bigint AS bytes_left,
+           min(bytes_free) FILTER (WHERE live) AS free,
+           min(last_seen_at) AS first_seen_at, max(last_seen_at) AS last_seen_at
+    FROM judged GROUP BY status
+"""
+)
 
 
 async def list_page(
@@ -288,20 +328,29 @@ async def is_published(connection: AsyncConnection, image: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """What monitoring wants of one rack."""
+    """What monitoring wants of the racks, all together.
 
-    name: str
-    live: bool
+    `bytes_free` is that of the live rack with the least, None where none is live. `first_seen_at` is when the rack was
+    heard that was heard longest ago, `last_seen_at` when one was heard last; None before the first.
+    """
+
+    by_status: dict[str, int]
     bytes_left: int
+    bytes_free: int | None
+    first_seen_at: datetime | None
+    last_seen_at: datetime | None
 
 
-async def counted(connection: AsyncConnection, now: datetime) -> list[Counted]:
-    """Every rack, for monitoring."""
-    rows = await connection.execute(
-        text("SELECT name, coalesce(last_seen_at > :live_after, false) AS live, bytes_left FROM racks ORDER BY name"),
-        {"live_after": now - LIVE_FOR},
+async def counted(connection: AsyncConnection, now: datetime) -> Counted:
+    """How many racks have which status, and what they come to. Every status has its number, however many racks."""
+    rows = (await connection.execute(_COUNTED, {"live_after": now - LIVE_FOR})).all()
+    return Counted(
+        by_status=dict.fromkeys(STATUSES, 0) | {row.status: row.racks for row in rows},
+        bytes_left=sum(row.bytes_left for row in rows),
+        bytes_free=min((row.free for row in rows if row.free is not None), default=None),
+        first_seen_at=min((row.first_seen_at for row in rows if row.first_seen_at is not None), default=None),
+        last_seen_at=max((row.last_seen_at for row in rows if row.last_seen_at is not None), default=None),
     )
-    return [Counted(*row) for row in rows]
 
 
 async def remove(connection: AsyncConnection, rack_id: str, now: datetime) -> None:

@@ -19,6 +19,7 @@ from region.catalogue.sources import Source
 from region.catalogue.versions import Road
 from region.importing import reading
 from region.importing.plan import Import
+from region.meters import Meters
 from region.secrets import Address, Secrets
 from shared.digest import Sha256
 from shared.download import Transfer, download
@@ -51,6 +52,7 @@ class Fetching:
     proxy: Address | None
     secrets: Secrets
     progress: dict[Sha256, int]
+    meters: Meters
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,11 @@ class _Way:
     connected: reading.Upstream
     transfer: Transfer
     road: Road
+    source: str
+
+
+_Connections = dict[int, tuple[reading.Upstream, Transfer, str] | InvalidConfiguration]
+"""By source: the session, the way to move bytes, and the source's name."""
 
 
 async def fetch(
@@ -81,7 +88,7 @@ async def fetch(
     slots = asyncio.Semaphore(fetching.parallel)
     async with AsyncExitStack() as stack:
         executor = stack.enter_context(ThreadPoolExecutor(fetching.parallel, "download"))
-        connections: dict[int, tuple[reading.Upstream, Transfer] | InvalidConfiguration] = {}
+        connections: _Connections = {}
         for source_id in {road.source_id for known in roads.values() for road in known} & sources.keys():
             try:
                 connected = await stack.enter_async_context(
@@ -90,7 +97,8 @@ async def fetch(
             except InvalidConfiguration as error:
                 connections[source_id] = error
                 continue
-            connections[source_id] = (connected, Transfer(connected.session, executor, proxy=connected.proxy))
+            transfer = Transfer(connected.session, executor, proxy=connected.proxy)
+            connections[source_id] = (connected, transfer, sources[source_id].name)
 
         async def bring(file: File, waiting: Sequence[Import]) -> None:
             async with slots:
@@ -112,7 +120,7 @@ async def _bring(
     file: File,
     wanted_for: Import,
     roads: Mapping[Sha256, Sequence[Road]],
-    connections: Mapping[int, tuple[reading.Upstream, Transfer] | InvalidConfiguration],
+    connections: _Connections,
 ) -> BootferryError | None:
     """Why the store does not hold the file; None when it does."""
     try:
@@ -129,7 +137,7 @@ def _ways(
     file: File,
     wanted_for: Import,
     roads: Mapping[Sha256, Sequence[Road]],
-    connections: Mapping[int, tuple[reading.Upstream, Transfer] | InvalidConfiguration],
+    connections: _Connections,
 ) -> list[_Way]:
     """The ways to the file, best first. Raises NoRoad; InvalidConfiguration when that is why there is none."""
     own = Road(wanted_for.source_id, file.path)
@@ -138,8 +146,8 @@ def _ways(
     refused: InvalidConfiguration | None = None
     for road in known:
         match connections.get(road.source_id):
-            case (connected, transfer):
-                ways.append(_Way(connected, transfer, road))
+            case (connected, transfer, source):
+                ways.append(_Way(connected, transfer, road, source))
             case InvalidConfiguration() as error:
                 refused = refused or error
     if not ways:
@@ -180,6 +188,7 @@ async def _fetch_one(fetching: Fetching, file: File, ways: Sequence[_Way]) -> No
                 if wait_s is not None:
                     passing.append((way, wait_s))
             else:
+                fetching.meters.fetched.labels(way.source).inc(file.size)
                 return
         if first is not None and not passing:
             raise first

@@ -30,6 +30,7 @@ from region.importing.fetching import Fetching, fetch
 from region.importing.holding import Holding
 from region.importing.imports import Claim, ImageProgress, LeaseLost
 from region.importing.plan import Import, Plan, plan
+from region.meters import Meters
 from region.people import settings
 from region.publishing import held
 from region.publishing.held import Publisher
@@ -65,6 +66,7 @@ class Importer:
     patience: Patience = field(default_factory=Patience)
     lease_s: float = imports.LEASE_S
     reading_deadline_s: float = reading.DEADLINE_S
+    meters: Meters = field(default_factory=Meters)
 
 
 @dataclass(slots=True)
@@ -262,6 +264,7 @@ async def _bring(importer: Importer, run: _Run, chosen: list[Import], known_sour
         proxy=run.proxy,
         secrets=importer.secrets,
         progress=run.done,
+        meters=importer.meters,
     )
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(holding.run(chosen))

@@ -199,7 +199,9 @@ async def test_racks_come_in_pages(running: Running) -> None:
     assert (await running.client("GET", "/images/ubuntu:bionic:amd64/racks")).status == 404
     metrics = (await running.client("GET", "/metrics")).body.decode()
     assert "bootferry_racks 5.0" in metrics
-    assert 'bootferry_rack_left_bytes{rack="rack-01"} 0.0' in metrics
+    assert "bootferry_racks_left_bytes 0.0" in metrics
+    assert 'bootferry_racks_in_state{state="never_seen"} 5.0' in metrics
+    assert "rack-01" not in metrics, "what is told must not grow with the racks"
 
 
 async def test_nothing_is_published_yet(running: Running, rack: Rack) -> None:
