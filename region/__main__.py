@@ -3,16 +3,18 @@
 import asyncio
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from shared import __version__
 from shared.configuration import EX_CONFIG
-from shared.errors import BootferryError, InvalidConfiguration
+from shared.errors import BootferryError, InvalidConfiguration, InvalidValue
 from shared.logs import configure, logger
 
 if TYPE_CHECKING:
@@ -162,6 +164,97 @@ def new_epoch() -> None:
         return f"Epoch {epoch} has begun; racks take its manifest at their next poll."
 
     typer.echo(_in_transaction(begin))
+
+
+@cli.command()
+def backup(
+    file: Annotated[Path, typer.Argument(help="Where the backup goes; one that is there already is replaced.")],
+) -> None:
+    """Write the database, the keys and region.toml into one file, and read it again.
+
+    The region may run meanwhile. The file has all secrets of the region; only its owner may read it (mode 0600).
+    """
+    from region.backup import bundle, save
+
+    async def write(region: "Region") -> None:
+        configuration = region.configuration.config_file()
+        await save.save(region.engine, region.keys, configuration, file, region.now())
+
+    with _disk_told(file):
+        _run(write)
+        with bundle.opened(file) as made:
+            typer.echo(
+                f"{file} holds this region ({made.rows} rows, both keys) and was read again. Whoever reads it has the"
+                " region's secrets: encrypt it before it leaves this machine."
+            )
+
+
+@cli.command()
+def restore(
+    file: Annotated[Path, typer.Argument(help="A backup.")],
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Put the backup in the place of another region, or of other keys.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only read the backup, and say what it is of.")] = False,
+) -> None:
+    """Make this the region of a backup, in a new epoch; stop every process of the region before.
+
+    Files that are on this machine are found again; the others are fetched by the import that waits.
+    """
+    from region.backup import bundle
+
+    with _disk_told(file):
+        if dry_run:
+            with bundle.opened(file) as read:
+                head, rows = read.head, read.rows
+            typer.echo(f"{file} is whole: a region's backup of {head.made_at:%Y-%m-%d %H:%M:%S} UTC, {rows} rows.")
+            return
+        asyncio.run(_restore(file, replace=replace))
+
+
+async def _restore(file: Path, *, replace: bool) -> None:
+    from datetime import UTC, datetime
+
+    from region.backup.restore import adopt
+    from region.backup.restore import restore as act
+    from region.configuration import RegionConfiguration
+    from region.database.connection import create_engine
+
+    configuration = RegionConfiguration.load()
+    configure(configuration.log_level, configuration.log_format)
+    engine = create_engine(configuration.database_url)
+    try:
+        done = await act(engine, configuration, file, datetime.now(UTC), replace=replace)
+    finally:
+        await engine.dispose()
+    made_at = f"{done.head.made_at:%Y-%m-%d %H:%M:%S} UTC"
+    typer.echo(f"The region of {made_at} is back ({done.rows} rows). Epoch {done.epoch} has begun.")
+    for kept in done.kept_keys:
+        typer.echo(f"The key that was there is {kept} now.")
+    if done.configuration:
+        typer.echo(done.configuration)
+    region = _build()
+    try:
+        found = await adopt(region.engine, region.store, region.now())
+    finally:
+        await region.engine.dispose()
+    typer.echo(f"{found} files were found on this machine; an import waits that fetches what is missing.")
+    typer.echo(
+        f"Racks that were removed and tokens that were revoked since {made_at} count again: look at 'bootferry racks'"
+        " and 'bootferry token list'. Start bootferry-region now."
+    )
+
+
+@contextmanager
+def _disk_told(file: Path) -> Iterator[None]:
+    from shared.disk import disk_error
+
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise InvalidValue("backup", str(file), error.strerror or "it is not there") from error
+    except OSError as error:
+        raise disk_error(error, file.parent) from error
 
 
 keys_cli = typer.Typer(help="The keys of this region.", no_args_is_help=True)

@@ -43,7 +43,7 @@ class RegionKeys:
 
 def load(configuration: RegionConfiguration) -> RegionKeys:
     """The keys, made where there are none; they survive a loss of power. Raises InvalidConfiguration. Blocks."""
-    directory, given = _directory(configuration)
+    directory, given = key_directory(configuration)
     try:
         if given:
             signing = load_key(directory / REGION_KEY)
@@ -129,7 +129,7 @@ def install_next_secrets_key(keys: RegionKeys) -> None:
         sync_directory(keys.directory)
 
 
-def _directory(configuration: RegionConfiguration) -> tuple[Path, bool]:
+def key_directory(configuration: RegionConfiguration) -> tuple[Path, bool]:
     """Where the keys are; True if systemd gives them, which means that nothing is made there."""
     credentials = os.environ.get("CREDENTIALS_DIRECTORY")
     if configuration.keys is not None:

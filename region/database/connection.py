@@ -190,7 +190,12 @@ async def migrate(engine: AsyncEngine) -> None:
         await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
         if await connection.run_sync(_is_newer):
             raise _away(engine.sync_engine, refusals.NEWER_SCHEMA)
-        await connection.run_sync(_upgrade)
+        await upgrade(connection)
+
+
+async def upgrade(connection: AsyncConnection, revision: str = "head") -> None:
+    """The schema is that of `revision`, which is not before the present one, at the end of this transaction."""
+    await connection.run_sync(_upgrade, revision)
 
 
 async def require_migrated(engine: AsyncEngine) -> None:
@@ -222,12 +227,12 @@ def _configuration() -> "Config":
     return configuration
 
 
-def _upgrade(connection: Connection) -> None:
+def _upgrade(connection: Connection, revision: str) -> None:
     from alembic import command
 
     configuration = _configuration()
     configuration.attributes["connection"] = connection
-    command.upgrade(configuration, "head")
+    command.upgrade(configuration, revision)
 
 
 def _is_at_head(connection: Connection) -> bool:
@@ -244,6 +249,11 @@ def _revision(connection: Connection) -> str | None:
     from alembic.runtime.migration import MigrationContext
 
     return MigrationContext.configure(connection).get_current_revision()
+
+
+def has_revision(revision: str) -> bool:
+    """True if this code knows the schema `revision`."""
+    return revision in _revisions()
 
 
 @functools.cache
