@@ -96,6 +96,10 @@ lock: env ## bring requirements.lock up to pyproject.toml (ARGS=--upgrade for ne
 		--no-emit-index-url --no-header --system-certs --output-file requirements.lock $(ARGS)
 	@! grep -n '://' requirements.lock || { echo 'requirements.lock names an address: it must not.' >&2; exit 1; }
 
+.PHONY: deb
+deb: env ## build the Debian packages for this release into dist/
+	@$(BIN)/python -m deploy.release.debs
+
 .PHONY: clean
 clean: ## remove everything made here: the environment, caches, and the state in .run
 	@# A database that root keeps out of its own reach is behind a link.

@@ -1,4 +1,9 @@
 """What goes out to others: wheel, Debian packages, container image, and what tells that they are ours.
 
-pins      the part of requirements.lock that one extra needs
+pins        the part of requirements.lock that one extra needs
+moment      the moment that everything is dated with
+wheel       the wheel and the source distribution
+pages       manual pages and completions, made from the commands
+settings    the configuration files, made from the settings
+debs        the Debian packages
 """
