@@ -1,17 +1,19 @@
 """`images`, `image …`, `bootloaders`: what is selected or held, in which version, and where it is."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from region.cli import output, words
 from region.cli.exits import Failed, Misused
+from region.cli.lists import Listing, lists
 from region.cli.names import Image, Release, image_of, parse, parse_image
 from region.cli.output import Cell, Column, Format
 from region.cli.plan import DryRun, How, Wait, agreed, effects, tell_import, tell_saved
-from region.cli.racks import state
+from region.cli.racks import STATES, state
 from region.cli.session import WHOLE_PAGE, Output, Yes, call
 from region.cli.settings import source_of_bootloaders
 
@@ -34,33 +36,57 @@ _STATUSES = {
 }
 
 
-def list_all(chosen: Output = Format.TABLE) -> None:
+@lists(_STATUSES)
+def list_all(
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[IMAGE]...", help="Only these: an os, a release or an image; * stands for anything in its place."
+        ),
+    ] = None,
+) -> Listing:
     """List images that are selected or held, with their status."""
 
     async def read(api: "Api") -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        return await api.list("images"), await api.list("sources") if chosen is Format.TABLE else []
+        return await api.list("images"), await api.list("sources")
 
-    (found, sources), now = call(read), datetime.now(UTC)
-    output.show_list(
-        chosen,
+    (every, sources), now = call(read), datetime.now(UTC)
+    found = [item for item in every if not images or any(_fits(image_of(item), pattern) for pattern in images)]
+    names = {item.get("id"): str(item.get("name")) for item in sources}
+    return Listing(
         found,
         [
             Column("IMAGE", lambda item: str(image_of(item))),
-            Column("SIZE", _size, right=True),
+            Column("SIZE", _size, right=True, key=lambda item: item.get("size_bytes")),
             Column("STATUS", status),
-            Column("RACKS", _racks),
+            Column("RACKS", _racks, key=lambda item: item.get("racks_synced") if item.get("racks_total") else None),
             Column(
                 "VERSION", lambda item: f"{item.get('version') or '-'}{' pinned' if item.get('pinned_version') else ''}"
             ),
-            Column("UPDATED", lambda item: words.ago(item.get("updated_at"), now)),
+            Column(
+                "UPDATED", lambda item: words.ago(item.get("updated_at"), now), key=lambda item: item.get("updated_at")
+            ),
+            Column("HELD", lambda item: str(item.get("held_version") or "-"), wide=True),
+            Column("SOURCE", lambda item: names.get(item.get("source_id"), "-"), wide=True),
+            Column("RELEASE", lambda item: str(item.get("title") or "-"), wide=True),
+            Column(
+                "SUPPORT",
+                lambda item: _supported(item.get("support_eol"), now) or "-",
+                key=lambda item: item.get("support_eol"),
+                wide=True,
+            ),
         ],
-        empty="No image is selected or held; see what there is with: bootferry available",
+        empty=f"No image that is selected or held fits {words.listed(images)}; see all with: bootferry images"
+        if images and every
+        else "No image is selected or held; see what there is with: bootferry available",
+        notes=lambda items: [*_errors(items), *(f"\n{each['warning']}" for each in sources if each.get("warning"))],
     )
-    if chosen is Format.TABLE:
-        _tell_errors(found)
-        for source in sources:
-            if source.get("warning"):
-                output.note(f"\n{source['warning']}")
+
+
+def _fits(image: Image, pattern: str) -> bool:
+    """True if the image is one of `os`, `os/release` or `os/release/arch`; `*` in a part stands for anything."""
+    parts = pattern.replace(":", "/").rstrip("/").split("/")
+    return len(parts) <= len(image) and all(map(fnmatchcase, image, parts))
 
 
 def show(image: ImageArgument, chosen: Output = Format.TABLE) -> None:
@@ -89,24 +115,24 @@ def show(image: ImageArgument, chosen: Output = Format.TABLE) -> None:
             ("Racks", f"{_racks(found)} show it" if found.get("racks_total") else "none enrolled"),
             ("Updated", words.when(found.get("updated_at"), now)),
             ("Supported", _supported(found.get("support_eol"), now)),
-            ("Error", Cell(str(found.get("error") or ""), "red")),
+            ("Error", Cell(words.slashed(str(found.get("error") or "")), "red")),
         ],
     )
 
 
-def list_versions(image: ImageArgument, chosen: Output = Format.TABLE) -> None:
+@lists()
+def list_versions(image: ImageArgument) -> Listing:
     """List the versions of an image that are offered or held, the newest first."""
     wanted = parse_image(image)
 
     async def read(api: "Api") -> list[dict[str, Any]]:
         return await api.list("images", wanted.id, "versions")
 
-    output.show_list(
-        chosen,
+    return Listing(
         call(read),
         [
             Column("VERSION", lambda item: str(item.get("name"))),
-            Column("SIZE", _size, right=True),
+            Column("SIZE", _size, right=True, key=lambda item: item.get("size_bytes")),
             Column("OFFERED", lambda item: _yes(item.get("offered"))),
             Column("HELD", lambda item: _yes(item.get("held"))),
         ],
@@ -114,15 +140,15 @@ def list_versions(image: ImageArgument, chosen: Output = Format.TABLE) -> None:
     )
 
 
-def list_racks(image: ImageArgument, chosen: Output = Format.TABLE) -> None:
+@lists(STATES, "state")
+def list_racks(image: ImageArgument) -> Listing:
     """List the racks and what each shows of an image."""
     wanted = parse_image(image)
 
     async def read(api: "Api") -> list[dict[str, Any]]:
         return await api.list("images", wanted.id, "racks", limit=WHOLE_PAGE)
 
-    output.show_list(
-        chosen,
+    return Listing(
         call(read),
         [
             Column("RACK", lambda item: str(item.get("name"))),
@@ -187,7 +213,8 @@ def delete(
         tell_saved(call(ask), how)
 
 
-def list_bootloaders(chosen: Output = Format.TABLE) -> None:
+@lists()
+def list_bootloaders() -> Listing:
     """List the bootloaders. They come by themselves, with every import."""
 
     async def read(api: "Api") -> tuple[list[dict[str, Any]], str]:
@@ -195,27 +222,27 @@ def list_bootloaders(chosen: Output = Format.TABLE) -> None:
         return await api.list("bootloaders"), source
 
     found, source = call(read)
-    output.show_list(
-        chosen,
+    other = "bootferry settings set --bootloaders-from SOURCE"
+    whence = (
+        f"\nThey come from {source}; choose another source with: {other}"
+        if source
+        else f"\nNo source is chosen for them, so no new ones come; choose one with: {other}"
+    )
+    return Listing(
         found,
         [
             Column("BOOTLOADER", lambda item: str(item.get("os"))),
             Column("TYPE", lambda item: str(item.get("type"))),
             Column("ARCH", lambda item: str(item.get("arch"))),
-            Column("SIZE", _size, right=True),
+            Column("SIZE", _size, right=True, key=lambda item: item.get("size_bytes")),
             Column("HELD", lambda item: _yes(item.get("held"))),
             Column("RACKS", _racks),
             Column("VERSION", lambda item: str(item.get("version") or "-")),
         ],
         empty="There is no bootloader yet; they come with the first import: bootferry sync",
+        name=lambda item: f"bootloader/{item.get('type')}/{item.get('arch')}",
+        says=whence if found else "",
     )
-    if found and chosen is Format.TABLE:
-        other = "bootferry settings set --bootloaders-from SOURCE"
-        output.say(
-            f"\nThey come from {source}; choose another source with: {other}"
-            if source
-            else f"\nNo source is chosen for them, so no new ones come; choose one with: {other}"
-        )
 
 
 async def _find(api: "Api", wanted: Release | Image) -> Item:
@@ -256,10 +283,10 @@ def _supported(until: Any, now: datetime) -> str | Cell:
     return Cell(f"ended {until}", "yellow") if str(until) < f"{now:%Y-%m-%d}" else f"until {until}"
 
 
-def _tell_errors(found: list[dict[str, Any]]) -> None:
+def _errors(found: Sequence[Item]) -> Iterator[str]:
     by_error: dict[str, list[str]] = {}
     for item in found:
         if item.get("error"):
             by_error.setdefault(str(item["error"]), []).append(str(image_of(item)))
     for error, names in by_error.items():
-        output.note(f"\n{words.listed(names)}:\n{error}")
+        yield f"\n{words.listed(names)}:\n{error}"

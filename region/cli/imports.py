@@ -9,6 +9,7 @@ import typer
 
 from region.cli import output, words
 from region.cli.exits import Failed
+from region.cli.lists import Listing, lists
 from region.cli.names import parse_image, shown
 from region.cli.output import Cell, Column, Format
 from region.cli.session import Output, call
@@ -116,31 +117,33 @@ def stop(
         output.say("No import runs or waits.")
 
 
+@lists(_STATES, "state")
 def list_recent(
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="How many.")] = 20,
-    chosen: Output = Format.TABLE,
-) -> None:
+) -> Listing:
     """List imports, the newest first."""
 
     async def read(api: "Api") -> list[dict[str, Any]]:
         return await api.list("imports", most=limit)
 
     found, now = call(read), datetime.now(UTC)
-    output.show_list(
-        chosen,
+    latest = found[0] if found else {}
+    return Listing(
         found,
         [
-            Column("IMPORT", lambda item: str(item.get("id")), right=True),
+            Column("IMPORT", lambda item: str(item.get("id")), right=True, key=lambda item: item.get("id")),
             Column("STATE", _state),
             Column("STARTED BY", _origin),
-            Column("WHEN", lambda item: words.ago(item.get("requested_at"), now)),
-            Column("TOOK", _took),
-            Column("FETCHED", _fetched, right=True),
+            Column(
+                "WHEN", lambda item: words.ago(item.get("requested_at"), now), key=lambda item: item.get("requested_at")
+            ),
+            Column("TOOK", _took, key=_took_s),
+            Column("FETCHED", _fetched, right=True, key=lambda item: item.get("bytes_done")),
+            Column("ERROR", lambda item: str(item.get("error_code") or "-"), wide=True),
         ],
         empty="There has been no import yet; begin one with: bootferry sync",
+        notes=lambda _: [f"\nImport {latest.get('id')}: {latest['error']}"] if latest.get("error") else [],
     )
-    if chosen is Format.TABLE and found and found[0].get("error"):
-        output.note(f"\nImport {found[0].get('id')}: {found[0]['error']}")
 
 
 def show(
@@ -169,14 +172,14 @@ def show(
             ("Finished", words.when(run["finished_at"], now) if run.get("finished_at") else ""),
             ("Took", _took(run)),
             ("Fetched", _fetched(run)),
-            ("Error", Cell(str(run.get("error") or ""), "red")),
+            ("Error", Cell(words.slashed(str(run.get("error") or "")), "red")),
             ("Tries again", words.when(run["retry_at"], now) if run.get("retry_at") else ""),
         ],
     )
     images = run.get("images")
     if chosen is Format.TABLE and images:
         rows = [{"image": shown(image), **state} for image, state in sorted(images.items())]
-        errors = [Column("ERROR", lambda row: Cell(str(row.get("error") or ""), "red"))]
+        errors = [Column("ERROR", lambda row: Cell(words.slashed(str(row.get("error") or "")), "red"))]
         output.say("")
         output.table(
             rows,
@@ -228,9 +231,14 @@ def _origin(run: Item) -> str:
     return f"{told}{by}" if trigger == "selection" else told or by or trigger
 
 
-def _took(run: Item) -> str:
+def _took_s(run: Item) -> float | None:
     begun, ended = words.moment(run.get("started_at")), words.moment(run.get("finished_at"))
-    return words.span((ended - begun).total_seconds()) if begun and ended else ""
+    return (ended - begun).total_seconds() if begun and ended else None
+
+
+def _took(run: Item) -> str:
+    seconds = _took_s(run)
+    return "" if seconds is None else words.span(seconds)
 
 
 def _fetched(run: Item) -> str:

@@ -14,6 +14,7 @@ import typer
 
 from region.cli import output, profile, words
 from region.cli.exits import Misused
+from region.cli.lists import Listing, lists
 from region.cli.output import Cell, Column, Format
 from region.cli.profile import Profile
 from region.cli.session import Output, call, speak
@@ -114,11 +115,11 @@ def whoami(chosen: Output = Format.TABLE) -> None:
     )
 
 
-def list_profiles(chosen: Output = Format.TABLE) -> None:
+@lists(watch=False)
+def list_profiles() -> Listing:
     """List the regions you are logged in to."""
     known = profile.load(profile.file())
-    output.show_list(
-        chosen,
+    return Listing(
         [
             {"name": name, "url": one.url, "ca_bundle": one.ca_bundle, "current": name == known.current}
             for name, one in sorted(known.named.items())

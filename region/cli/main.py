@@ -26,7 +26,7 @@ from region.cli import (
 from region.cli.exits import ExitCode, ending
 from region.cli.output import Format
 from region.cli.session import format_of
-from region.cli.words import printable
+from region.cli.words import printable, slashed
 from shared import __version__
 from shared.errors import BootferryError
 
@@ -182,7 +182,7 @@ class OneCommand(TyperCommand):
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """List arguments and options."""
         options = [param.get_help_record(ctx) for param in self.get_params(ctx) if param.param_type_name == "option"]
-        arguments = [(name.strip("[]"), told) for name, told in self._arguments(ctx)]
+        arguments = [(name, told) for name, told in self._arguments(ctx)]
         for heading, rows in (("Arguments", arguments), ("Options", [row for row in options if row])):
             if rows:
                 with formatter.section(heading):
@@ -240,7 +240,7 @@ def _common(
 
 
 def _complain(sentence: str) -> None:
-    print(f"{completion.PROGRAM}: {printable(sentence)}", file=sys.stderr)
+    print(f"{completion.PROGRAM}: {slashed(printable(sentence))}", file=sys.stderr)
 
 
 def main() -> None:

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from region.cli import output, words
+from region.cli import words
+from region.cli.lists import Listing, lists
 from region.cli.names import Image, image_of, pick
-from region.cli.output import Cell, Column, Format
-from region.cli.session import Output, call
+from region.cli.output import Cell, Column
+from region.cli.session import call
 
 if TYPE_CHECKING:
     from region.cli.client import Api
@@ -17,12 +18,12 @@ if TYPE_CHECKING:
 Item = Mapping[str, Any]
 
 
+@lists()
 def list_all(
     source: Annotated[
         str | None, typer.Option("--source", "-s", metavar="SOURCE", help="Of this source alone, its name or number.")
     ] = None,
-    chosen: Output = Format.TABLE,
-) -> None:
+) -> Listing:
     """List the images that can be selected.
 
     An image that several sources offer is listed once, with the source that wins it.
@@ -39,8 +40,7 @@ def list_all(
     known, found, selected = call(read)
     names = {item.get("id"): str(item.get("name")) for item in known}
     of_source = [Column("SOURCE", lambda item: names.get(item.get("source_id"), ""))] if len(known) > 1 else []
-    output.show_list(
-        chosen,
+    return Listing(
         found,
         [
             *columns(datetime.now(UTC)),
@@ -48,11 +48,8 @@ def list_all(
             Column("SELECTED", lambda item: Cell("yes", "green") if image_of(item) in selected else ""),
         ],
         empty="No source offers any image" + ("; add one with: bootferry source add" if not known else " yet."),
+        notes=lambda _: (f"\n{item.get('name')}: {item['error']}" for item in known if item.get("error")),
     )
-    if chosen is Format.TABLE:
-        for item in known:
-            if item.get("error"):
-                output.note(f"\n{item.get('name')}: {item['error']}")
 
 
 async def offered(api: "Api", source_id: int | None) -> dict[Image, dict[str, Any]]:
@@ -66,9 +63,11 @@ def columns(now: datetime) -> list[Column]:
     return [
         Column("IMAGE", lambda item: str(image_of(item))),
         Column("RELEASE", lambda item: str(item.get("title") or "")),
-        Column("SIZE", lambda item: words.size(item.get("size_bytes")), right=True),
+        Column(
+            "SIZE", lambda item: words.size(item.get("size_bytes")), right=True, key=lambda item: item.get("size_bytes")
+        ),
         Column("VERSION", lambda item: str(item.get("version") or "")),
-        Column("SUPPORT", lambda item: _support(item, now)),
+        Column("SUPPORT", lambda item: _support(item, now), key=lambda item: item.get("support_eol")),
     ]
 
 

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from region.cli.words import printable
+from region.cli.words import printable, slashed
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
     from rich.text import Text
 
 UNBOUNDED = 100_000
@@ -36,11 +37,22 @@ class Cell(NamedTuple):
 
 
 class Column(NamedTuple):
-    """A column: its heading and what it shows of an item. `right` is for numbers."""
+    """A column: its heading and what it shows of an item.
+
+    `right` is for numbers. `key` is what items are sorted by, None for an item without it; the text where there is no
+    `key`. A `wide` one is shown when more is asked for.
+    """
 
     heading: str
     of: Callable[[Item], str | Cell]
     right: bool = False
+    key: Callable[[Item], Any] | None = None
+    wide: bool = False
+
+
+def plain(cell: str | Cell) -> str:
+    """The text alone."""
+    return printable(cell.text if isinstance(cell, Cell) else cell)
 
 
 def console(*, stderr: bool = False) -> "Console":
@@ -64,7 +76,7 @@ def say(text: str) -> None:
 
 def note(text: str) -> None:
     """A sentence about the result, on stderr."""
-    print(printable(text), file=sys.stderr)
+    print(slashed(printable(text)), file=sys.stderr)
 
 
 def draw_lines(lines: Iterable[Cell], *, stderr: bool = False) -> None:
@@ -103,16 +115,21 @@ def show_facts(output: Format, item: Item, facts: Iterable[tuple[str, str | Cell
         grid([(heading, cell) for heading, cell in facts if _text(cell).plain])
 
 
-def table(items: Iterable[Item], columns: Sequence[Column]) -> None:
+def table(items: Iterable[Item], columns: Sequence[Column], *, headers: bool = True) -> None:
     """A table on stdout."""
+    _draw(table_of(items, columns, headers=headers))
+
+
+def table_of(items: Iterable[Item], columns: Sequence[Column], *, headers: bool = True) -> "Table":
+    """A table that is to be drawn."""
     from rich.table import Table
 
-    drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_header=headers)
     for column in columns:
         drawn.add_column(column.heading, justify="right" if column.right else "left")
     for item in items:
         drawn.add_row(*[_text(column.of(item)) for column in columns])
-    _draw(drawn)
+    return drawn
 
 
 def grid(rows: Iterable[tuple[str, str | Cell]]) -> None:

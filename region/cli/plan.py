@@ -78,7 +78,7 @@ def effects(plan: Item) -> Iterator[Cell]:
         for bootloader in sorted(plan.get(field, ())):
             yield Cell(f"  {sign} {shown(bootloader)}   {remark}", style)
     for warning in plan.get("warnings", ()):
-        yield Cell(f"  ! {warning}", "yellow")
+        yield Cell(f"  ! {words.slashed(warning)}", "yellow")
 
 
 def effects_and_bytes(plan: Item) -> Iterator[Cell]:

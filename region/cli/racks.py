@@ -1,12 +1,13 @@
 """`racks`, `rack …`: the services that pull from the region and serve machines."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from region.cli import output, words
+from region.cli.lists import Listing, lists
 from region.cli.names import pick, shown
 from region.cli.output import Cell, Column, Format
 from region.cli.session import WHOLE_PAGE, Output, Yes, call, confirm
@@ -33,7 +34,7 @@ _STATUSES = {
     "synced": Cell("Synced", "green"),
 }
 
-_STATES = {
+STATES = {
     "shown": Cell("Shown", "green"),
     "pending": Cell("Pending", "yellow"),
     "behind": Cell("Behind", "yellow"),
@@ -42,33 +43,51 @@ _STATES = {
 }
 
 
-def list_all(chosen: Output = Format.TABLE) -> None:
+@lists(_STATUSES)
+def list_all() -> Listing:
     """List the racks and how far they are."""
 
     async def read(api: "Api") -> list[dict[str, Any]]:
         return await api.list("racks", limit=WHOLE_PAGE)
 
-    found, now = call(read), datetime.now(UTC)
-    output.show_list(
-        chosen,
-        found,
+    now = datetime.now(UTC)
+    return Listing(
+        call(read),
         [
             Column("RACK", lambda item: str(item.get("name"))),
             Column("STATUS", _status),
             Column("ADDRESS", lambda item: str(item.get("address") or "-")),
-            Column("SEEN", lambda item: words.ago(item.get("last_seen_at"), now)),
-            Column("LACKS", _lacks, right=True),
-            Column("LEFT", _left, right=True),
-            Column("FREE", lambda item: words.size(item.get("bytes_free") or None), right=True),
+            Column(
+                "SEEN", lambda item: words.ago(item.get("last_seen_at"), now), key=lambda item: item.get("last_seen_at")
+            ),
+            Column("LACKS", _lacks, right=True, key=lambda item: item.get("images_pending")),
+            Column("LEFT", _left, right=True, key=lambda item: item.get("bytes_left")),
+            Column(
+                "FREE",
+                lambda item: words.size(item.get("bytes_free") or None),
+                right=True,
+                key=lambda item: item.get("bytes_free"),
+            ),
+            Column("ID", lambda item: str(item.get("id", ""))[:12], wide=True),
+            Column("RELEASE", lambda item: str(item.get("version") or "-"), wide=True),
+            Column(
+                "ENROLLED",
+                lambda item: words.ago(item.get("enrolled_at"), now),
+                key=lambda item: item.get("enrolled_at"),
+                wide=True,
+            ),
         ],
         empty="No rack is enrolled; make a token for one with: bootferry rack token",
+        notes=_errors,
     )
-    if chosen is Format.TABLE:
-        for item in found:
-            if item.get("last_error"):
-                output.note(f"\n{item.get('name')}: {item['last_error']}")
-            if item.get("status") == "ahead":
-                output.note(f"\n{item.get('name')}: {_AHEAD}")
+
+
+def _errors(found: Sequence[Item]) -> Iterator[str]:
+    for item in found:
+        if item.get("last_error"):
+            yield f"\n{item.get('name')}: {item['last_error']}"
+        if item.get("status") == "ahead":
+            yield f"\n{item.get('name')}: {_AHEAD}"
 
 
 def show(rack: RackArgument, chosen: Output = Format.TABLE) -> None:
@@ -139,7 +158,8 @@ def token(
     output.say(str(found.get("token")))
 
 
-def tokens(chosen: Output = Format.TABLE) -> None:
+@lists()
+def tokens() -> Listing:
     """List enrolment tokens, without their secrets."""
 
     async def read(api: "Api") -> list[dict[str, Any]]:
@@ -147,15 +167,20 @@ def tokens(chosen: Output = Format.TABLE) -> None:
 
     now = datetime.now(UTC)
     found = sorted(call(read), key=lambda item: str(item.get("created_at")), reverse=True)
-    output.show_list(
-        chosen,
+    return Listing(
         found,
         [
             Column("TOKEN", lambda item: str(item.get("id", ""))[:12]),
             Column("MADE BY", lambda item: str(item.get("made_by") or "-")),
-            Column("MADE", lambda item: words.ago(item.get("created_at"), now)),
-            Column("EXPIRES", lambda item: words.ago(item.get("expires_at"), now)),
-            Column("USES LEFT", lambda item: str(item.get("uses_left")), right=True),
+            Column(
+                "MADE", lambda item: words.ago(item.get("created_at"), now), key=lambda item: item.get("created_at")
+            ),
+            Column(
+                "EXPIRES", lambda item: words.ago(item.get("expires_at"), now), key=lambda item: item.get("expires_at")
+            ),
+            Column(
+                "USES LEFT", lambda item: str(item.get("uses_left")), right=True, key=lambda item: item.get("uses_left")
+            ),
         ],
         empty="There is no enrolment token; make one with: bootferry rack token",
     )
@@ -233,7 +258,7 @@ def _status(item: Item) -> Cell:
 def state(item: Item) -> Cell:
     """How an image is on a rack, in words; a state nobody here knows is shown as it is."""
     found = str(item.get("state", ""))
-    return _STATES.get(found, Cell(found.replace("_", " ").capitalize()))
+    return STATES.get(found, Cell(found.replace("_", " ").capitalize()))
 
 
 def _lacks(item: Item) -> str:

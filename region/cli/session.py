@@ -21,13 +21,14 @@ WHOLE_PAGE = 1000
 """The most items that the region answers on one page: fewest requests for a long list."""
 
 
-def _remember(ctx: typer.Context, value: Format) -> Format:
+def remember(ctx: typer.Context, value: Format) -> Format:
+    """Keep the output format that was asked for: errors are told in it too."""
     ctx.meta[_FORMAT] = value
     return value
 
 
 Output = Annotated[
-    Format, typer.Option("-o", "--output", callback=_remember, show_default=False, help="How to print the result.")
+    Format, typer.Option("-o", "--output", callback=remember, show_default=False, help="How to print the result.")
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing.")]
 

@@ -1,7 +1,7 @@
 """`sources`, `source …`: where images come from."""
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +11,7 @@ import typer
 
 from region.cli import output, words
 from region.cli.exits import Failed, Misused
+from region.cli.lists import Listing, lists
 from region.cli.names import pick, shown
 from region.cli.offers import columns
 from region.cli.output import Cell, Column, Format
@@ -55,32 +56,40 @@ StaleAfter = Annotated[
 ]
 
 
-def list_all(chosen: Output = Format.TABLE) -> None:
+@lists()
+def list_all() -> Listing:
     """List the sources, the one that wins first."""
 
     async def read(api: "Api") -> list[dict[str, Any]]:
         return await api.list("sources")
 
-    found, now = call(read), datetime.now(UTC)
-    output.show_list(
-        chosen,
-        found,
+    now = datetime.now(UTC)
+    return Listing(
+        call(read),
         [
-            Column("SOURCE", lambda item: str(item.get("id")), right=True),
+            Column("SOURCE", lambda item: str(item.get("id")), right=True, key=lambda item: item.get("id")),
             Column("NAME", lambda item: str(item.get("name"))),
             Column("URL", lambda item: str(item.get("url"))),
             Column("SIGNED", lambda item: Cell("no", "yellow") if item.get("unsigned") else "yes"),
-            Column("PRIORITY", lambda item: str(item.get("priority")), right=True),
-            Column("LAST READ", lambda item: _reading(item, now)),
+            Column(
+                "PRIORITY", lambda item: str(item.get("priority")), right=True, key=lambda item: item.get("priority")
+            ),
+            Column("LAST READ", lambda item: _reading(item, now), key=lambda item: item.get("last_read_at")),
+            Column("PROXY", lambda item: str(item.get("proxy") or "-"), wide=True),
+            Column("SIGNED BY", lambda item: " ".join(map(str, item.get("key_ids") or ["-"])), wide=True),
         ],
         empty="There is no source; add one with: bootferry source add",
+        name=lambda item: str(item.get("name")),
+        notes=_errors,
     )
-    if chosen is Format.TABLE:
-        for item in found:
-            if item.get("error"):
-                output.note(f"\n{item.get('name')}: {item['error']}")
-            if item.get("warning"):
-                output.note(f"\n{item['warning']}")
+
+
+def _errors(found: Sequence[Item]) -> Iterator[str]:
+    for item in found:
+        if item.get("error"):
+            yield f"\n{item.get('name')}: {item['error']}"
+        if item.get("warning"):
+            yield f"\n{item['warning']}"
 
 
 def show(source: SourceArgument, chosen: Output = Format.TABLE) -> None:
@@ -253,11 +262,11 @@ def remove(
         output.say(f"The source {found.get('name')} was removed.")
 
 
+@lists(watch=False)
 def unvouched(
     withdraw: Annotated[bool, typer.Option("--withdraw", help="Withdraw all of it: machines lose it.")] = False,
     yes: Yes = False,
-    chosen: Output = Format.TABLE,
-) -> None:
+) -> Listing:
     """List what is held and nobody vouches for any longer, with who signed it."""
 
     async def look(api: "Api") -> list[dict[str, Any]]:
@@ -270,20 +279,18 @@ def unvouched(
     if withdraw and found:
         confirm(f"{words.counted(len(found), 'version')} will be withdrawn from every rack. Go on?", yes=yes)
         found = list(call(act).get("items", []))
-    output.show_list(
-        chosen,
+    return Listing(
         found,
         [
-            Column("IMAGE", lambda item: str(item.get("image"))),
+            Column("IMAGE", lambda item: shown(str(item.get("image")))),
             Column("VERSION", lambda item: str(item.get("version"))),
             Column("PLACE", lambda item: str(item.get("place"))),
             Column("SOURCE", lambda item: str(item.get("source"))),
             Column("SIGNED BY", lambda item: words.listed(item.get("vouched_by") or ["nobody known"])),
         ],
         empty="Everything that is held is vouched for.",
+        says="\nAll of this was withdrawn." if withdraw and found else "",
     )
-    if withdraw and found and chosen is Format.TABLE:
-        output.say("\nAll of this was withdrawn.")
 
 
 def _query(held: str | None, dry_run: bool) -> dict[str, str]:

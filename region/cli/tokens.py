@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from region.cli import output, words
+from region.cli.lists import Listing, lists
 from region.cli.names import pick
 from region.cli.output import Cell, Column, Format
 from region.cli.session import Output, Yes, call, confirm
@@ -26,23 +27,29 @@ class Role(StrEnum):
     ADMIN = "admin"
 
 
-def list_all(chosen: Output = Format.TABLE) -> None:
+@lists()
+def list_all() -> Listing:
     """List operators' tokens, without their secrets."""
 
     async def read(api: "Api") -> list[dict[str, Any]]:
         return await api.list("operator-tokens")
 
     now = datetime.now(UTC)
-    output.show_list(
-        chosen,
+    return Listing(
         call(read),
         [
             Column("TOKEN", lambda item: str(item.get("id"))),
             Column("NAME", lambda item: str(item.get("name"))),
             Column("ROLE", lambda item: str(item.get("role"))),
-            Column("MADE", lambda item: words.ago(item.get("created_at"), now)),
-            Column("EXPIRES", lambda item: _expiry(item, now)),
-            Column("LAST USED", lambda item: words.ago(item.get("last_used_at"), now)),
+            Column(
+                "MADE", lambda item: words.ago(item.get("created_at"), now), key=lambda item: item.get("created_at")
+            ),
+            Column("EXPIRES", lambda item: _expiry(item, now), key=lambda item: item.get("expires_at")),
+            Column(
+                "LAST USED",
+                lambda item: words.ago(item.get("last_used_at"), now),
+                key=lambda item: item.get("last_used_at"),
+            ),
         ],
         empty="There is no token.",
     )

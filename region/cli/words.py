@@ -1,5 +1,6 @@
 """Sizes, times and counts as people read them. Pure: the present moment is an argument."""
 
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -62,6 +63,14 @@ def when(text: Any, now: datetime) -> str:
     """`ago`, with the moment itself in local time."""
     found = moment(text)
     return ago(text, now) if found is None else f"{ago(text, now)} ({found.astimezone():%Y-%m-%d %H:%M %Z})"
+
+
+_IMAGE_ID = re.compile(r"(?<![\w:/@.+~-])([a-z][a-z0-9_-]*):([a-z0-9][a-z0-9._+~-]*):([a-z][a-z0-9_-]*)(?![\w:/@])")
+
+
+def slashed(sentence: str) -> str:
+    """A sentence of the region, with images named as they are here: `ubuntu/noble/amd64` for `ubuntu:noble:amd64`."""
+    return _IMAGE_ID.sub(r"\1/\2/\3", sentence)
 
 
 def printable(text: str) -> str:

@@ -401,7 +401,7 @@ STATUSES = [
     pytest.param(
         "of an image on a rack",
         images.OnRackShown.model_fields["state"].annotation,
-        cli_racks._STATES,
+        cli_racks.STATES,
         id="image on a rack",
     ),
     pytest.param("of an import", ImportShown.model_fields["state"].annotation, cli_imports._STATES, id="import"),

@@ -278,7 +278,7 @@ NOTHING_THERE = [
     ),
     pytest.param(["images"], {"BOOTFERRY_TOKEN": ""}, 4, "There is no token for http", id="no-token"),
     pytest.param(["images"], {"BOOTFERRY_URL": "", "BOOTFERRY_TOKEN": ""}, 4, "bootferry login URL", id="no-log-in"),
-    pytest.param(["image", "show", "ubuntu/warty/amd64"], {}, 1, "ubuntu:warty:amd64", id="unknown-image"),
+    pytest.param(["image", "show", "ubuntu/warty/amd64"], {}, 1, "ubuntu/warty/amd64", id="unknown-image"),
     pytest.param(["image", "show", "ubuntu/warty"], {}, 1, "neither selected nor held", id="unknown-release"),
     pytest.param(["image", "show", "noble"], {}, 2, "write it as ubuntu/noble", id="half-an-image"),
     pytest.param(["import", "show", "999"], {}, 1, "no import 999", id="unknown-import"),
@@ -295,7 +295,7 @@ NOTHING_THERE = [
     pytest.param(["image", "pin", NEWEST, "19990101"], {}, 1, "There is no version of ubuntu", id="unknown-version"),
     pytest.param(["image", "pin", "ubuntu/resolute", "1"], {}, 2, "name its architecture too", id="pin-of-a-release"),
     pytest.param(["image", "unpin", NEWEST], {}, 1, "There is no pin of", id="not-pinned"),
-    pytest.param(["image", "delete", "ubuntu/warty/amd64", "-y"], {}, 1, "ubuntu:warty:amd64", id="delete-unknown"),
+    pytest.param(["image", "delete", "ubuntu/warty/amd64", "-y"], {}, 1, "ubuntu/warty/amd64", id="delete-unknown"),
     pytest.param(["image", "delete", NEWEST], {}, 2, "add --yes", id="delete-unasked"),
     pytest.param(["settings", "set"], {}, 2, "Say one of --proxy URL and --no-proxy", id="set-nothing"),
     pytest.param(["settings", "set", "--proxy", "ftp://x"], {}, 1, "'ftp://x' is not a", id="no-proxy-at-all"),
@@ -304,6 +304,9 @@ NOTHING_THERE = [
     pytest.param(["slect"], {}, 2, "Did you mean 'select'", id="no-such-command"),
     pytest.param(["select"], {}, 2, "bootferry select -h", id="missing-argument"),
     pytest.param(["images", "-o", "xml"], {}, 2, "bootferry images -h", id="no-such-format"),
+    pytest.param(["images", "--status", "lost"], {}, 2, "There is no status lost; there are", id="no-such-status"),
+    pytest.param(["racks", "--sort", "mood"], {}, 2, "There is no column mood to sort by", id="no-such-column"),
+    pytest.param(["images", "--watch", "-o", "yaml"], {}, 2, "choose another --output", id="watch-as-yaml"),
 ]
 
 
@@ -411,6 +414,34 @@ def test_log_in_and_out(stranger: Operator, tmp_path: Path) -> None:
     assert stranger("logout").code == 0
     assert stranger("sources").code == 4
     assert json.loads(kept.read_text())["profiles"] == {}
+
+
+def test_a_list_is_filtered_sorted_and_cut(operator: Operator) -> None:
+    assert operator("images", "ubuntu", "--status", "stored", "-o", "name").out == f"{NEWEST}\n"
+    assert operator("images", "*/*/amd64", "--no-headers").out.startswith(NEWEST)
+    none = operator("images", "--status", "failed", "--status", "Synced")
+    assert (none.code, none.out, none.err) == (0, "", "None of 1 is in that state.\n")
+    nothing = operator("images", "centos")
+    assert (nothing.code, nothing.err) == (
+        0,
+        "No image that is selected or held fits centos; see all with: bootferry images\n",
+    )
+    sizes = [item["size_bytes"] for item in operator("available", "--sort=-size", "-o", "json").json]
+    assert sizes == sorted(sizes, reverse=True)
+    assert re.search(r"^IMAGE .* SOURCE +RELEASE +SUPPORT$", operator("images", "-o", "wide").out, re.MULTILINE)
+    assert operator("bootloaders", "-o", "name").out.splitlines()[0].startswith("bootloader/")
+
+
+def test_a_list_is_watched_until_ctrl_c(operator: Operator) -> None:
+    def change() -> None:
+        assert operator("source", "update", "1", "--priority", "77").code == 0
+        time.sleep(4)  # more than one look
+
+    watched = operator.on_terminal("sources", "--watch", once="PRIORITY", meanwhile=change, types="\x03")
+    assert watched.code == 0
+    assert re.search(r"yes +10 .*yes +77 ", plain(watched.out), re.DOTALL)
+    assert operator("source", "update", "1", "--priority", "10").code == 0
+    assert operator("sync", "--wait").code == 0
 
 
 def test_select_and_unselect(operator: Operator) -> None:
@@ -642,7 +673,7 @@ def test_two_operators_do_not_overwrite_each_other(operator: Operator) -> None:
         types="y\r",
     )
     assert mine.code == 1
-    assert re.search(r"first administrator changed it at .*ubuntu:jammy:arm64.*look again", mine.out)
+    assert re.search(r"first administrator changed it at .*ubuntu/jammy/arm64.*look again", mine.out)
     assert operator("unselect", "ubuntu/jammy", "--yes", "--wait").code == 0
     assert [item["id"] for item in operator("images", "-o", "json").json] == ["ubuntu:resolute:amd64"]
 
