@@ -29,6 +29,7 @@ from rack.owner import become_owner
 from rack.state import State
 from rack.tree import Tree, behind, load_current, shown_by
 from shared import __version__
+from shared.command_line import Program
 from shared.errors import BootferryError, Conflict, HttpStatus, InvalidValue
 from shared.http import client_session
 from shared.names import Name
@@ -46,13 +47,12 @@ MAX_TOKEN_CHARACTERS = 1024
 MAX_BUNDLE_BYTES = 1024 * 1024
 _SECRET = re.compile(r"bfe_[A-Za-z0-9_-]+")
 
-cli = typer.Typer(
+cli = Program(
     name="bootferry-rack",
-    help="Keep a verified copy of a region's boot images and serve it to machines.\n\n"
+    help="A rack of Bootferry: keep a verified copy of a region's boot images, and serve it to machines.\n\n"
     "Settings are RACK_… in the environment or /etc/bootferry/rack.toml.",
     no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
+    add_completion=True,
 )
 
 
@@ -99,10 +99,10 @@ def _version(wanted: bool) -> None:
 @cli.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and end.", callback=_version, is_eager=True)
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
-    """What stands before a command."""
+    pass
 
 
 @cli.command()
@@ -113,7 +113,9 @@ def run() -> None:
 
 @cli.command()
 def enrol(
-    region: Annotated[str, typer.Option(help="The region's address, for instance https://region.example:5240.")],
+    region: Annotated[
+        str, typer.Option(metavar="URL", help="The region's address, for instance https://region.example:5240.")
+    ],
     token_file: Annotated[
         str,
         typer.Option(
@@ -128,7 +130,9 @@ def enrol(
         Path | None,
         typer.Option(metavar="FILE", help="More certificates to trust for this region (PEM); this rack keeps them."),
     ] = None,
-    name: Annotated[str, typer.Option(help="What operators call this rack. [default: this machine's host name]")] = "",
+    name: Annotated[
+        str, typer.Option(metavar="NAME", help="What operators call this rack. [default: this machine's host name]")
+    ] = "",
     again: Annotated[
         bool, typer.Option("--again", help="Replace the enrolment this rack has, with a new key.")
     ] = False,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from shared import __version__
+from shared.command_line import Program
 from shared.configuration import EX_CONFIG
 from shared.errors import BootferryError, InvalidConfiguration, InvalidValue
 from shared.logs import configure, logger
@@ -28,10 +29,10 @@ SHUTDOWN_GRACE_S = 10
 _Answer = TypeVar("_Answer")
 
 # What a command needs is imported inside it: `--help` and shell completion must not wait for SQLAlchemy.
-cli = typer.Typer(
-    help="The region of Bootferry: keeps the selected boot images and serves them to operators and racks.",
+cli = Program(
+    help="The region of Bootferry: keep the selected boot images, and serve them to operators and racks.",
     no_args_is_help=True,
-    pretty_exceptions_enable=False,
+    add_completion=True,
 )
 
 
@@ -129,7 +130,7 @@ def rack_token(
 
 @cli.command()
 def admin_token(
-    name: Annotated[str, typer.Option(help="Whose token it is.")] = "administrator",
+    name: Annotated[str, typer.Option(metavar="NAME", help="Whose token it is.")] = "administrator",
 ) -> None:
     """Print a new administrator's token, for when the first one was lost."""
     from region.actions import people
@@ -257,7 +258,7 @@ def _disk_told(file: Path) -> Iterator[None]:
         raise disk_error(error, file.parent) from error
 
 
-keys_cli = typer.Typer(help="The keys of this region.", no_args_is_help=True)
+keys_cli = Program(help="The keys of this region.", no_args_is_help=True)
 cli.add_typer(keys_cli, name="key")
 
 

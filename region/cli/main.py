@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, NamedTuple
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperGroup
 
 from region.cli import (
     activity,
@@ -28,6 +28,7 @@ from region.cli.output import Format
 from region.cli.session import format_of
 from region.cli.words import printable, slashed
 from shared import __version__
+from shared.command_line import MOST_CHARACTERS, Program
 from shared.errors import BootferryError
 
 Command = Callable[..., None]
@@ -160,43 +161,20 @@ class Commands(TyperGroup):
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """List the commands, section by section."""
         sections: dict[str, list[tuple[str, str]]] = {}
-        names = self.list_commands(ctx)
-        width = formatter.width - max(map(len, names)) - 4
-        for name in names:
+        for name in self.list_commands(ctx):
             command = self.get_command(ctx, name)
             if command is not None:
                 section = str(getattr(command, "rich_help_panel", None) or "Commands")
-                sections.setdefault(section, []).append((name, command.get_short_help_str(width)))
+                sections.setdefault(section, []).append((name, command.get_short_help_str(MOST_CHARACTERS)))
         for section, rows in sections.items():
             with formatter.section(section):
                 formatter.write_dl(rows)
 
 
-class OneCommand(TyperCommand):
-    """A command whose arguments are shown as they are typed, without Python's names for them."""
-
-    def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """What follows the command in its usage line."""
-        return ["[OPTIONS]", *(name for name, _ in self._arguments(ctx))]
-
-    def format_options(self, ctx: Any, formatter: Any) -> None:
-        """List arguments and options."""
-        options = [param.get_help_record(ctx) for param in self.get_params(ctx) if param.param_type_name == "option"]
-        arguments = [(name, told) for name, told in self._arguments(ctx)]
-        for heading, rows in (("Arguments", arguments), ("Options", [row for row in options if row])):
-            if rows:
-                with formatter.section(heading):
-                    formatter.write_dl(rows)
-
-    def _arguments(self, ctx: Any) -> list[tuple[str, str]]:
-        params: list[Any] = [param for param in self.get_params(ctx) if param.param_type_name == "argument"]
-        return [(str(param.metavar), str(param.help or "")) for param in params]
-
-
 def build() -> typer.Typer:
     """The command line."""
-    app = _app(
-        Commands,
+    app = Program(
+        cls=Commands,
         help="Choose boot images, watch them reach every rack, and look after sources and racks.",
         epilog=EPILOG,
     )
@@ -204,25 +182,13 @@ def build() -> typer.Typer:
     for section, commands in TREE.items():
         for name, command in commands.items():
             if isinstance(command, Group):
-                group = _app(type("Meant", (Commands,), {"meant": command.meant}), help=command.help)
+                group = Program(cls=type("Meant", (Commands,), {"meant": command.meant}), help=command.help)
                 for word, function in command.commands.items():
-                    group.command(word, cls=OneCommand)(function)
+                    group.command(word)(function)
                 app.add_typer(group, name=name, rich_help_panel=section)
             else:
-                app.command(name, cls=OneCommand, rich_help_panel=section)(command)
+                app.command(name, rich_help_panel=section)(command)
     return app
-
-
-def _app(commands: type[Commands], **about: Any) -> typer.Typer:
-    # Plain help: it looks the same on every terminal, and nothing has to be loaded to draw it.
-    return typer.Typer(
-        cls=commands,
-        add_completion=False,
-        rich_markup_mode=None,
-        pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-        **about,
-    )
 
 
 def _version(asked: bool) -> None:
