@@ -224,6 +224,7 @@ class SmallWorld:
 
     async def until_imported(self) -> list[str]:
         """Wait until no import waits or runs; what is wrong when that takes too long."""
+        runs: Any = "its list is not answered"
         try:
             async with asyncio.timeout(30):
                 while True:
