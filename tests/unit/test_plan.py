@@ -477,6 +477,9 @@ def test_a_bootloader_stays_until_another_takes_its_own_place() -> None:
     ]
     stored = {sha("g1"): 100, sha("h1"): 100}
     assert found(decide([], products, stored, bootloader_source=2), products) == expect()
+    # Nor is it lost when the source chosen for bootloaders has one for the same machines in a place beside.
+    beside = decide([(1, NOBLE)], products, stored, bootloader_source=2)
+    assert found(beside, products) == expect(unavailable={NOBLE})
 
 
 def test_needed_are_all_files_of_the_targets_and_fetched_are_those_that_lack() -> None:
