@@ -127,6 +127,11 @@ filesystems:
 promtool:
 	@$(PYTHON) -m deploy.local.packages --promtool
 
+# The same, and the proxies that stand before a region in tests.
+.PHONY: proxies
+proxies:
+	@$(PYTHON) -m deploy.local.packages --proxies
+
 # .venv as requirements.lock says; a few milliseconds when it already is.
 .PHONY: env
 env:

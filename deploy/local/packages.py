@@ -32,6 +32,11 @@ FILE_SYSTEMS = (
 )
 PROMETHEUS = Package("prometheus", program="promtool", purpose="checks metrics, rules and what they fire on")
 
+PROXIES = (
+    Package("nginx", program="nginx", purpose="stands before a region in tests"),
+    Package("haproxy", program="haproxy", purpose="stands before a region in tests"),
+)
+
 NEEDED = (GPGV,)
 """What running and testing Bootferry takes."""
 
@@ -115,15 +120,21 @@ def ensure_for_tests(packages: Iterable[Package], tests: str, environ: Mapping[s
         print(f"The {tests} will be skipped. {failure}", flush=True)
 
 
+MORE = {
+    "--browser": ([CHROMIUM], "browser tests"),
+    "--file-systems": (FILE_SYSTEMS, "tests that cut the power"),
+    "--promtool": ([PROMETHEUS], "tests of metrics and alerts by promtool"),
+    "--proxies": (PROXIES, "tests of the examples of nginx and HAProxy"),
+}
+"""What some tests take besides, by the option that asks for it."""
+
+
 def main() -> None:
-    """Make sure that every system package is there; --browser, --file-systems and --promtool: what more tests take."""
+    """Make sure that every system package is there; with options, what more tests take, too."""
     ensure(missing(NEEDED))
-    if "--browser" in sys.argv[1:]:
-        ensure_for_tests([CHROMIUM], "browser tests", os.environ)
-    if "--file-systems" in sys.argv[1:]:
-        ensure_for_tests(FILE_SYSTEMS, "tests that cut the power", os.environ)
-    if "--promtool" in sys.argv[1:]:
-        ensure_for_tests([PROMETHEUS], "tests of metrics and alerts by promtool", os.environ)
+    for option, (packages, tests) in MORE.items():
+        if option in sys.argv[1:]:
+            ensure_for_tests(packages, tests, os.environ)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,9 @@ from shared.store.disk import DiskStore
 CHUNK_BYTES = 1024 * 1024
 """The size of a body message where the server cannot copy the file itself."""
 
+CACHED = "public, max-age=31536000, immutable"
+_DECIDED_BY_NGINX = frozenset({"if-match", "if-unmodified-since"})
+
 _ZERO_COPY = "http.response.zerocopysend"
 
 
@@ -31,8 +34,9 @@ async def file_response(
     """The answer to a GET or HEAD of the file `sha256`, which the caller says is stored with `size` bytes.
 
     200, 206, 304, 412 or 416. With `accel_prefix`, and files on a disk, a GET has no body but an X-Accel-Redirect to
-    `<accel_prefix>/<path below the store's directory>`, for an nginx in front to send; nginx answers the Range itself
-    and needs `etag off; add_header ETag $upstream_http_etag; add_header Repr-Digest $upstream_http_repr_digest;`.
+    `<accel_prefix>/<path below the store's directory>`, for an nginx in front to send; nginx answers the Range itself,
+    and adds ETag, Repr-Digest and Cache-Control as `deploy/nginx` shows. A GET with a condition that nginx would decide
+    otherwise, since it knows no ETag when it looks, is answered here.
 
     Raises Unavailable, before anything is sent, when the file is not there, was touched since it was verified, or
     cannot be read.
@@ -44,7 +48,7 @@ async def file_response(
         return problem(
             416, "range_not_satisfiable", f"The range lies outside the file; ask for bytes below {size}.", headers
         )
-    headers["Cache-Control"] = "public, max-age=31536000, immutable"
+    headers["Cache-Control"] = CACHED
     if status == 304:
         return Response(status_code=304, headers=headers)
     if status == 412:
@@ -65,8 +69,10 @@ async def file_response(
     if request.method == "HEAD":
         file.close()
         return Response(headers=headers | {"Content-Length": str(size)})
-    if accel_prefix is not None and isinstance(store, DiskStore):
+    if accel_prefix is not None and isinstance(store, DiskStore) and not _DECIDED_BY_NGINX & set(request.headers):
         file.close()
+        # nginx would keep it for an error of its own, which every cache would have for a year.
+        del headers["Cache-Control"]
         redirect = f"{accel_prefix.rstrip('/')}/{store.name_below(sha256)}"
         return Response(headers=headers | {"X-Accel-Redirect": redirect})
     return _FileResponse(file, part, status, headers | {"Content-Length": str(len(part))})

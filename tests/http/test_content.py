@@ -363,6 +363,16 @@ def test_accel_redirect_leaves_the_bytes_to_nginx(served: Served, file: File, st
     assert redirect.startswith("/stored/")
     assert (Path(store.where) / redirect.removeprefix("/stored/")).read_bytes() == file.content
     assert response.headers["ETag"] == f'"{file.sha256}"'
+    assert "Cache-Control" not in response.headers, "nginx would say it of its own errors too"
+
+
+@pytest.mark.parametrize("condition", [{"If-Match": "*"}, {"If-Unmodified-Since": "Thu, 23 Jul 2026 12:00:00 GMT"}])
+def test_a_condition_that_nginx_cannot_decide_is_decided_here(
+    served: Served, file: File, condition: dict[str, str]
+) -> None:
+    response, body = served.get(file.url + "&accel=/stored/", **condition)
+    assert "X-Accel-Redirect" not in response.headers
+    assert (response.status, body) == (200, file.content)
 
 
 def vanish(file: File) -> None:
