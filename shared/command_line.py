@@ -22,8 +22,9 @@ class OneCommand(TyperCommand):
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """List arguments and options."""
-        options = [param.get_help_record(ctx) for param in self.get_params(ctx) if param.param_type_name == "option"]
-        for heading, rows in (("Arguments", self._arguments(ctx)), ("Options", [row for row in options if row])):
+        params: list[Any] = [param for param in self.get_params(ctx) if param.param_type_name == "option"]
+        options = [row for param in params if (row := _row(param, ctx)) is not None]
+        for heading, rows in (("Arguments", self._arguments(ctx)), ("Options", options)):
             if rows:
                 with formatter.section(heading):
                     formatter.write_dl(rows)
@@ -31,6 +32,15 @@ class OneCommand(TyperCommand):
     def _arguments(self, ctx: Any) -> list[tuple[str, str]]:
         params: list[Any] = [param for param in self.get_params(ctx) if param.param_type_name == "argument"]
         return [(str(param.metavar), str(param.help or "")) for param in params]
+
+
+def _row(option: Any, ctx: Any) -> tuple[str, str] | None:
+    """How the option is written, and its help."""
+    record = option.get_help_record(ctx)
+    if record is None or not option.count:
+        return record  # type: ignore[no-any-return]
+    # One that is counted may be given a word instead: `--wait[=racks]`.
+    return f"{record[0]}{option.metavar or ''}", str(option.help)
 
 
 class Commands(TyperGroup):

@@ -12,7 +12,7 @@ from region.cli.exits import Failed
 from region.cli.lists import Listing, lists
 from region.cli.names import parse_image, shown
 from region.cli.output import Cell, Column, Format
-from region.cli.session import Output, call
+from region.cli.session import Awaited, Output, Wait, call
 
 if TYPE_CHECKING:
     from region.cli.client import Api
@@ -46,7 +46,7 @@ def sync(
         list[str] | None,
         typer.Argument(metavar="[IMAGE]...", help="Such as ubuntu/noble/amd64; all that are selected when left out."),
     ] = None,
-    wait: Annotated[bool, typer.Option("--wait", "-w", help="Show how far it is; fail if it does.")] = False,
+    wait: Wait = Awaited.NOTHING,
     chosen: Output = Format.TABLE,
 ) -> None:
     """Bring images up to date now.
@@ -61,13 +61,16 @@ def sync(
 
     run = call(start)
     if wait:
-        wait_for(run["id"], chosen)
+        wait_for(run["id"], wait, chosen)
     elif not output.show_data(chosen, run):
         output.say(f"Import {run['id']} is {_state(run).text.lower()}; see it with: bootferry import show {run['id']}")
 
 
-def wait_for(import_id: int, chosen: Format) -> None:
-    """Watch an import to its end and tell how it ended. Raises Failed unless it succeeded."""
+def wait_for(import_id: int, awaited: int, chosen: Format) -> None:
+    """Watch an import to its end and tell how it ended; then wait for the racks, where they are awaited.
+
+    Raises Failed unless it succeeded, and when a rack stays unable to show it.
+    """
 
     async def watch(api: "Api") -> Item:
         from region.cli.follow import follow, watcher
@@ -81,6 +84,19 @@ def wait_for(import_id: int, chosen: Format) -> None:
     if run.get("state") != "succeeded":
         code = run.get("error_code") or str(run.get("state"))
         raise Failed(code, str(run.get("error") or f"Import {import_id} {_state(run).text.lower()}."))
+    if awaited >= Awaited.RACKS:
+        wait_for_racks(run)
+
+
+def wait_for_racks(run: Item) -> None:
+    """Wait until every live rack shows what this import brought. Raises Failed when one stays unable to."""
+
+    async def watch(api: "Api") -> None:
+        from region.cli.follow import until_racks
+
+        await until_racks(api, frozenset(run.get("images") or ()), output.note)
+
+    call(watch)
 
 
 def _summary(run: Item) -> str:
@@ -148,12 +164,12 @@ def list_recent(
 
 def show(
     number: Annotated[int, typer.Argument(metavar="IMPORT", help="Its number.")],
-    wait: Annotated[bool, typer.Option("--wait", "-w", help="Show how far it is; fail if it does.")] = False,
+    wait: Wait = Awaited.NOTHING,
     chosen: Output = Format.TABLE,
 ) -> None:
     """Show one import, with its images."""
     if wait:
-        wait_for(number, chosen)
+        wait_for(number, wait, chosen)
         return
 
     async def read(api: "Api") -> Item:

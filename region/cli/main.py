@@ -25,24 +25,24 @@ from region.cli import (
 )
 from region.cli.exits import ExitCode, ending
 from region.cli.output import Format
-from region.cli.session import format_of
+from region.cli.session import WAIT_WORDS, format_of
 from region.cli.words import printable, slashed
 from shared import __version__
-from shared.command_line import MOST_CHARACTERS, Program
+from shared.command_line import MOST_CHARACTERS, OneCommand, Program
 from shared.errors import BootferryError
 
-Command = Callable[..., None]
+Function = Callable[..., None]
 
 
 class Group(NamedTuple):
     """Commands below a noun; `meant` is the one that is meant when none is named."""
 
     help: str
-    commands: Mapping[str, Command]
+    commands: Mapping[str, Function]
     meant: str = ""
 
 
-TREE: Mapping[str, Mapping[str, Command | Group]] = {
+TREE: Mapping[str, Mapping[str, Function | Group]] = {
     "Images": {
         "available": offers.list_all,
         "select": selection.select,
@@ -171,6 +171,16 @@ class Commands(TyperGroup):
                 formatter.write_dl(rows)
 
 
+class Command(OneCommand):
+    """A command with an option whose value may be left out: `--wait` and `--wait=racks`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the command line."""
+        end = args.index("--") if "--" in args else len(args)
+        said = [word for arg in args[:end] for word in WAIT_WORDS.get(arg, [arg])]
+        return super().parse_args(ctx, [*said, *args[end:]])
+
+
 def build() -> typer.Typer:
     """The command line."""
     app = Program(
@@ -184,10 +194,10 @@ def build() -> typer.Typer:
             if isinstance(command, Group):
                 group = Program(cls=type("Meant", (Commands,), {"meant": command.meant}), help=command.help)
                 for word, function in command.commands.items():
-                    group.command(word)(function)
+                    group.command(word, cls=Command)(function)
                 app.add_typer(group, name=name, rich_help_panel=section)
             else:
-                app.command(name, rich_help_panel=section)(command)
+                app.command(name, cls=Command, rich_help_panel=section)(command)
     return app
 
 

@@ -8,11 +8,11 @@ import typer
 from region.cli import imports, output, words
 from region.cli.names import shown
 from region.cli.output import Cell, Format
+from region.cli.session import Wait as Wait
 from region.cli.session import confirm
 
 Item = Mapping[str, Any]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and change nothing.")]
-Wait = Annotated[bool, typer.Option("--wait", "-w", help="Wait for the import; fail if it does.")]
 
 
 class How(NamedTuple):
@@ -20,7 +20,7 @@ class How(NamedTuple):
 
     dry_run: bool
     yes: bool
-    wait: bool
+    wait: int
     chosen: Format
 
 
@@ -38,14 +38,14 @@ def agreed(plan: Item, how: How) -> bool:
 
 
 def tell_saved(saved: Item, how: How) -> None:
-    """Tell which import carries the change out, or wait for its end. Raises Failed when that is no good one."""
+    """Tell which import carries the change out, or wait for what is awaited. Raises Failed when that is no good one."""
     tell_import(saved, "Saved.", wait=how.wait, chosen=how.chosen)
 
 
-def tell_import(started: Item, done: str, *, wait: bool, chosen: Format) -> None:
-    """`done`, and which import carries it out; or wait for its end. Raises Failed when that is no good one."""
+def tell_import(started: Item, done: str, *, wait: int, chosen: Format) -> None:
+    """`done`, and which import carries it out; or wait for what is awaited. Raises Failed when that is no good one."""
     if wait:
-        imports.wait_for(started["import_id"], chosen)
+        imports.wait_for(started["import_id"], wait, chosen)
     elif not output.show_data(chosen, started):
         number = started.get("import_id")
         output.say(f"{done} Import {number} carries it out; see it with: bootferry import show {number}")

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from enum import IntEnum
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
@@ -30,6 +31,34 @@ def remember(ctx: typer.Context, value: Format) -> Format:
 Output = Annotated[
     Format, typer.Option("-o", "--output", callback=remember, show_default=False, help="How to print the result.")
 ]
+
+
+class Awaited(IntEnum):
+    """What a command waits for."""
+
+    NOTHING = 0
+    IMPORT = 1
+    """The end of the import."""
+    RACKS = 2
+    """After that, every live rack."""
+
+
+Wait = Annotated[
+    int,
+    typer.Option(
+        "--wait",
+        "-w",
+        count=True,
+        show_default=False,
+        metavar="[=racks]",
+        help="Wait for the import, with =racks for every live rack too; fail if it does.",
+    ),
+]
+"""An `Awaited`."""
+
+WAIT_WORDS = {"--wait=racks": ["--wait"] * Awaited.RACKS, "--wait=import": ["--wait"]}
+"""How that is typed: an option with a value that may be left out."""
+
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing.")]
 
 

@@ -16,6 +16,11 @@ def size(count: Any) -> str:
     return spoken_size(count) if isinstance(count, int) else "-"
 
 
+def amount(done: int, total: int) -> str:
+    """`45 %, 1.2 GB of 2.7 GB`."""
+    return f"{100 * done // max(total, 1)} %, {size(done)} of {size(total)}"
+
+
 def counted(count: int, noun: str, plural: str = "") -> str:
     """`1 image`, `2 images`."""
     return f"{count} {noun if count == 1 else plural or noun + 's'}"

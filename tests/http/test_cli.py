@@ -303,6 +303,7 @@ NOTHING_THERE = [
     pytest.param(["token", "remove", "nobody"], {}, 1, "the region has first administrator", id="unknown-token-name"),
     pytest.param(["slect"], {}, 2, "Did you mean 'select'", id="no-such-command"),
     pytest.param(["select"], {}, 2, "bootferry select -h", id="missing-argument"),
+    pytest.param(["sync", "--wait=moon"], {}, 2, "does not take a value", id="wait-for-what"),
     pytest.param(["images", "-o", "xml"], {}, 2, "bootferry images -h", id="no-such-format"),
     pytest.param(["images", "--status", "lost"], {}, 2, "There is no status lost; there are", id="no-such-status"),
     pytest.param(["racks", "--sort", "mood"], {}, 2, "There is no column mood to sort by", id="no-such-column"),
@@ -519,7 +520,10 @@ def test_sync_shows_a_bar_per_image_on_a_terminal(operator: Operator) -> None:
     assert [line.split()[0] for line in last[:2]] == ["ubuntu/questing/amd64", "ubuntu/questing/arm64"]
     assert all("100 %" in line for line in last[:2])
     assert re.fullmatch(r"Import \d+ succeeded: .*", last[2])
+    assert re.search(r"^. In all +━+ +100 %  \d", plain(shown.out), re.MULTILINE), "the sum of both"
 
+    alone = operator("sync", "--wait=racks")
+    assert (alone.code, alone.err.splitlines()[-1].split(";")[0]) == (0, "No rack is live"), alone.err
     calm = operator.on_terminal("sync", "--wait", NO_COLOR="1")
     assert calm.code == 0
     assert "there was nothing to fetch" in calm.out
