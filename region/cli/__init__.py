@@ -6,6 +6,8 @@
     client      the API as these commands see it
     output      tables, JSON and YAML
     words       sizes, times and counts as people read them
+    lists       what every list command can do: filter, sort, print in five ways, watch
+    suggest     what a shell may complete a word to
     names       images, sources, racks and tokens as they are typed
     plan        what a change of the selection leads to, shown and agreed to
     follow      watching an import: a bar per image on a terminal, plain lines elsewhere

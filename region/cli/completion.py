@@ -21,7 +21,7 @@ class Shell(StrEnum):
 def completion(
     shell: Annotated[Shell, typer.Argument(metavar="bash|zsh|fish", help="The shell to complete in.")],
 ) -> None:
-    """Print the script that completes commands and options.
+    """Print the script that completes commands, options, and the names of images, racks and sources.
 
     \b
     bash:  bootferry completion bash > ~/.local/share/bash-completion/completions/bootferry

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from region.cli import output, words
+from region.cli import output, suggest, words
 from region.cli.exits import Failed, Misused
 from region.cli.lists import Listing, lists
 from region.cli.names import Image, Release, image_of, parse, parse_image
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from region.cli.client import Api
 
 Item = Mapping[str, Any]
-ImageArgument = Annotated[str, typer.Argument(metavar="IMAGE", help="Such as ubuntu/noble/amd64.")]
+ImageArgument = Annotated[
+    str, typer.Argument(metavar="IMAGE", autocompletion=suggest.images, help="Such as ubuntu/noble/amd64.")
+]
 
 _STATUSES = {
     "queued": Cell("Queued", "yellow"),
@@ -41,7 +43,9 @@ def list_all(
     images: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[IMAGE]...", help="Only these: an os, a release or an image; * stands for anything in its place."
+            metavar="[IMAGE]...",
+            autocompletion=suggest.images,
+            help="Only these: an os, a release or an image; * stands for anything in its place.",
         ),
     ] = None,
 ) -> Listing:

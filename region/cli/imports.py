@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from region.cli import output, words
+from region.cli import output, suggest, words
 from region.cli.exits import Failed
 from region.cli.lists import Listing, lists
 from region.cli.names import parse_image, shown
@@ -44,7 +44,11 @@ class Switch(StrEnum):
 def sync(
     images: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[IMAGE]...", help="Such as ubuntu/noble/amd64; all that are selected when left out."),
+        typer.Argument(
+            metavar="[IMAGE]...",
+            autocompletion=suggest.images,
+            help="Such as ubuntu/noble/amd64; all that are selected when left out.",
+        ),
     ] = None,
     wait: Wait = Awaited.NOTHING,
     chosen: Output = Format.TABLE,

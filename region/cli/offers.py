@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from region.cli import words
+from region.cli import suggest, words
 from region.cli.lists import Listing, lists
 from region.cli.names import Image, image_of, pick
 from region.cli.output import Cell, Column
@@ -21,7 +21,14 @@ Item = Mapping[str, Any]
 @lists()
 def list_all(
     source: Annotated[
-        str | None, typer.Option("--source", "-s", metavar="SOURCE", help="Of this source alone, its name or number.")
+        str | None,
+        typer.Option(
+            "--source",
+            "-s",
+            metavar="SOURCE",
+            autocompletion=suggest.sources,
+            help="Of this source alone, its name or number.",
+        ),
     ] = None,
 ) -> Listing:
     """List the images that can be selected.

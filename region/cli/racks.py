@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from region.cli import output, words
+from region.cli import output, suggest, words
 from region.cli.lists import Listing, lists
 from region.cli.names import pick, shown
 from region.cli.output import Cell, Column, Format
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from region.cli.client import Api
 
 Item = Mapping[str, Any]
-RackArgument = Annotated[str, typer.Argument(metavar="RACK", help="Its name, or its id or the beginning of that.")]
+RackArgument = Annotated[
+    str,
+    typer.Argument(metavar="RACK", autocompletion=suggest.racks, help="Its name, or its id or the beginning of that."),
+]
 
 _AHEAD = (
     "it knows a manifest that this region never published. Was the database restored?"

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from region.cli import output, words
+from region.cli import output, suggest, words
 from region.cli.exits import Misused
 from region.cli.names import pick
 from region.cli.output import Cell, Format
@@ -39,7 +39,11 @@ def change(
     ] = None,
     bootloaders_from: Annotated[
         str | None,
-        typer.Option(metavar="SOURCE", help="The one source that bootloaders come from, its name or number."),
+        typer.Option(
+            metavar="SOURCE",
+            autocompletion=suggest.sources,
+            help="The one source that bootloaders come from, its name or number.",
+        ),
     ] = None,
     dry_run: DryRun = False,
     yes: Yes = False,

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from region.cli import output, words
+from region.cli import output, suggest, words
 from region.cli.exits import Failed, Misused
 from region.cli.lists import Listing, lists
 from region.cli.names import pick, shown
@@ -29,7 +29,9 @@ MOST_NAMED = 5
 """So many offers that lapse are named; `-o json` names them all."""
 
 Item = Mapping[str, Any]
-SourceArgument = Annotated[str, typer.Argument(metavar="SOURCE", help="Its name or number.")]
+SourceArgument = Annotated[
+    str, typer.Argument(metavar="SOURCE", autocompletion=suggest.sources, help="Its name or number.")
+]
 Keyring = Annotated[
     Path | None, typer.Option("--keyring", metavar="FILE", help="The public keys that sign it, a file on this machine.")
 ]

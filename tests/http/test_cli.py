@@ -12,6 +12,7 @@ import pty
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -383,6 +384,40 @@ def test_completion(stranger: Operator, shell: str) -> None:
     assert "_BOOTFERRY_COMPLETE" in ended.out
     if shell == "bash":
         subprocess.run(["bash", "-n"], input=ended.out, text=True, check=True)
+
+
+COMPLETED = [
+    pytest.param("bootferry image show ubuntu/res", [NEWEST], id="an-image"),
+    pytest.param("bootferry images ub", [NEWEST], id="an-image-of-a-list"),
+    pytest.param("bootferry source show m", ["maas.io"], id="a-source"),
+    pytest.param("bootferry source show Our", [], id="no-source"),
+    pytest.param("bootferry available --source ma", ["maas.io"], id="the-source-of-an-option"),
+    pytest.param("bootferry rack show a", [], id="no-rack"),
+]
+
+
+@pytest.mark.parametrize(("line", "words"), COMPLETED)
+def test_names_of_the_region_are_completed(operator: Operator, line: str, words: list[str]) -> None:
+    assert completed(operator, line) == words
+
+
+def completed(operator: Operator, line: str, **environ: str) -> list[str]:
+    """What bash offers at the end of the line."""
+    asked = {"_BOOTFERRY_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(line.split()) - 1)}
+    ended = operator(**asked, **environ)
+    assert (ended.code, ended.err) == (0, "")
+    return ended.out.split()
+
+
+def test_completion_waits_for_no_region_and_says_nothing(operator: Operator) -> None:
+    assert completed(operator, "bootferry image show u", BOOTFERRY_URL="http://127.0.0.1:1") == []
+    assert completed(operator, "bootferry image show u", BOOTFERRY_TOKEN="") == []
+    # One that takes the connection and never answers.
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        begun = time.monotonic()
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        assert completed(operator, "bootferry image show u", BOOTFERRY_URL=url) == []
+        assert time.monotonic() - begun < 15
 
 
 def test_log_in_and_out(stranger: Operator, tmp_path: Path) -> None:
