@@ -3,8 +3,9 @@
 - Every five minutes, counted from the start of the process (`shared.promises`), give or take some seconds, so that
   racks which started together do not ask together. Nothing turns this off.
 - Soon after the region's event stream hints at a newer manifest, or comes back after a poll has failed (`haste.py`).
-- At once when an operator asks (SIGHUP, `bootferry-rack poll`), or a machine was refused a file that is not as it was
-  verified. What asks during a poll means one more, right after it.
+- At once when an operator asks, on this machine (SIGHUP, `bootferry-rack poll`) or through that event stream
+  (`bootferry rack poll`), or a machine was refused a file that is not as it was verified. What asks during a poll means
+  one more, right after it.
 - In between, a report that the region did not take is sent again.
 
 Time is counted by a clock that is never set: a machine whose clock is wrong by years polls as any other. Hints are
@@ -116,7 +117,7 @@ class Beat:
                         if self._worth_asking(hint, fresh=fresh):
                             self._haste.heard(hint, loop.time(), self._rng)
                             self._stir.set()
-                        fresh = False
+                        fresh = fresh and hint.asked
                         # However many come, reading them leaves the loop to machines; the others wait in the network.
                         await asyncio.sleep(self._hint_pause_s)
                 why = "it ended"
@@ -136,8 +137,11 @@ class Beat:
     def _worth_asking(self, hint: Hint, *, fresh: bool) -> bool:
         """A newer manifest, or a region that is back after a poll failed, or while one may be failing.
 
-        Each hint counts once: it is unsigned, and whoever can fake it must not make this rack poll without end.
+        An operator's wish always is. Each hint counts once: it is unsigned, and whoever can fake it must not make this
+        rack poll without end; nor must wishes, which `haste.py` limits.
         """
+        if hint.asked:
+            return True
         if fresh:
             self._hinted = NO_HINT
         heard = (hint.order, hint.last)

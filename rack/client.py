@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
 from math import isfinite
+from typing import Any
 
 import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
@@ -130,7 +131,9 @@ class Region:
         return await asyncio.to_thread(_own_address, url.host or "", url.port or 0)
 
     async def hints(self) -> AsyncGenerator[Hint, None]:
-        """What the region says of its manifest, now and whenever it changes, until the connection ends.
+        """What the region says of its manifest, now and whenever it changes, and of polls that operators ask for.
+
+        It ends with the connection.
 
         Nobody has signed them: they say that asking for the manifest may be worth it, no more. An event stream of the
         HTML standard, section 9.2. Raises FetchError, InvalidRequestSignature.
@@ -149,6 +152,8 @@ class Region:
                 elif not field and not value:
                     if event == "manifest" and (hint := _hint(data)):
                         yield hint
+                    elif event == "poll":
+                        yield _wish(data)
                     event = data = ""
 
     def _url(self, path: str) -> URL:
@@ -246,11 +251,23 @@ async def _line(response: aiohttp.ClientResponse) -> str:
     return line.decode("utf-8", "replace")
 
 
+def _wish(data: str) -> Hint:
+    """An operator wants a poll: there is nothing more to it than within how many seconds."""
+    try:
+        return Hint((0, 0), _within_s(json.loads(data)), asked=True)
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+        return Hint((0, 0), asked=True)
+
+
+def _within_s(document: Any) -> float:
+    within_s = float(document.get("within_seconds", WITHIN_S))
+    return within_s if isfinite(within_s) else WITHIN_S
+
+
 def _hint(data: str) -> Hint | None:
     try:
         document = json.loads(data)
-        within_s = float(document.get("within_seconds", WITHIN_S))
         order = int(document["epoch"]), int(document["serial"])
-        return Hint(order, within_s if isfinite(within_s) else WITHIN_S, document.get("last") is True)
+        return Hint(order, _within_s(document), document.get("last") is True)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None

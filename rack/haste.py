@@ -1,9 +1,9 @@
 """Haste: when the region's hints lead to a poll, beside those of every five minutes. Arithmetic over times given.
 
 - By hints a rack polls once a minute at most. A hint that comes sooner waits until the minute is over.
-- The last hint of an import need not wait, so that "Synced" follows an import within seconds. A few of these may follow
-  each other; then they wait as well: hints are unsigned, and whoever can fake them must not make a rack poll without
-  end.
+- The last hint of an import need not wait, so that "Synced" follows an import within seconds; nor need what an operator
+  asks for. A few of these may follow each other; then they wait as well: hints are unsigned, and whoever can fake them
+  must not make a rack poll without end.
 - Within how many seconds to ask, the hint says, so that thousands of racks do not ask in one moment; five minutes are
   the most.
 - However many hints come, one moment is remembered.
@@ -21,11 +21,15 @@ WITHIN_S = 2.0
 
 
 class Hint(NamedTuple):
-    """The region says that its manifest is `order` now; ask within `within_s` seconds. `last`: no import runs."""
+    """The region says that its manifest is `order` now; ask within `within_s` seconds. `last`: no import runs.
+
+    `asked`: an operator wants a poll, whatever the manifest is.
+    """
 
     order: Order
     within_s: float = WITHIN_S
     last: bool = False
+    asked: bool = False
 
 
 @dataclass(slots=True)
@@ -43,7 +47,7 @@ class Haste:
     def heard(self, hint: Hint, now_s: float, rng: random.Random) -> None:
         """A hint worth asking came."""
         soonest_s = max(now_s, self._polled_s + self.every_s)
-        if hint.last and now_s < min(soonest_s, self.due_s) and self._spend(now_s):
+        if (hint.last or hint.asked) and now_s < min(soonest_s, self.due_s) and self._spend(now_s):
             soonest_s = now_s
         spread_s = min(max(hint.within_s, 0.0), POLL_PERIOD.total_seconds())
         self.due_s = min(self.due_s, soonest_s + rng.uniform(0.0, spread_s))

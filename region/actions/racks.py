@@ -1,10 +1,11 @@
-"""Let racks in and send them away: enrolment tokens, enrolment, removal."""
+"""Let racks in, ask them to poll, and send them away: enrolment tokens, enrolment, removal."""
 
 from datetime import datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from region.actions import guard
+from region.database.topics import Topic, notify
 from region.fleet import enrolment_tokens, racks
 from region.fleet.enrolment_tokens import Token
 from region.fleet.racks import Rack
@@ -113,6 +114,25 @@ async def enrol(
         after={"id": enrolment.rack_id, "name": enrolment.name},
     )
     return enrolment
+
+
+async def ask_to_poll(connection: AsyncConnection, actor: Actor, rack_id: str | None, now: datetime) -> int:
+    """Ask a rack, or all of them, to poll now; how many of them are live.
+
+    They hear of it where they listen to the region's hints, and keep to the limits of those. One that is not live asks
+    when it is back. Raises NotFound.
+    """
+    if rack_id is None:
+        live = sum(rack.live for rack in await racks.counted(connection, now))
+        await notify(connection, Topic.POLL)
+        sentence, about = "Asked all racks to poll now.", "racks"
+    else:
+        rack = await racks.get(connection, rack_id, now)
+        live = int(rack.live)
+        await notify(connection, Topic.POLL, subject=rack_id)
+        sentence, about = f"Asked the rack {rack.name} to poll now.", subject(rack_id)
+    await activity.record(connection, actor, now, "rack.asked_to_poll", sentence, subject=about)
+    return live
 
 
 async def remove(

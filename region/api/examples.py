@@ -200,6 +200,7 @@ SHAPES: Mapping[str, Any] = {
     "PinChangedShown": _PIN_PLAN,
     "PinFields": {"version": "20260705"},
     "PlanShown": _PLAN,
+    "PollAsked": {"racks_live": 3},
     "Probe": {
         "url": "https://mirror.example.org/maas/",
         "signed_by": [_SIGNER],
@@ -415,6 +416,13 @@ OPERATIONS: Mapping[str, str] = {
     "manifest_events": (
         "Server-sent events: one whenever a manifest was published, with its epoch and serial, within how many seconds"
         " a rack is to ask for it, and whether it is the last one of an import."
+    ),
+    "poll_rack": (
+        "Passes an operator's wish on to the rack, which polls within seconds, four times in a row and once a minute"
+        " after that. One that is not live polls when it is back."
+    ),
+    "poll_racks": (
+        "Passes an operator's wish on to every rack: each polls within some seconds, more of them for more racks."
     ),
     "confirm_manifest": (
         "Publishes the manifest anew, with word that an operator wants what it takes away. A rack waits for that before"

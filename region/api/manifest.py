@@ -10,7 +10,7 @@ from region.actions import region as acts
 from region.api.deps import Changer, TheRack, TheRegion, Transaction
 from region.api.models import Shape
 from region.api.problems import documented
-from region.database.topics import Topic
+from region.database.topics import Changes, Topic
 from region.process import Region
 from shared.conditions import decide
 from shared.wire.envelope import MEDIA_TYPE
@@ -56,13 +56,13 @@ async def get_manifest(region: TheRegion, _rack: TheRack, request: Request) -> R
 @router.get(
     "/manifest/events",
     tags=["racks"],
-    summary="Word that the manifest changed: for bootferry-rack",
+    summary="Word that the manifest changed, or that an operator wants a poll: for bootferry-rack",
     response_class=EventSourceResponse,
     responses=documented(401, 503),
 )
 async def manifest_events(region: TheRegion, rack: TheRack) -> AsyncIterator[ServerSentEvent]:
     ended = asyncio.Event()
-    with region.topics.subscribe(Topic.PUBLISHED) as subscription:
+    with region.topics.subscribe(Topic.PUBLISHED, Topic.POLL) as subscription:
 
         def end() -> None:
             ended.set()
@@ -70,19 +70,36 @@ async def manifest_events(region: TheRegion, rack: TheRack) -> AsyncIterator[Ser
 
         with region.rack_keys.watch(rack.id, end):
             # It may have been removed between its signature and this line.
+            changed: Changes = {Topic.PUBLISHED: None}
             while not ended.is_set() and region.rack_keys.get(rack.id) is not None:
-                if event := _word(region):
+                if Topic.PUBLISHED in changed and (event := _word(region)):
                     yield event
-                await subscription.next()
+                if event := _wish(region, rack.id, changed):
+                    yield event
+                changed = await subscription.changes()
 
 
 def _word(region: Region) -> ServerSentEvent | None:
     if region.memory.published is None:
         return None
     epoch, serial = region.memory.published.manifest.order
-    spread_s = max(LEAST_SPREAD_S, len(region.rack_keys) // RACKS_A_SECOND)
-    told = {"epoch": epoch, "serial": serial, "within_seconds": spread_s, "last": region.memory.settled}
+    told = {"epoch": epoch, "serial": serial, "within_seconds": _spread_s(region), "last": region.memory.settled}
     return ServerSentEvent(event="manifest", data=told)
+
+
+def _wish(region: Region, rack_id: str, changed: Changes) -> ServerSentEvent | None:
+    """Word that an operator wants this rack to poll now; None where nobody does."""
+    if Topic.POLL not in changed:
+        return None
+    asked = changed[Topic.POLL]
+    if asked is not None and rack_id not in asked:
+        return None
+    return ServerSentEvent(event="poll", data={"within_seconds": 0 if asked else _spread_s(region)})
+
+
+def _spread_s(region: Region) -> int:
+    """Over so many seconds all racks may come."""
+    return max(LEAST_SPREAD_S, len(region.rack_keys) // RACKS_A_SECOND)
 
 
 @router.post(

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import Field
 
 from region.actions import racks as acts
-from region.api.deps import Admin, IfMatch, TheRack, TheRegion, Transaction, Viewer, address_of, correcting
+from region.api.deps import Admin, Changer, IfMatch, TheRack, TheRegion, Transaction, Viewer, address_of, correcting
 from region.api.models import NOT_STORED, Limit, NameCursor, Page, Shape, paged
 from region.api.problems import documented
 from region.database.connection import transaction
@@ -72,6 +72,12 @@ class RackDetail(RackShown):
     """A rack, and the images it lacks."""
 
     pending: list[PendingShown]
+
+
+class PollAsked(Shape):
+    """Racks were asked to poll now. Each follows within seconds, four times in a row, and once a minute after that."""
+
+    racks_live: int = Field(description="How many of them are live. One that is not polls when it is back.")
 
 
 class TokenFields(Shape):
@@ -141,6 +147,16 @@ async def remove_rack(
     operator: Admin, region: TheRegion, connection: Transaction, if_match: IfMatch, rack_id: RackId
 ) -> None:
     await acts.remove(connection, operator, rack_id, region.now(), if_match=if_match)
+
+
+@router.post("/racks/poll", status_code=202, summary="Ask all racks to poll now")
+async def poll_racks(operator: Changer, region: TheRegion, connection: Transaction) -> PollAsked:
+    return PollAsked(racks_live=await acts.ask_to_poll(connection, operator, None, region.now()))
+
+
+@router.post("/racks/{rack_id}/poll", status_code=202, summary="Ask a rack to poll now", responses=documented(404))
+async def poll_rack(operator: Changer, region: TheRegion, connection: Transaction, rack_id: RackId) -> PollAsked:
+    return PollAsked(racks_live=await acts.ask_to_poll(connection, operator, rack_id, region.now()))
 
 
 @router.post("/enrolment-tokens", status_code=201, summary="Make a token that lets a rack enrol")

@@ -88,13 +88,14 @@ TREE: Mapping[str, Mapping[str, Function | Group]] = {
         ),
         "racks": racks.list_all,
         "rack": Group(
-            "One rack: show or remove it; enrolment tokens …",
+            "One rack: show or remove it, have it poll; enrolment tokens …",
             {
                 "show": racks.show,
                 "remove": racks.remove,
                 "token": racks.token,
                 "tokens": racks.tokens,
                 "revoke": racks.revoke,
+                "poll": racks.poll,
                 "confirm": racks.confirm_removal,
             },
         ),

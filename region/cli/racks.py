@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from region.cli import output, suggest, words
+from region.cli.exits import Misused
 from region.cli.lists import Listing, lists
 from region.cli.names import pick, shown
 from region.cli.output import Cell, Column, Format
@@ -224,6 +225,41 @@ def remove(rack: RackArgument, yes: Yes = False, chosen: Output = Format.TABLE) 
     call(forget)
     if not output.show_data(chosen, found):
         output.say(f"The rack {found.get('name')} was removed.")
+
+
+def poll(
+    rack: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[RACK]", autocompletion=suggest.racks, help="Its name, or its id or the beginning of that."
+        ),
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="All racks.")] = False,
+    chosen: Output = Format.TABLE,
+) -> None:
+    """Ask a rack, or all of them, to poll the region now.
+
+    Each follows within seconds, four times in a row; after that once a minute.
+    """
+    if (rack is None) is not every:
+        raise Misused("Name one rack, or say --all.")
+
+    async def ask(api: "Api") -> tuple[str, Item]:
+        if rack is None:
+            return "", (await api.ask("POST", "racks", "poll")).body
+        found = await _find(api, rack)
+        return str(found.get("name")), (await api.ask("POST", "racks", str(found["id"]), "poll")).body
+
+    name, asked = call(ask)
+    if output.show_data(chosen, asked):
+        return
+    live = asked.get("racks_live", 0)
+    if not name:
+        output.say(f"{words.counted(live, 'live rack')} {'was' if live == 1 else 'were'} asked to poll now.")
+    elif live:
+        output.say(f"The rack {name} was asked to poll now; see it with: bootferry rack show {name}")
+    else:
+        output.say(f"The rack {name} is not live: it polls when it is back.")
 
 
 def confirm_removal(yes: Yes = False, chosen: Output = Format.TABLE) -> None:

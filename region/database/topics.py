@@ -38,6 +38,8 @@ class Topic(StrEnum):
     IMAGES = "images"
     IMPORTS = "imports"
     MANIFEST = "manifest"
+    POLL = "poll"
+    """An operator wants racks to poll now; the subject is the id of one, all of them where there is none."""
     PUBLISHED = "published"
     """This process answers a newer manifest."""
     RACK_KEY = "rack_key"
@@ -48,7 +50,7 @@ class Topic(StrEnum):
     SYNC = "sync"
 
 
-FOR_THE_REGION = frozenset({Topic.PUBLISHED, Topic.RACK_KEY})
+FOR_THE_REGION = frozenset({Topic.POLL, Topic.PUBLISHED, Topic.RACK_KEY})
 """What region processes tell themselves and each other; nobody outside needs it."""
 
 Changes = dict[Topic, frozenset[str] | None]

@@ -301,10 +301,18 @@ class FakeRegion:
                 epoch, serial = await changes.get()
                 if epoch < 0:
                     break
+                if epoch == 0:
+                    await response.write(b'event: poll\ndata: {"within_seconds": 0}\n\n')
+                    continue
                 data = json.dumps({"epoch": epoch, "serial": serial, **self.hint})
                 await response.write(f"event: manifest\ndata: {data}\n\n".encode())
         self.streams.discard(changes)
         return response
+
+    def ask_for_a_poll(self) -> None:
+        """Tell every rack that listens that an operator wants a poll."""
+        for stream in self.streams:
+            stream.put_nowait((0, 0))
 
     def cut_streams(self) -> None:
         """End every open event stream."""

@@ -658,6 +658,11 @@ def test_a_rack_enrols_with_the_command_that_is_shown(operator: Operator, tmp_pa
     told = operator("rack", "show", shown["id"][:8]).out
     assert told.startswith("Rack       attic\n")
     assert re.search(r"^ubuntu/\S+ +Behind +- +-$", told, re.MULTILINE)
+    assert operator("rack", "poll", "attic").out == "The rack attic is not live: it polls when it is back.\n"
+    assert operator("rack", "poll", "--all").out == "0 live racks were asked to poll now.\n"
+    both = operator("rack", "poll", "attic", "--all")
+    assert (both.code, both.err) == (2, "bootferry: Name one rack, or say --all.\n")
+    assert completed(operator, "bootferry rack poll at") == ["attic"]
     asked = operator.on_terminal("rack", "confirm", types="n\r", once="No rack waits, as far as they have reported")
     assert (asked.code, "Nothing was changed." in asked.out) == (1, True)
     assert operator("rack", "confirm").code == 2, "nobody is there to say yes"

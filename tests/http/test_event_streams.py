@@ -1,8 +1,10 @@
 """Event streams end when whoever listens may listen no longer."""
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import aiohttp
 import pytest
@@ -12,7 +14,7 @@ import region.api.events
 from region.database.connection import transaction
 from region.database.topics import Topic
 from tests.http.conftest import Running
-from tests.http.test_racks_api import Rack
+from tests.http.test_racks_api import Rack, known
 
 Eventually = Callable[..., Awaitable[object]]
 
@@ -125,6 +127,43 @@ async def test_a_racks_stream_ends_when_it_is_removed(running: Running, eventual
     await _ends(streams[0], 2)
     await _goes_on(streams[1])
     assert not running.region.rack_keys._watched.get(racks[0].id)
+
+
+async def test_racks_hear_of_a_poll_that_an_operator_wants_each_of_its_own(
+    running: Running, eventually: Eventually
+) -> None:
+    racks = [Rack(running, number) for number in (1, 2)]
+    heard: list[list[Any]] = [[], []]
+    listening = []
+    for rack, lines in zip(racks, heard, strict=True):
+        await rack.enrol()
+        await eventually(lambda rack=rack: running.region.rack_keys.get(rack.id))
+        stream = await _open(running, "/manifest/events", rack.signed("GET", "/manifest/events", None))
+        listening.append(asyncio.create_task(_hear(stream, lines)))
+    asked = await running.client("POST", f"/racks/{racks[0].id}/poll")
+    assert (asked.status, asked.json) == (202, {"racks_live": 0})
+    await eventually(lambda: heard[0])
+    assert heard == [[{"within_seconds": 0}], []], "the other one is not asked"
+    newest = (await running.client("GET", "/activity?limit=1")).json["items"][0]
+    assert newest["sentence"] == f"Asked the rack {racks[0].name} to poll now."
+
+    assert (await racks[0].ask("GET", "/manifest")).status == 200
+    await racks[0].report(known(running))
+    asked = await running.client("POST", "/racks/poll")
+    assert (asked.status, asked.json) == (202, {"racks_live": 1})
+    await eventually(lambda: heard[1])
+    # Spread over two seconds, or more of them for more racks.
+    assert heard[1] == [{"within_seconds": 2}]
+    assert len(heard[0]) == 2
+    for task in listening:
+        task.cancel()
+
+
+async def _hear(stream: aiohttp.ClientResponse, lines: list[Any]) -> None:
+    """Keep what follows each `event: poll`."""
+    while line := (await stream.content.readline()).decode().strip() or " ":
+        if line == "event: poll":
+            lines.append(json.loads((await stream.content.readline()).decode().partition(":")[2]))
 
 
 async def test_a_client_that_leaves_at_once_leaves_no_traceback(

@@ -571,6 +571,23 @@ async def test_a_hint_makes_the_rack_poll_at_once_and_a_cut_stream_comes_back(re
             await running
 
 
+async def test_an_operator_at_the_region_makes_the_rack_poll_although_nothing_is_new(
+    region: FakeRegion, rack: Rack
+) -> None:
+    region.publish(ubuntu("1"))
+    running = asyncio.create_task(rack.beat.run())
+    try:
+        await until(lambda: rack.poller.belief.polls["ok"] > 0 and bool(region.streams))
+        await asyncio.sleep(0.3)
+        before = rack.poller.belief.polls["ok"]
+        region.ask_for_a_poll()
+        await until(lambda: rack.poller.belief.polls["ok"] > before)
+    finally:
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+
 async def test_polls_never_overlap_and_a_wake_during_one_means_one_more(region: FakeRegion, rack: Rack) -> None:
     region.publish(ubuntu("1", size=200_000))
     region.pause_s = 0.005

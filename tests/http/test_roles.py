@@ -57,6 +57,8 @@ OPERATORS = {
     "change_sync",
     "confirm_manifest",
     "pin_image",
+    "poll_rack",
+    "poll_racks",
     "remove_image",
     "remove_selection",
     "replace_selection",

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable
 import pytest
 
 from rack.beat import Beat
-from rack.client import _hint
+from rack.client import _hint, _wish
 from rack.haste import Haste, Hint
 from shared.errors import ConnectionRefused
 from tests.dice import Highest
@@ -201,6 +201,67 @@ DATA = [
 @pytest.mark.parametrize(("data", "expected"), DATA)
 def test_what_a_hint_says(data: str, expected: Hint | None) -> None:
     assert _hint(data) == expected
+
+
+WISHES = [
+    pytest.param('{"within_seconds": 0}', 0.0, id="one rack"),
+    pytest.param('{"within_seconds": 40}', 40.0, id="all racks"),
+    pytest.param("", 2.0, id="nothing said"),
+    pytest.param('{"within_seconds": 1e999}', 2.0, id="infinite"),
+    pytest.param("[" * 4000, 2.0, id="deep"),
+    pytest.param("7", 2.0, id="a number"),
+]
+
+
+@pytest.mark.parametrize(("data", "within_s"), WISHES)
+def test_within_how_many_seconds_an_operator_wants_a_poll(data: str, within_s: float) -> None:
+    assert _wish(data) == Hint((0, 0), within_s, asked=True)
+
+
+def test_what_an_operator_asks_for_is_a_poll_although_nothing_is_new() -> None:
+    async def asked() -> AsyncGenerator[Hint, None]:
+        yield Hint((E, 0))
+        await asyncio.sleep(100)
+        for _ in range(6):
+            yield Hint((0, 0), 0.0, asked=True)
+            await asyncio.sleep(2)
+        await asyncio.sleep(10**9)
+
+    polls = Polls()
+    beat_for(290, polls, asked)
+    soon = [round(moment) for moment in polls.at if 99 < moment < 115]
+    # Four in a row need not wait; the next one waits until the minute is over.
+    assert soon[:4] == [100, 102, 104, 106]
+    assert 4 <= len(soon) <= 5
+    later = [moment for moment in polls.at if moment > 115]
+    assert len(later) == 1
+    assert later[0] <= 171
+
+
+def test_a_wish_takes_the_first_hint_of_a_stream_nothing_away() -> None:
+    async def both() -> AsyncGenerator[Hint, None]:
+        await asyncio.sleep(100)
+        yield Hint((0, 0), 0.0, asked=True)
+        await asyncio.sleep(10)
+        yield Hint((E, 0), 0.0, last=True)
+        await asyncio.sleep(10**9)
+
+    polls = Polls()
+    polls.belief.last_error = ConnectionRefused("http://region.example:5240/")
+    beat_for(290, polls, both)
+    assert [round(moment) for moment in polls.at if moment > 10] == [100, 110]
+
+
+@pytest.mark.timeout(40)
+def test_a_flood_of_wishes_is_a_poll_a_minute_too() -> None:
+    async def flood() -> AsyncGenerator[Hint, None]:
+        while True:
+            yield Hint((0, 0), 0.0, asked=True)
+
+    polls = Polls()
+    beat_for(3600, polls, flood)
+    require_grid(polls.at, 3600)
+    assert 60 <= len(polls.at) <= 60 + 4 + 60 + 12 + 2
 
 
 def test_a_report_that_is_due_is_sent_between_two_polls_and_is_no_poll() -> None:
