@@ -123,7 +123,7 @@ async def ask_to_poll(connection: AsyncConnection, actor: Actor, rack_id: str | 
     when it is back. Raises NotFound.
     """
     if rack_id is None:
-        live = sum(rack.live for rack in await racks.counted(connection, now))
+        live = (await racks.counted(connection, now)).live
         await notify(connection, Topic.POLL)
         sentence, about = "Asked all racks to poll now.", "racks"
     else:

@@ -161,10 +161,9 @@ class _Read:
 
     def _racks(self) -> Iterator[Metric]:
         found = self.racks
-        absent = found.by_status["never_seen"] + found.by_status["unreachable"]
         total = sum(found.by_status.values())
         yield _gauge("bootferry_racks", "Racks enrolled.", total)
-        yield _gauge("bootferry_racks_live", "Racks seen within three polls.", total - absent)
+        yield _gauge("bootferry_racks_live", "Racks seen within three polls.", found.live)
         yield _labelled("bootferry_racks_in_state", "Racks by status.", "state", found.by_status.items())
         yield _gauge("bootferry_racks_left_bytes", "Bytes that all racks have still to pull.", found.bytes_left)
         yield _optional(

@@ -340,6 +340,11 @@ class Counted:
     first_seen_at: datetime | None
     last_seen_at: datetime | None
 
+    @property
+    def live(self) -> int:
+        """How many were heard within three polls."""
+        return sum(self.by_status.values()) - self.by_status["never_seen"] - self.by_status["unreachable"]
+
 
 async def counted(connection: AsyncConnection, now: datetime) -> Counted:
     """How many racks have which status, and what they come to. Every status has its number, however many racks."""
