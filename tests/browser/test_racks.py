@@ -23,20 +23,29 @@ async def test_a_rack_enrols_with_the_command_that_was_shown_once(visitor: Visit
     await page.get_by_role("button", name="Make a token").click()
     dialog = page.get_by_role("dialog")
     await expect(dialog.get_by_text("Shown this once.")).to_be_visible()
-    shown, token = await dialog.locator("code").all_inner_texts()
+    shown, token, second = await dialog.locator("code").all_inner_texts()
     command = shlex.split(shown)
-    assert command[:2] == ["bootferry-rack", "enrol"]
+    assert command == ["bootferry-rack", "enrol", "--region", harbour.region.base]
+    assert shlex.split(second)[-1] == "bootferry-rack"
     assert token not in shown, "what is typed on a command line every user of the machine can see"
     for label in ("Command", "Token"):
         await dialog.get_by_role("button", name=f"Copy: {label}").click()
         await expect(dialog.get_by_role("button", name=f"Copied: {label}")).to_be_visible()
 
+    await page.keyboard.press("Escape")
+    await expect(dialog).to_contain_text("Press Done when you have copied it.")
+    address = dialog.get_by_label("The region's address")
+    await address.fill("https://region.example:5240")
+    await expect(dialog.locator("code").first).to_have_text("bootferry-rack enrol --region https://region.example:5240")
+
     # The command asks for the token.
+    await expect(dialog).to_contain_text("Waiting for the rack…")
     await asyncio.to_thread(harbour.rack.told, *command[1:], "--name", "rack-1", text=f"{token}\n")
+    await expect(dialog.get_by_role("status").filter(has_text="rack-1")).to_contain_text("Never seen")
+    harbour.rack.start()
+    await expect(dialog.get_by_role("status").filter(has_text="rack-1")).to_contain_text("Synced")
     await dialog.get_by_role("button", name="Done").click()
     rack = page.locator('tr[data-rack="rack-1"]')
-    await expect(rack).to_contain_text("Never seen")
-    harbour.rack.start()
     await expect(rack).to_contain_text("Synced")
     await expect(rack.get_by_role("progressbar")).to_be_visible()
     assert token not in await page.content()

@@ -2,7 +2,8 @@
 import { Busy } from "./notice.js";
 import { html, useEffect, useId, useRef } from "../vendor/preact.js";
 
-export function Dialog({ title, onClose, children, actions, wide }) {
+/** `onEscape` is called instead of `onClose` where Escape would lose something that is shown once. */
+export function Dialog({ title, onClose, onEscape = onClose, children, actions, wide }) {
   const element = useRef(null);
   const heading = useId();
   useEffect(() => {
@@ -19,7 +20,7 @@ export function Dialog({ title, onClose, children, actions, wide }) {
   }, []);
   const cancel = (event) => {
     event.preventDefault();
-    onClose();
+    onEscape();
   };
   return html`<dialog ref=${element} class=${wide ? "dialog-wide" : ""} aria-labelledby=${heading} onCancel=${cancel}>
     <h2 id=${heading}>${title}</h2>

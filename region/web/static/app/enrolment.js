@@ -5,8 +5,10 @@ import { Copyable } from "./copy.js";
 import { Dialog } from "./dialog.js";
 import * as facts from "./facts.js";
 import { ago, dateTime, plural, until } from "./format.js";
+import { Status } from "./icons.js";
 import { Notice } from "./notice.js";
 import { now } from "./time.js";
+import { RACK } from "./words.js";
 import { html, useSignal } from "../vendor/preact.js";
 
 const SHOWN_OF_ID = 12; // as many of its characters as `bootferry rack tokens` shows
@@ -36,22 +38,7 @@ export function EnrolDialog({ onClose }) {
     }
     busy.value = false;
   };
-  if (made.value) {
-    return html`<${Dialog}
-      wide
-      title="Enrol a rack"
-      onClose=${onClose}
-      actions=${html`<button type="button" class="primary" onClick=${onClose}>Done</button>`}
-    >
-      <p>Run this on the rack, and give it the token when it asks. Then start the rack; it appears here by itself.</p>
-      <${Copyable} label="Command" text=${made.value.command} />
-      <${Copyable} label="Token" text=${made.value.token} />
-      <${Notice} kind="caution" title="Shown this once.">
-        The token is good until ${dateTime(made.value.expires_at)}, for ${plural(Number(uses.value), "rack")}. Whoever
-        has it can enrol a rack.
-      <//>
-    <//>`;
-  }
+  if (made.value) return html`<${MadeDialog} made=${made.value} uses=${Number(uses.value)} onClose=${onClose} />`;
   return html`<${Dialog}
     title="Enrol a rack"
     onClose=${onClose}
@@ -86,6 +73,59 @@ export function EnrolDialog({ onClose }) {
         }}
       />
     </form>
+  <//>`;
+}
+
+/** What to type on a rack, by the address that it knows the region by. Pure. */
+export function commandAt(command, address) {
+  return command.replace(/(--region )\S+/, (_, option) => option + address);
+}
+
+/** The command and the token, shown once, until the racks that use them are there and well. */
+function MadeDialog({ made, uses, onClose }) {
+  const address = useSignal(made.command.match(/--region (\S+)/)[1]);
+  const isHeld = useSignal(false);
+  facts.useFacts(facts.racks);
+  // Racks that were there before are none of those that this token lets in.
+  const before = useSignal(null);
+  const racks = facts.racks.value.value;
+  if (racks && before.value === null) before.value = new Set(racks.map((rack) => rack.id));
+  const arrived = (racks || []).filter((rack) => before.value && !before.value.has(rack.id));
+  return html`<${Dialog}
+    wide
+    title="Enrol a rack"
+    onClose=${onClose}
+    onEscape=${() => {
+      if (arrived.length) onClose();
+      else isHeld.value = true;
+    }}
+    actions=${html`<button type="button" class="primary" onClick=${onClose}>Done</button>`}
+  >
+    <label for="enrol-address">The region's address, as the rack reaches it</label>
+    <input
+      id="enrol-address"
+      type="url"
+      spellcheck=${false}
+      value=${address}
+      onInput=${(event) => {
+        address.value = event.currentTarget.value.trim();
+      }}
+    />
+    <p>Run this on the rack, and give it the token when it asks.</p>
+    <${Copyable} label="Command" text=${commandAt(made.command, address.value)} />
+    <${Copyable} label="Token" text=${made.token} />
+    <${Notice} kind="caution" title="Shown this once.">
+      The token is good until ${dateTime(made.expires_at)}, for ${plural(uses, "rack")}. Whoever has it can enrol a rack.
+      ${isHeld.value && html` <strong>Press Done when you have copied it.</strong>`}
+    <//>
+    <p>Then start the rack:</p>
+    <${Copyable} label="Second command" text="sudo systemctl enable --now bootferry-rack" />
+    <ul class="arrived" role="status">
+      ${arrived.length === 0 && html`<li class="muted">Waiting for the rack…</li>`}
+      ${arrived.map(
+        (rack) => html`<li key=${rack.id}><b>${rack.name}</b> <${Status} entry=${RACK[rack.status]} /></li>`,
+      )}
+    </ul>
   <//>`;
 }
 
