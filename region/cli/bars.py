@@ -73,4 +73,4 @@ class _Amount(ProgressColumn):
             return Text()
         amount = f"{words.size(int(task.completed))} of {words.size(int(task.total))}"
         rate = f"  {words.size(int(task.speed))}/s" if task.speed and not task.finished else ""
-        return Text(f"{task.percentage:>3.0f} %  {amount}{rate}{task.fields['left']}")
+        return Text(f"{task.percentage:>3.0f}%  {amount}{rate}{task.fields['left']}")

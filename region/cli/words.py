@@ -17,8 +17,8 @@ def size(count: Any) -> str:
 
 
 def amount(done: int, total: int) -> str:
-    """`45 %, 1.2 GB of 2.7 GB`."""
-    return f"{100 * done // max(total, 1)} %, {size(done)} of {size(total)}"
+    """`45%, 1.2 GB of 2.7 GB`."""
+    return f"{100 * done // max(total, 1)}%, {size(done)} of {size(total)}"
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:

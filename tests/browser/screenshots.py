@@ -108,7 +108,7 @@ async def with_a_rack(visitor: Visitor, harbour: Harbour, camera: Camera) -> Non
     await page.get_by_role("checkbox", name="CentOS 7").check()
     await page.get_by_role("checkbox", name="22.04 LTS").uncheck()
     await camera.take("images-ticked")
-    await page.get_by_role("button", name="Save selection").first.click()
+    await page.get_by_role("button", name="Review and save").click()
     await page.locator(".plan-summary").wait_for()
     await camera.take("plan", EVERY)
     harbour.upstream.misbehave("*/squashfs", Slow(500_000), times=1)
@@ -199,7 +199,7 @@ async def when_things_go_wrong(visitor: Visitor, harbour: Harbour, camera: Camer
     page = visitor.page
     visitor.expect_fault("status of 412")
     await page.get_by_role("checkbox", name="25.10").check()
-    await page.get_by_role("button", name="Save selection").first.click()
+    await page.get_by_role("button", name="Review and save").click()
     await page.locator(".plan-summary").wait_for()
     await harbour.api("POST", "/selections", json={"os": "ubuntu", "release": "jammy", "arch": "amd64"})
     await page.get_by_role("dialog").get_by_role("button", name="Save selection").click()

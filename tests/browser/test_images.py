@@ -1,5 +1,6 @@
 """The Images page, as an operator lives with it."""
 
+import asyncio
 import re
 
 from playwright.async_api import Locator, Page, expect
@@ -22,7 +23,7 @@ def status(page: Page, image: str) -> Locator:
 
 async def save(page: Page) -> None:
     """Save the selection by the button under the Ubuntu table, and confirm the plan."""
-    await page.get_by_role("button", name="Save selection").first.click()
+    await page.get_by_role("button", name="Review and save").click()
     dialog = page.get_by_role("dialog", name="Save this selection?")
     await expect(dialog.locator(".plan-summary")).to_be_visible()
     await dialog.get_by_role("button", name="Save selection").click()
@@ -41,7 +42,7 @@ async def test_the_first_run_shows_the_newest_lts_and_what_is_left_to_do(visitor
     await expect(lts.locator("label")).to_have_text(["26.04 LTS", "24.04 LTS", "22.04 LTS"])
     await expect(others.locator("label")).to_have_text(["25.10", "25.04", "24.10"])
     await expect(others).to_contain_text("support ended Jan 2025")
-    await expect(page.get_by_role("button", name="Save selection").first).to_be_disabled()
+    await expect(page.get_by_role("region", name="Not saved")).to_have_count(0)
     await expect(page.get_by_role("table", name="Bootloaders").locator("tbody tr")).to_have_count(5)
 
     step = page.get_by_text("enrol a rack")
@@ -69,7 +70,18 @@ async def test_ticked_images_are_planned_saved_and_followed_to_the_rack_without_
     await page.get_by_role("checkbox", name="arm64").uncheck()
     await expect(row(page, "ubuntu:noble:arm64")).to_have_count(0)
 
-    await page.get_by_role("button", name="Save selection").first.click()
+    bar = page.get_by_role("region", name="Not saved")
+    await expect(bar).to_contain_text(re.compile(r"2 changes: \+[\d.]+ (kB|MB)"))
+    await expect(bar).to_be_in_viewport()
+    asked = asyncio.ensure_future(page.wait_for_event("dialog"))
+    await asyncio.sleep(0)
+    leaving = asyncio.ensure_future(page.close(run_before_unload=True))
+    question = await asked
+    assert question.type == "beforeunload"
+    await question.dismiss()
+    await leaving
+
+    await page.get_by_role("button", name="Review and save").click()
     dialog = page.get_by_role("dialog", name="Save this selection?")
     await expect(dialog.locator(".plan-summary")).to_have_text(re.compile(r"^\+2 images; [\d.]+ (kB|MB) to fetch$"))
     await expect(dialog).to_contain_text("+ Ubuntu 24.04 LTS amd64")
@@ -96,7 +108,7 @@ async def test_ticked_images_are_planned_saved_and_followed_to_the_rack_without_
     await dialog.get_by_role("button", name="Save selection").click()
     await expect(dialog).to_be_hidden()
     await expect(page.get_by_text("Selection saved.", exact=False).first).to_be_visible()
-    await expect(status(page, NOBLE)).to_have_text(re.compile(r"Downloading [1-9]\d? %"))
+    await expect(status(page, NOBLE)).to_have_text(re.compile(r"Downloading [1-9]\d?%"))
     await expect(row(page, NOBLE).get_by_role("progressbar")).to_be_visible()
     await expect(row(page, NOBLE)).to_contain_text(re.compile(r"[\d.]+( kB)? of [\d.]+ kB"))
     await expect(row(page, NOBLE)).to_contain_text("/s")
@@ -122,10 +134,10 @@ async def test_an_unticked_image_is_deleted_once_it_is_saved_and_not_before(visi
     assert (await harbour.site.statuses(harbour.region))[NOBLE] == "stored"
     await page.get_by_role("checkbox", name="24.04 LTS").check()
     await expect(status(page, NOBLE)).to_have_text("Stored")
-    await expect(page.get_by_role("button", name="Save selection").first).to_be_disabled()
+    await expect(page.get_by_role("region", name="Not saved")).to_have_count(0)
 
     await page.get_by_role("checkbox", name="24.04 LTS").uncheck()
-    await page.get_by_role("button", name="Save selection").first.click()
+    await page.get_by_role("button", name="Review and save").click()
     await expect(page.locator(".plan-summary")).to_have_text("\N{MINUS SIGN}1 image; nothing to fetch")
     await page.get_by_role("dialog").get_by_role("button", name="Save selection").click()
     await expect(row(page, NOBLE)).to_have_count(0)
@@ -162,7 +174,7 @@ async def test_centos_is_chosen_like_the_others(visitor: Visitor, harbour: Harbo
     table = page.get_by_role("table", name="Other images")
     await expect(table.get_by_role("rowheader", name="CentOS 7")).to_be_visible()
     await expect(status(page, "centos:centos70:amd64")).to_have_text("Selected for download")
-    await page.get_by_role("button", name="Save selection").last.click()
+    await page.get_by_role("button", name="Review and save").click()
     await page.get_by_role("dialog").get_by_role("button", name="Save selection").click()
     await expect(status(page, "centos:centos70:amd64")).to_have_text("Stored")
 

@@ -19,7 +19,7 @@ async def test_of_two_who_save_at_once_the_second_is_told_and_loses_nothing(
         visitor.expect_fault(REFUSED.format(412))
         # Both see a plan of the same state.
         await visitor.page.get_by_role("checkbox", name="24.04 LTS").check()
-        await visitor.page.get_by_role("button", name="Save selection").first.click()
+        await visitor.page.get_by_role("button", name="Review and save").click()
         mine = visitor.page.get_by_role("dialog")
         await expect(mine.locator(".plan-summary")).to_contain_text("+1 image")
         await anna.page.get_by_role("checkbox", name="22.04 LTS").check()
@@ -42,7 +42,7 @@ async def test_whoever_was_overtaken_may_drop_what_they_ticked(
     page = visitor.page
     visitor.expect_fault(REFUSED.format(412))
     await page.get_by_role("checkbox", name="24.04 LTS").check()
-    await page.get_by_role("button", name="Save selection").first.click()
+    await page.get_by_role("button", name="Review and save").click()
     await expect(page.locator(".plan-summary")).to_contain_text("+1 image")
     await harbour.api("POST", "/selections", json={"os": "ubuntu", "release": "jammy", "arch": "amd64"})
     await page.get_by_role("dialog").get_by_role("button", name="Save selection").click()
@@ -71,8 +71,8 @@ async def test_a_viewer_sees_everything_and_can_change_nothing(browser: Browser,
         await expect(page.get_by_role("checkbox", name="24.04 LTS")).to_be_disabled()
         await expect(page.get_by_role("switch")).to_be_disabled()
         await expect(page.get_by_role("radio", name="Custom")).to_be_disabled()
-        for button in ("Sync now", "Save selection"):
-            await expect(page.get_by_role("button", name=button).first).to_be_disabled()
+        for button in ("Sync now", "Review and save"):
+            await expect(page.get_by_role("button", name=button)).to_have_count(0)
         await expect(page.get_by_role("button", name="Delete")).to_have_count(0)
         await vera.open("#/racks")
         await expect(page.get_by_role("button", name="Enrol a rack")).to_be_disabled()

@@ -52,7 +52,7 @@ async def test_no_page_has_a_serious_accessibility_issue(browser: Browser, harbo
         assert await audit(visitor) == []
         await page.get_by_label("Take this mirror without any signature").check()
         assert await audit(visitor) == []
-        await page.get_by_role("button", name="Save selection").first.click()
+        await page.get_by_role("button", name="Review and save").click()
         await expect(page.locator(".plan-summary")).to_be_visible()
         assert await audit(visitor) == []
         await page.keyboard.press("Escape")
@@ -153,7 +153,7 @@ async def test_a_selection_can_be_made_with_the_keyboard_alone(visitor: Visitor,
     assert await page.evaluate("document.activeElement.tagName") == "H1"
     await tab_to("24.04 LTS")
     await page.keyboard.press("Space")
-    await tab_to("Save selection")
+    await tab_to("Review and save")
     await page.keyboard.press("Enter")
     await expect(page.locator(".plan-summary")).to_be_visible()
     await tab_to("Save selection", presses=6)

@@ -100,7 +100,7 @@ async def test_a_mirror_with_the_wrong_key_is_refused_and_with_the_right_one_add
     # And what is held of the other one moves over when that is asked for, after its plan.
     await page.get_by_role("button", name="Take from Second mirror instead").click()
     await expect(status(page, "ubuntu:resolute:amd64")).to_have_text("Will change source")
-    await page.get_by_role("button", name="Save selection").first.click()
+    await page.get_by_role("button", name="Review and save").click()
     dialog = page.get_by_role("dialog")
     await expect(dialog).to_contain_text("→ Ubuntu 26.04 LTS amd64")
     await expect(dialog).to_contain_text("stays and is served until")

@@ -553,7 +553,7 @@ def test_sync_shows_a_bar_per_image_on_a_terminal(operator: Operator) -> None:
     assert "\x1b[32m━" in shown.out, "a green bar at the end"
     last = [line for line in plain(shown.out).splitlines() if line.strip()][-3:]
     assert [line.split()[0] for line in last[:2]] == ["ubuntu/questing/amd64", "ubuntu/questing/arm64"]
-    assert all("100 %" in line for line in last[:2])
+    assert all("100%" in line for line in last[:2])
     assert re.fullmatch(r"Import \d+ succeeded: .*", last[2])
     assert re.search(r"^. In all +━+ +100 %  \d", plain(shown.out), re.MULTILINE), "the sum of both"
 

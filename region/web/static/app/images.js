@@ -1,20 +1,19 @@
 // The Images page.
 import { Bootloaders } from "./bootloaders.js";
-import { forgetLoose, OtherChoice, takeBack, UbuntuChoice } from "./choice.js";
+import { OtherChoice, takeBack, UbuntuChoice } from "./choice.js";
 import { Conditions } from "./conditions.js";
 import * as facts from "./facts.js";
-import { plural } from "./format.js";
 import { lazy } from "./lazy.js";
 import { namer } from "./names.js";
 import { spoken, tellProblem } from "./notice.js";
 import { meter } from "./rates.js";
-import { SaveDialog } from "./save.js";
 import { ANY, bySource, draft, imageId, wish } from "./selection.js";
 import { may } from "./session.js";
 import { chosen, CUSTOM, shownOf, SourceChoice } from "./source.js";
 import { SyncStrip, SyncSwitch } from "./sync.js";
 import { ImageTable, rowsOf } from "./table.js";
 import { now } from "./time.js";
+import { Unsaved } from "./unsaved.js";
 import { fullTitle, IMAGE } from "./words.js";
 import { html, useEffect, useMemo, useRef, useSignal } from "../vendor/preact.js";
 
@@ -23,6 +22,7 @@ const ofOneImage = () => import("./image.js");
 const DeleteDialog = lazy(ofOneImage, "DeleteDialog");
 const ImageRacks = lazy(ofOneImage, "ImageRacks");
 const PinDialog = lazy(ofOneImage, "PinDialog");
+const SaveDialog = lazy(() => import("./save.js"), "SaveDialog");
 const WithdrawDialog = lazy(() => import("./lapse.js"), "WithdrawDialog");
 const SHOWN = [
   facts.images,
@@ -81,8 +81,7 @@ export function ImagesPage() {
               open=${(name, row) => {
                 dialog.value = { name, row };
               }}
-            />
-            <${Bootloaders} />`
+            />`
         : html`<${Waiting} />`}
     </div>
     ${ready && dialog.value && html`<${OpenDialog} dialog=${dialog.value} images=${images} onClose=${close} />`}`;
@@ -97,11 +96,12 @@ function Waiting() {
   return html`<p class="waiting" role="status">${problem ? problem.message : "Reading what the region has…"}</p>`;
 }
 
-/** Everything that is chosen and listed: Ubuntu, then the other images. */
+/** Everything that is chosen and listed: Ubuntu, the other images, bootloaders; and what is not saved of it. */
 function Sections({ images, saved, sources, shown, offers, progress, open }) {
   const rows = useMemo(() => rowsOf(images, saved, draft.value, offers), [images, saved, draft.value, offers]);
   const ubuntu = rows.filter((row) => row.os === "ubuntu");
   const others = rows.filter((row) => row.os !== "ubuntu");
+  const added = rows.reduce((sum, row) => sum + (row.change === "added" ? row.size || 0 : 0), 0);
   const sourceNames = sources.length > 1 ? new Map(sources.map((one) => [one.id, one.name])) : null;
   const isAlone = sources.length < 2 || chosen.value === CUSTOM;
   const movable = isAlone ? NOTHING : movableTo(shown, images, saved, offers);
@@ -149,14 +149,14 @@ function Sections({ images, saved, sources, shown, offers, progress, open }) {
         ubuntu,
         saved.length === 0 ? "Nothing is selected. Tick a release and an architecture above." : "No Ubuntu image is selected.",
       )}
-      <${SaveRow} onSave=${() => open("save")} />
     </section>
     <section aria-labelledby="others">
       <h2 id="others">Other images</h2>
       <${OtherChoice} ...${choice} />
       ${table("Other images", others, "None is selected.")}
-      <${SaveRow} onSave=${() => open("save")} />
-    </section>`;
+    </section>
+    <${Bootloaders} />
+    <${Unsaved} bytes=${added} onReview=${() => open("save")} />`;
 }
 
 /** Ids of selected images that are on offer there too, and that come from, or name, another source. */
@@ -167,27 +167,6 @@ function movableTo(shown, images, saved, offers) {
   return [...bySource(saved)]
     .filter(([id, wanted]) => offered.has(id) && !isThere(id, wanted) && !draft.value.has(id))
     .map(([id]) => id);
-}
-
-function SaveRow({ onSave }) {
-  const changes = draft.value.size;
-  const discard = () => {
-    draft.value = new Map();
-    forgetLoose();
-  };
-  return html`<div class="save-row">
-    ${changes > 0 && html`<span class="muted">${plural(changes, "change")} not saved</span>`}
-    ${changes > 0 && html`<button type="button" class="link" onClick=${discard}>Discard</button>`}
-    <button
-      type="button"
-      class="primary save"
-      disabled=${changes === 0 || !may("operator")}
-      title=${changes === 0 ? "Tick or untick something first" : null}
-      onClick=${onSave}
-    >
-      Save selection
-    </button>
-  </div>`;
 }
 
 function nameOfRow(row) {

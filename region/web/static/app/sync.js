@@ -68,13 +68,13 @@ export function SyncStrip({ rate }) {
   return html`<div class="sync-strip">
     <div class="sync-said">${current ? html`<${Running} current=${current} rate=${rate} />` : html`<${Idle} />`}</div>
     <div class="sync-buttons">
-      ${current
-        ? html`<button type="button" disabled=${!allowed || busy.value || current.cancel_requested} onClick=${stop}>
+      ${!allowed ? null : current
+        ? html`<button type="button" disabled=${busy.value || current.cancel_requested} onClick=${stop}>
             ${current.cancel_requested ? "Stopping…" : "Stop import"}
           </button>`
         : html`<button
             type="button"
-            disabled=${!allowed || busy.value || !facts.imports.value.value}
+            disabled=${busy.value || !facts.imports.value.value}
             onClick=${start}
           >
             Sync now
@@ -96,9 +96,9 @@ function Idle() {
     </div>
     <div>
       <dt>Next sync</dt>
-      <dd title=${sync.next_run_at ? dateTime(sync.next_run_at) : null}>
-        ${sync.next_run_at ? until(sync.next_run_at, now.value) : "when you ask for it: automatic sync is off"}
-      </dd>
+      ${sync.next_run_at
+        ? html`<dd title=${dateTime(sync.next_run_at)}>${until(sync.next_run_at, now.value)}</dd>`
+        : html`<dd class="caution">when you ask for it: automatic sync is off</dd>`}
     </div>
     ${last && last.retry_at &&
     html`<div>
@@ -115,7 +115,7 @@ function Running({ current, rate }) {
       <${Bar} label="Import" />`;
   }
   return html`<span>
-      Importing ${percent(done, total)} % · ${sizeOf(done, total)}${rate ? ` · ${size(rate)}/s` : ""}
+      Importing ${percent(done, total)}% · ${sizeOf(done, total)}${rate ? ` · ${size(rate)}/s` : ""}
     </span>
     <${Bar} label="Import" value=${done} max=${total} />`;
 }

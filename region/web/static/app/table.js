@@ -114,7 +114,7 @@ function ImageStatus({ image, progress, name }) {
     const done = progress ? progress.done : image.bytes_done;
     const total = progress ? progress.total : 0;
     const share = total > 0 ? percent(done, total) : image.progress;
-    return html`<${Status} entry=${entry}>${" "}${share} %<//>
+    return html`<${Status} entry=${entry}>${" "}${share}%<//>
       <${Bar} label=${`${name}: downloading`} value=${share} />
       <span class="below">${downloadFigures(done, total, progress && progress.rate)}</span>`;
   }
