@@ -22,10 +22,12 @@ from yarl import URL
 
 from rack import identity as identities
 from rack import program
+from rack.client import Region
 from rack.configuration import RackConfiguration
 from rack.identity import Identity
 from rack.lock import holder
 from rack.owner import become_owner
+from rack.renewal import renew
 from rack.state import State
 from rack.tree import Tree, behind, load_current, shown_by
 from shared import __version__
@@ -216,6 +218,34 @@ def _read_token(file: str) -> str:
         # It hides what is typed before it asks: nothing pasted early is shown.
         return getpass.getpass("Enrolment token: ")
     return sys.stdin.readline(MAX_TOKEN_CHARACTERS)
+
+
+key_cli = typer.Typer(help="The key of this rack.", no_args_is_help=True, rich_markup_mode=None)
+cli.add_typer(key_cli, name="key")
+
+
+@key_cli.command()
+def rotate() -> None:
+    """Have another key, for which the present one vouches: the region takes no other from then on.
+
+    A running bootferry-rack goes on with it at once. If the region does not answer, either key may count: the rack
+    finds out by itself at its next poll, and you may run this again.
+    """
+    _told(lambda: asyncio.run(_rotate()))
+
+
+async def _rotate() -> None:
+    configuration = _configured()
+    root = configuration.data_dir
+    identity = identities.load(root)
+    proxy = URL(configuration.proxy) if configuration.proxy else None
+    async with client_session(ca_bundle=configuration.ca_bundle, ca_certificates=identity.ca_certificates) as session:
+        region = Region(session, identity, now=lambda: datetime.now(UTC), proxy=proxy)
+        await renew(root, identity, region, State.load(root).sequence)
+    typer.echo(f"The key of this rack is {fingerprint(identity.key)[:16]}… now; the one before opens nothing any more.")
+    if (process := holder(root / "lock")) is not None:
+        # It is refused by its old key, and finds the new one.
+        os.kill(process, signal.SIGHUP)
 
 
 @cli.command()

@@ -6,6 +6,7 @@ it signs with the region's time from then on, in this process, and believes its 
 """
 
 import asyncio
+import dataclasses
 import json
 import secrets
 import socket
@@ -19,6 +20,7 @@ from typing import Any
 
 import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from yarl import URL
 
 from rack.haste import WITHIN_S, Hint
@@ -30,6 +32,7 @@ from shared.logs import logger
 from shared.signing import MAX_SEQUENCE, REQUEST_LIFETIME_S, fingerprint, sign_request
 from shared.wire.correction import CORRECTION_HEADER, Correction
 from shared.wire.envelope import MAX_ENVELOPE_BYTES
+from shared.wire.rack_key import NextKey
 from shared.wire.report import Report
 from shared.wire.succession import Signed
 
@@ -64,6 +67,16 @@ class Region:
         self._proxy = proxy
         self._nonce = nonce
         self._behind = timedelta()
+
+    def by(self, identity: Identity) -> "Region":
+        """The same way for another identity."""
+        made = Region(self._session, identity, now=self._now, proxy=self._proxy, nonce=self._nonce)
+        made._behind = self._behind
+        return made
+
+    def believing(self, key: Ed25519PublicKey) -> "Region":
+        """The same way to the region, which has this key."""
+        return self.by(dataclasses.replace(self._identity, region_key=key))
 
     def now(self) -> datetime:
         """The region's time, as far as it has told; this machine's until then."""
@@ -123,6 +136,18 @@ class Region:
         headers = {"Content-Type": "application/json"}
         body = report.encode()
         async with self._ask("PUT", path, 204, headers=headers, body=body, sequence=report.sequence):
+            pass
+
+    async def change_key(self, key: Ed25519PublicKey, sequence: int) -> None:
+        """When this returns the region knows this rack by `key`, and takes the present one no longer.
+
+        Raises FetchError: nobody knows then which of the two counts, but for an HttpStatus below 500. Raises
+        InvalidRequestSignature; Replayed, with the sequence to go on from.
+        """
+        path = f"racks/{self._identity.rack_id}/key"
+        headers = {"Content-Type": "application/json"}
+        body = NextKey.of(key).encode()
+        async with self._ask("PUT", path, 204, headers=headers, body=body, sequence=sequence):
             pass
 
     async def own_address(self) -> str:

@@ -3,8 +3,9 @@
     <data_dir>/identity/rack.key      the rack's Ed25519 key (PEM, 0600); nothing else on the network knows it
     <data_dir>/identity/region.json   the region's address and key, this rack's id and name (0600)
 
-`region.json` names the rack's key it was written for. An enrolment makes its key as `rack.key.new` and renames it after
-`region.json` is in place: between the two, the fingerprint says which of the keys counts. Whatever root writes here
+`region.json` names the rack's key it was written for. An enrolment makes its key as `rack.key.new`, a renewal
+(`rack.renewal`) as `rack.key.next`, and renames it after `region.json` is in place: between the two, the fingerprint
+says which of the keys counts. Who changes `region.json` holds a lock on the directory. Whatever root writes here
 belongs to whom the directory belongs to: an enrolment as root leaves a rack that its own user can start.
 
 It keeps the certificates that the enrolment was told to trust for the region, and trusts them as long as it counts. It
@@ -14,9 +15,12 @@ and none of them ever counts again (`follow`).
 
 import asyncio
 import dataclasses
+import fcntl
 import json
+import os
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -105,7 +109,7 @@ def load(data_dir: Path) -> Identity:
 
 
 def _key(directory: Path, wanted: str) -> Ed25519PrivateKey:
-    for path in (directory / "rack.key", directory / "rack.key.new"):
+    for path in (directory / name for name in ("rack.key", "rack.key.new", "rack.key.next")):
         if path.exists() and fingerprint(key := load_key(path)) == wanted:
             return key
     raise InvalidDocument(
@@ -190,17 +194,93 @@ def follow(data_dir: Path, identity: Identity, chain: Sequence[Signed]) -> bool:
     found = successors(fingerprint(known), chain, {fingerprint(key) for key in identity.former})
     if not found:
         return False
-    directory = data_dir / "identity"
-    document = dict(read_document(directory / "region.json"))
-    if (document["rack_id"], document["region_key"]) != (identity.rack_id, encode_bytes(public_bytes(known))):
-        raise Conflict("This rack was enrolled again; restart bootferry-rack, which runs with the earlier enrolment.")
     former = (*identity.former, known, *found[:-1])[-MAX_SUCCESSIONS:]
-    document["region_key"] = encode_bytes(public_bytes(found[-1]))
-    document["former_region_keys"] = [encode_bytes(public_bytes(key)) for key in former]
-    # Before it is believed: a rack that has left a key never goes back to it.
-    _write_region(directory, document)
+    directory, before = data_dir / "identity", encode_bytes(public_bytes(known))
+    with _changing(directory, rack_id=identity.rack_id, region_key=before) as document:
+        document["region_key"] = encode_bytes(public_bytes(found[-1]))
+        document["former_region_keys"] = [encode_bytes(public_bytes(key)) for key in former]
+    # After it is kept: a rack that has left a key never goes back to it.
     identity.region_key, identity.former = found[-1], former
     return True
+
+
+def next_key(data_dir: Path, identity: Identity) -> Ed25519PrivateKey:
+    """The key that is to come after `identity.key`, kept beside it; that of a renewal which broke off is taken. Blocks.
+
+    It survives a loss of power. Raises OSError.
+    """
+    directory = data_dir / "identity"
+    fresh = kept_next_key(data_dir)
+    if fresh is not None and fingerprint(fresh) == fingerprint(identity.key):
+        # A renewal ended between its last two steps.
+        _rename(directory, "rack.key.next")
+        fresh = None
+    if fresh is None:
+        fresh = Ed25519PrivateKey.generate()
+        write_whole(directory / "rack.key.next", private_pem(fresh), mode=0o600, owner=owner_of(directory))
+    return fresh
+
+
+def kept_next_key(data_dir: Path) -> Ed25519PrivateKey | None:
+    """What a renewal that broke off has left; None where there is no such, or none that can be read. Blocks."""
+    try:
+        return load_key(data_dir / "identity" / "rack.key.next")
+    except (FileNotFoundError, InvalidDocument):
+        return None
+
+
+def drop_next_key(data_dir: Path) -> None:
+    """The region has not taken it. Blocks."""
+    (data_dir / "identity" / "rack.key.next").unlink(missing_ok=True)
+
+
+def put_next_key(data_dir: Path, identity: Identity, fresh: Ed25519PrivateKey) -> None:
+    """The region has taken `fresh`: `identity` has it now, also after a loss of power. Blocks.
+
+    Raises Conflict when this rack was enrolled anew meanwhile; OSError. Both keys are there then.
+    """
+    directory = data_dir / "identity"
+    before = fingerprint(identity.key)
+    with _changing(directory, rack_id=identity.rack_id, rack_key_fingerprint=before) as document:
+        document["rack_key_fingerprint"] = fingerprint(fresh)
+    identity.key = fresh
+    _rename(directory, "rack.key.next")
+
+
+def put_region_url(data_dir: Path, identity: Identity, url: URL) -> None:
+    """The region is reached at `url` from now on, also after a loss of power. Blocks.
+
+    Raises Conflict when this rack was enrolled anew meanwhile; OSError.
+    """
+    with _changing(data_dir / "identity", rack_id=identity.rack_id) as document:
+        document["region_url"] = str(url)
+    identity.region_url = url
+
+
+@contextmanager
+def _changing(directory: Path, **before: str) -> Iterator[dict[str, object]]:
+    """Inside, change what `region.json` says; it is written whole at the end. Nobody else changes it meanwhile. Blocks.
+
+    Raises Conflict unless it says what was so `before`: another process has enrolled this rack anew.
+    """
+    with _alone(directory):
+        document = dict(read_document(directory / "region.json"))
+        if any(document.get(name) != said for name, said in before.items()):
+            raise Conflict(
+                "This rack was enrolled again; restart bootferry-rack, which runs with the earlier enrolment."
+            )
+        yield document
+        _write_region(directory, document)
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 async def _require_successor(
@@ -238,8 +318,11 @@ def _settle(directory: Path) -> None:
 
 
 def _keep(directory: Path, document: Mapping[str, object]) -> None:
-    _write_region(directory, document)
-    _let_new_key_count(directory)
+    with _alone(directory):
+        _write_region(directory, document)
+        _let_new_key_count(directory)
+        # Of the enrolment before.
+        (directory / "rack.key.next").unlink(missing_ok=True)
 
 
 def _write_region(directory: Path, document: Mapping[str, object]) -> None:
@@ -248,7 +331,12 @@ def _write_region(directory: Path, document: Mapping[str, object]) -> None:
 
 
 def _let_new_key_count(directory: Path) -> None:
-    (directory / "rack.key.new").replace(directory / "rack.key")
+    _rename(directory, "rack.key.new")
+
+
+def _rename(directory: Path, name: str) -> None:
+    """This key is `rack.key` from now on."""
+    (directory / name).replace(directory / "rack.key")
     sync_directory(directory)
 
 

@@ -24,8 +24,10 @@ from rack import audit, brake, tree
 from rack.belief import Belief, Round, fault, pending
 from rack.client import Published, Region
 from rack.identity import Identity, follow
+from rack.moving import move
 from rack.prune import prune
 from rack.pull import diff, fitting, pull
+from rack.renewal import recover
 from rack.state import State
 from shared import __version__
 from shared.audit import due_since
@@ -173,6 +175,7 @@ class Poller:
                 if unwritable is None:
                     await self._attempt(lambda: self._advance(manifest, went), errors)
                 errors += went.images.values()
+                await self._attempt(lambda: self._move(manifest), errors)
             await self._attempt(lambda: asyncio.to_thread(self._measure, went), errors)
             self.belief.last_error = went.error
             self.belief.last_poll_at = self._now()
@@ -212,11 +215,21 @@ class Poller:
     async def _ask(self) -> None:
         try:
             await self._ask_once()
-        except (BadSignature, InvalidRequestSignature):
-            # The region's key may have been rotated meanwhile.
-            if not await self._follow():
+        except (BadSignature, InvalidRequestSignature) as error:
+            # The region's key may have been rotated meanwhile, or this rack's renewed.
+            refused = isinstance(error, InvalidRequestSignature)
+            if not (refused and await self._has_other_key()) and not await self._follow():
                 raise
             await self._ask_once()
+
+    async def _has_other_key(self) -> bool:
+        """True if the region knows this rack by another key, which it has from now on."""
+        async with self._within(self._habits.ask_within_s):
+            if not await recover(self._root, self._identity, self._region):
+                return False
+        fresh = fingerprint(self._identity.key)
+        _log.info("This rack's key was renewed; it signs with the new one.", action="renew", fingerprint=fresh)
+        return True
 
     async def _follow(self) -> bool:
         """True if the region has another key by now, for which the one that this rack knew vouches.
@@ -245,6 +258,19 @@ class Poller:
         # Where there is no news, one that waits is looked at again: what this rack shows may have changed.
         if (found := published or self._waiting) is not None:
             await asyncio.to_thread(self._accept, found)
+
+    async def _move(self, manifest: Manifest) -> None:
+        """Go where the region says that it is."""
+        if not manifest.region_url:
+            return
+        before = self._identity.region_url
+        async with self._within(self._habits.ask_within_s):
+            if await move(self._root, self._identity, self._region, manifest.region_url, self._state.floor):
+                _log.info(
+                    f"The region has moved to {self._identity.region_url}; this rack has followed.",
+                    action="move",
+                    before=str(before),
+                )
 
     @asynccontextmanager
     async def _within(self, seconds: float) -> AsyncIterator[None]:

@@ -168,6 +168,31 @@ def new_epoch() -> None:
 
 
 @cli.command()
+def move(
+    url: Annotated[str, typer.Argument(metavar="URL", help="Where racks reach this region from now on.")] = "",
+    withdraw: Annotated[bool, typer.Option("--withdraw", help="Tell racks of no other address any more.")] = False,
+) -> None:
+    """Tell racks, signed, that they reach this region at another address; each follows once it answers there.
+
+    Let the present address go on answering until 'bootferry racks' shows that all have followed: a rack that cannot
+    follow says so there, and stays.
+    """
+    from region.actions.region import move as act
+    from region.people.activity import CONSOLE
+
+    if bool(url) == withdraw:
+        raise InvalidValue("address", url, "say one of URL and --withdraw")
+
+    async def tell(region: "Region", connection: "AsyncConnection") -> str:
+        told = await act(connection, CONSOLE, region.publisher, url, region.now())
+        if not told:
+            return "Racks are told of no other address any more; those that have followed stay where they are."
+        return f"Racks are told to reach the region at {told}, and follow at their next poll if it answers there."
+
+    typer.echo(_in_transaction(tell))
+
+
+@cli.command()
 def backup(
     file: Annotated[Path, typer.Argument(help="Where the backup goes; one that is there already is replaced.")],
 ) -> None:

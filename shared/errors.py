@@ -27,6 +27,7 @@ the API answers it, the journal shows it, operators search for it.
     │   ├── ForkedManifest          another one of the very number that was accepted before
     │   ├── TooOld                  older than what was accepted before
     │   └── TooNew                  dated days after now
+    ├── CannotMove                  a rack stays where its region was: where it says it is, it is not
     ├── WaitsForConfirmation        a rack keeps what a manifest would take away, until an operator confirms that
     ├── NoRoom                      the disk cannot hold what was asked for
     │   └── NoInodes                it has bytes left, and no inodes
@@ -180,8 +181,8 @@ class BarredKey(Forbidden):
 
     def __init__(self) -> None:
         super().__init__(
-            "This key belonged to a rack that was removed, and opens nothing any more; make another one on the rack:"
-            " bootferry-rack enrol --again."
+            "This key belonged to a rack that was removed, or has another one now, and opens nothing any more; make"
+            " another one on the rack: bootferry-rack enrol --again."
         )
 
 
@@ -533,6 +534,19 @@ class TooOld(SignatureError):
     def __init__(self, what: str, found: datetime | str, floor: datetime | str) -> None:
         self.what, self.found, self.floor = what, found, floor
         super().__init__(f"{what} is of {found}, older than one of {floor} accepted before; what is held stays.")
+
+
+class CannotMove(BootferryError):
+    """A rack stays at the address `stays` of its region: at `url`, where it should be by its own word, it is not."""
+
+    code = "cannot_move"
+
+    def __init__(self, url: str, stays: str, why: str) -> None:
+        self.url, self.stays, self.why = url, stays, why
+        super().__init__(
+            f"This rack stays at {stays}, though the region says that it is reached at {url[:200]}, which does not"
+            f" answer as the region does: {why}."
+        )
 
 
 class WaitsForConfirmation(BootferryError):

@@ -11,6 +11,7 @@ from region.fleet.enrolment_tokens import Token
 from region.fleet.racks import Rack
 from region.people import activity
 from region.people.activity import Actor
+from shared.signing import Head
 from shared.wire.enrolment import Enrolment, EnrolmentToken
 
 ENROLMENT_ATTEMPTS = 20
@@ -135,6 +136,33 @@ async def ask_to_poll(connection: AsyncConnection, actor: Actor, rack_id: str | 
     return live
 
 
+async def change_key(
+    connection: AsyncConnection,
+    rack_id: str,
+    public_key: str,
+    head: Head,
+    signed_by: str,
+    address: str,
+    now: datetime,
+) -> None:
+    """The rack that asked from `address` is known by this key from now on; the one before opens nothing any more.
+
+    `signed_by` is the key of the request. Raises NotFound, Replayed, InvalidRequestSignature, BarredKey, Conflict.
+    """
+    before = await racks.get(connection, rack_id, now)
+    after = await racks.change_key(connection, rack_id, public_key, head, signed_by, now)
+    await activity.record(
+        connection,
+        Actor(after.name, address),
+        now,
+        "rack.key_rotated",
+        f"Put the key {after.fingerprint[:16]} in the place of {before.fingerprint[:16]}, which vouches for it.",
+        subject=subject(rack_id),
+        before={"fingerprint": before.fingerprint},
+        after={"fingerprint": after.fingerprint},
+    )
+
+
 async def remove(
     connection: AsyncConnection, actor: Actor, rack_id: str, now: datetime, *, if_match: str | None = None
 ) -> None:
@@ -142,8 +170,8 @@ async def remove(
 
     Raises NotFound, PreconditionFailed.
     """
-    # What describes a rack never changes while it is there, so there is nothing to lock; of two who remove it at once,
-    # the second finds that it is gone.
+    # Of what describes a rack only its key changes, and whichever it has is barred: there is nothing to lock. Of two
+    # who remove it at once, the second finds that it is gone.
     rack = await racks.get(connection, rack_id, now)
     await guard.require_unchanged(connection, if_match, etag(rack), subject(rack_id), f"the rack {rack.name}")
     await racks.remove(connection, rack_id, now)

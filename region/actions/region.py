@@ -1,4 +1,5 @@
-"""What an operator does to the manifest as a whole: begin a new epoch, confirm what it takes away."""
+"""What an operator does to the manifest as a whole: begin a new epoch, say where the region is, confirm what it takes
+away."""
 
 from datetime import datetime
 
@@ -10,7 +11,8 @@ from region.people import activity
 from region.people.activity import Actor
 from region.publishing import held
 from region.publishing.held import Publisher
-from shared.errors import Conflict
+from shared.errors import Conflict, InvalidValue
+from shared.http import parse_url
 from shared.wire.manifest import Order
 
 SUBJECT = "region"
@@ -43,6 +45,39 @@ async def new_epoch(connection: AsyncConnection, actor: Actor, publisher: Publis
         after={"epoch": epoch},
     )
     return epoch
+
+
+async def move(connection: AsyncConnection, actor: Actor, publisher: Publisher, url: str, now: datetime) -> str:
+    """Where racks are told to reach this region, signed, from the next manifest on; empty: where each enrolled.
+
+    A rack follows once the same region answers there, and stays where it is until then: the present address has to go
+    on answering until all have followed. Raises InvalidValue for what is no address, or one with a user name.
+    """
+    address = ""
+    if url:
+        parsed = parse_url(url)
+        if parsed.user is not None or parsed.password is not None or parsed.query_string:
+            raise InvalidValue("region's address", str(parsed.origin()), "it must have no user name and no query")
+        address = str(parsed).rstrip("/")
+    before: str | None = (await connection.execute(select(region.c.url).with_for_update())).scalar_one()
+    if address == (before or ""):
+        return address
+    await connection.execute(update(region).values(url=address or None))
+    await held.change(connection, publisher, now)
+    sentence = (
+        f"Told racks to reach the region at {address}." if address else "Told racks of no other address any more."
+    )
+    await activity.record(
+        connection,
+        actor,
+        now,
+        "region.moved",
+        sentence,
+        subject=SUBJECT,
+        before={"url": before},
+        after={"url": address or None},
+    )
+    return address
 
 
 async def confirm(connection: AsyncConnection, actor: Actor, publisher: Publisher, now: datetime) -> Order:

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Annotated
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from fastapi import Depends, Header, Request
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 from fastapi.security.utils import get_authorization_scheme_param
@@ -191,10 +192,14 @@ Admin = Annotated[Operator, Depends(require_role(Role.ADMIN))]
 
 @dataclass(frozen=True, slots=True)
 class SignedRack:
-    """A rack that signed this very request's head. Whoever changes something compares `head.sequence` with the last."""
+    """A rack that signed this very request's head, by `key`, which was its own as far as this process has heard.
+
+    Whoever changes something compares `head.sequence` with the last.
+    """
 
     id: str
     head: Head
+    key: Ed25519PublicKey
 
 
 async def authenticate_rack(
@@ -228,7 +233,7 @@ def authenticate_head(region: Region, request: Request) -> SignedRack:
             formerly=in_overlap(region.successions, region.now()),
             now=region.now(),
         )
-    return SignedRack(rack_id, head)
+    return SignedRack(rack_id, head, key)
 
 
 @contextmanager

@@ -344,6 +344,9 @@ REPORT = {
 }
 """A rack's report; `shared.wire.report` reads it."""
 
+NEXT_KEY = {"format": "bootferry-rack-key:1", "public_key": "gyClGXfYw4yopJJ8Zw31gh5El2GUXhXp77JqFQnSMOo"}
+"""A rack's next key; `shared.wire.rack_key` reads it."""
+
 PROBES: Mapping[str, Any] = {"livez": {"status": "alive"}, "readyz": {"status": "ready"}}
 
 OPERATIONS: Mapping[str, str] = {
@@ -400,6 +403,8 @@ OPERATIONS: Mapping[str, str] = {
     "remove_enrolment_token": "Revokes the token: it lets no rack in any longer. Racks that used it stay.",
     "enrol_rack": "Takes a new rack in: its request is signed by its key and proves that it knows a token.",
     "report": "Takes in what a rack says it lacks of the manifest it knows.",
+    "change_rack_key": "Knows the rack by another key from then on; the present one signs this request, and is the last"
+    " time taken.",
     "get_session": "Who asks, with which role, and until when.",
     "log_in": "Turns an operator's token into a session: a cookie that scripts of a page cannot read.",
     "log_out": "Ends the session whose cookie is sent.",

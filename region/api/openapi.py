@@ -126,6 +126,7 @@ _PLAIN_SHAPES: dict[str, dict[str, Any]] = {
 _RAW_BODIES = {
     "enrol_rack": (MEDIA_TYPE, examples.BODIES[MEDIA_TYPE]),
     "report": ("application/json", examples.REPORT),
+    "change_rack_key": ("application/json", examples.NEXT_KEY),
 }
 """Requests that are read as bytes."""
 

@@ -136,6 +136,11 @@ ROWS: Mapping[type[BootferryError], Row] = {
         HTTPStatus.UNPROCESSABLE_ENTITY,
         "A correctly signed document older than one accepted before: a replay, or a mirror gone back.",
     ),
+    errors.CannotMove: Row(
+        HTTPStatus.CONFLICT,
+        "The region told its racks of another address, and this rack does not find it there; it stays at the present"
+        " one.",
+    ),
     errors.WaitsForConfirmation: Row(
         HTTPStatus.CONFLICT,
         "The manifest would take away more than half of the images a rack shows; the rack keeps them until an operator"

@@ -1,6 +1,7 @@
 """/racks: operators see and remove them; racks enrol here and report."""
 
 import time
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Annotated, Literal
 
@@ -15,8 +16,10 @@ from region.database.connection import transaction
 from region.fleet import enrolment_tokens, racks, reports
 from region.fleet.racks import Rack
 from region.people.attempts import Attempts
-from shared.errors import Conflict, Forbidden, Refused, SignatureError, WrongClock
+from shared.errors import Conflict, Forbidden, Refused, SignatureError, Unavailable, WrongClock
+from shared.signing import encode_bytes, public_bytes
 from shared.wire.envelope import MEDIA_TYPE
+from shared.wire.rack_key import NextKey
 from shared.wire.report import OldReport, parse_report
 
 router = APIRouter(tags=["racks"])
@@ -266,3 +269,22 @@ async def report(region: TheRegion, rack: TheRack, request: Request, rack_id: Ra
         with correcting(region):
             changed = await reports.record(connection, rack.id, found, region.now(), rack.head)
     region.gathered.say(changed)
+
+
+@router.put(
+    "/racks/{rack_id}/key",
+    status_code=204,
+    summary="Take a rack's next key: for bootferry-rack",
+    responses=documented(401, 403, 409, 422),
+)
+async def change_rack_key(region: TheRegion, rack: TheRack, request: Request, rack_id: RackId) -> None:
+    if rack.id != rack_id:
+        raise Forbidden("A rack changes its own key only.")
+    public_key = NextKey.parse(await request.body())
+    async with transaction(region.request_engine) as connection:
+        with correcting(region):
+            signed_by, address = encode_bytes(public_bytes(rack.key)), address_of(request)
+            await acts.change_key(connection, rack.id, public_key, rack.head, signed_by, address, region.now())
+    # The rack comes back with its new key at once; the other processes hear of it within moments.
+    with suppress(Unavailable):
+        await region.rack_keys.read([rack.id])

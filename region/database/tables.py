@@ -55,6 +55,7 @@ def _bytes(name: str) -> Column[int]:
 # seconds of this database's birth, or of its last new epoch: a region whose database was made anew outranks what racks
 # have seen before. `serial` counts the manifests of the epoch. `tidied_at` is when housekeeping began last: whoever
 # moves it on has won the hour.
+# `url` is where racks are told to reach the region; empty: where each enrolled.
 # `secrets_fingerprint` names the key that seals `…_credentials`, here and in `sources` (`region.secrets`).
 region = Table(
     "region",
@@ -80,6 +81,7 @@ region = Table(
     _moment("tidied_at", nullable=True),
     _text("proxy_credentials", nullable=True),
     _text("secrets_fingerprint", nullable=True),
+    _text("url", nullable=True),
     CheckConstraint("id = 1", name="single_row"),
     CheckConstraint("retention_days BETWEEN 1 AND 3650", name="retention_days"),
 )

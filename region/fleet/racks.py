@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, insert, select, text
+from sqlalchemy import delete, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -19,6 +19,7 @@ from shared.digest import Sha256
 from shared.errors import (
     BarredKey,
     Conflict,
+    InvalidRequestSignature,
     InvalidToken,
     InvalidValue,
     NotFound,
@@ -125,6 +126,37 @@ async def advance(connection: AsyncConnection, rack_id: str, head: Head, now: da
         if known is None:
             raise NotFound("rack", rack_id)
         raise Replayed(known, head.nonce)
+
+
+async def change_key(
+    connection: AsyncConnection, rack_id: str, public_key: str, head: Head, signed_by: str, now: datetime
+) -> Rack:
+    """The rack, known by this key (base64url) from now on; the one before is barred. The request counts once.
+
+    Raises NotFound, Replayed; InvalidRequestSignature when the key that signed is not the rack's any more, whatever the
+    process that verified it has heard; BarredKey; Conflict when the key is another rack's, or was this one's already.
+    """
+    await advance(connection, rack_id, head, now)
+    # `advance` has locked the row: nobody removes the rack, or changes its key, meanwhile.
+    name, before = (
+        await connection.execute(
+            select(racks.c.name, racks.c.public_key).where(racks.c.id == rack_id).with_for_update()
+        )
+    ).one()
+    if before != signed_by:
+        raise InvalidRequestSignature("the rack has another key by now")
+    if before == public_key:
+        raise Conflict(f"{name} has this key already; make another one.")
+    if await connection.scalar(select(barred_keys.c.barred_at).where(barred_keys.c.public_key == public_key)):
+        raise BarredKey
+    try:
+        await connection.execute(update(racks).where(racks.c.id == rack_id).values(public_key=public_key))
+    except IntegrityError as error:
+        raise Conflict("Another rack has this key; make another one.") from error
+    await connection.execute(insert(barred_keys).values(public_key=before, rack_name=name, barred_at=now))
+    await notify(connection, Topic.RACK_KEY, subject=rack_id)
+    await notify(connection, Topic.RACKS)
+    return await get(connection, rack_id, now)
 
 
 async def seen(connection: AsyncConnection, moments: Mapping[str, datetime]) -> None:
@@ -366,7 +398,7 @@ async def remove(connection: AsyncConnection, rack_id: str, now: datetime) -> No
     await connection.execute(
         text("""
             INSERT INTO barred_keys (public_key, rack_name, barred_at)
-            SELECT public_key, name, :now FROM racks WHERE id = :id
+            SELECT public_key, name, :now FROM racks WHERE id = :id FOR UPDATE
             ON CONFLICT DO NOTHING
         """),
         {"id": rack_id, "now": now},

@@ -6,9 +6,9 @@ so is signed, in the caller's transaction. The rules:
 - A version becomes held when all its files are stored, its source's trust is the one it was read under, and a present
   voucher stands behind the document that lists it. Who signed that is kept with the version (I8).
 - Whatever was held in its place is withdrawn with it: a place never shows two versions, and never nothing in between.
-- A manifest is written only when it says something else than the last one, or of another epoch, or when one of its
-  names passes to another place: what the other processes remember must not outlive that; or when an operator has
-  confirmed that it may take much away.
+- A manifest is written only when it says something else than the last one, or of another epoch, or names another
+  address of the region, or when one of its names passes to another place: what the other processes remember must not
+  outlive that; or when an operator has confirmed that it may take much away.
 - A region that has never published begins only with `begin`, at the end of an import, and with a manifest that names
   something. Its racks may hold all that a region before it published: one that names the first few images alone would
   tell them to drop the rest.
@@ -185,6 +185,7 @@ async def _publish(
         and not confirmed
         and before.manifest.epoch == row.epoch
         and before.manifest.entries == entries
+        and before.manifest.region_url == (row.url or "")
         and publisher.places == shown
     ):
         return None
@@ -195,6 +196,7 @@ async def _publish(
             created_at=now,
             entries=entries,
             confirmed=order if confirmed else (row.confirmed_epoch, row.confirmed_serial),
+            region_url=row.url or "",
         ),
         publisher.key,
     )

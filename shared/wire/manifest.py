@@ -1,7 +1,7 @@
 """The Manifest: what a region wants its racks to hold. JSON, carried in a signed envelope (`shared.wire.envelope`).
 
     {"format": "bootferry-manifest:1", "epoch": 1789000000, "serial": 7, "created_at": "2026-07-01T00:00:00+00:00",
-     "confirmed": [1789000000, 5],
+     "confirmed": [1789000000, 5], "region_url": "https://region.example:5240",
      "entries": [{"path": "ubuntu/amd64/ga-24.04/noble/stable/boot-kernel", "kind": "file", "sha256": "…", "size": 1,
                   "image": "ubuntu:noble:amd64", "version": "20260701"},
                  {"path": "bootloader/uefi/amd64", "kind": "archive", "sha256": "…", "size": 2,
@@ -11,6 +11,8 @@
   share one directory.
 - `image` is what the entry changes together with, `version` the version of it.
 - `confirmed` is the order of the last manifest of which an operator confirmed that it takes much away; (0, 0): none.
+- `region_url` is where racks reach the region, when that is another address than the one they enrolled by: a rack goes
+  there once it has seen that it is the same region (`rack.moving`). Absent: each stays where it is.
 - A reader ignores fields it does not know, so that a later region can say more; `group`, `keep` and `patches` are
   reserved. Manifests of before have no `image` and no `version`: they are told from the shape of the path.
 """
@@ -62,6 +64,7 @@ class _Document(msgspec.Struct):
     created_at: datetime
     entries: tuple[Entry, ...]
     confirmed: tuple[Whole, Whole] = (0, 0)
+    region_url: str = ""
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -76,6 +79,7 @@ class Manifest(msgspec.Struct, frozen=True):
     created_at: datetime
     entries: tuple[Entry, ...]
     confirmed: Order = (0, 0)
+    region_url: str = ""
 
     def __post_init__(self) -> None:
         sizes: dict[Sha256, int] = {}
@@ -112,14 +116,18 @@ class Manifest(msgspec.Struct, frozen=True):
 
     def encode(self) -> bytes:
         """The bytes to sign; equal manifests give equal bytes."""
-        document = {
+        document: dict[str, object] = {
             "format": MANIFEST_FORMAT,
             "epoch": self.epoch,
             "serial": self.serial,
             "created_at": self.created_at.astimezone(UTC).isoformat(),
             "entries": self.entries,
         }
-        return encode(document | ({"confirmed": self.confirmed} if self.confirmed != (0, 0) else {}))
+        if self.confirmed != (0, 0):
+            document["confirmed"] = self.confirmed
+        if self.region_url:
+            document["region_url"] = self.region_url
+        return encode(document)
 
     @classmethod
     def parse(cls, payload: bytes) -> "Manifest":
@@ -136,6 +144,7 @@ class Manifest(msgspec.Struct, frozen=True):
             document.created_at,
             tuple(entry if entry.image else _of_old(entry) for entry in document.entries),
             document.confirmed,
+            document.region_url,
         )
 
 

@@ -34,6 +34,7 @@ from shared.wire.correction import Correction
 from shared.wire.enrolment import Enrolment, EnrolmentRequest, EnrolmentToken
 from shared.wire.envelope import seal
 from shared.wire.manifest import MANIFEST_TYPE, Entry, Kind, Manifest
+from shared.wire.rack_key import NextKey
 from shared.wire.report import Report, parse_report
 from shared.wire.succession import Signed, sign
 
@@ -92,6 +93,8 @@ class FakeRegion:
         """The greatest sequence that each rack has said."""
         self.successions: list[Signed] = []
         self.keys_status = 200
+        self.change_status, self.change_counts = 204, True
+        """What it answers to a rack's next key, 0 cuts the connection; and whether it has taken the key."""
         self.formerly: list[str] = []
         """Fingerprints of its earlier keys by which racks may still mean it."""
         self.correction_key: Ed25519PrivateKey | None = None
@@ -100,6 +103,8 @@ class FakeRegion:
         self.order = (EPOCH, 0)
         self.published = False
         self.confirmed = (0, 0)
+        self.moved_to = ""
+        """Where its manifests say that it is."""
         self.entries: tuple[Entry, ...] = ()
         self.files: dict[Sha256, bytes] = {}
         self.requests: list[web.BaseRequest] = []
@@ -147,7 +152,8 @@ class FakeRegion:
 
     def manifest(self) -> Manifest:
         """What it publishes now."""
-        return Manifest(*self.order, CREATED_AT + timedelta(days=self.order[1]), self.entries, self.confirmed)
+        made_at = CREATED_AT + timedelta(days=self.order[1])
+        return Manifest(*self.order, made_at, self.entries, self.confirmed, self.moved_to)
 
     def rotate(self) -> None:
         """Have another key, which the one before vouches for, and begin a new epoch."""
@@ -182,6 +188,7 @@ class FakeRegion:
         app.router.add_get("/api/v1/manifest/events", self._events)
         app.router.add_get("/api/v1/files/{sha256}", self._file)
         app.router.add_put("/api/v1/racks/{rack_id}/report", self._report)
+        app.router.add_put("/api/v1/racks/{rack_id}/key", self._change_key)
         return app
 
     @web.middleware
@@ -345,6 +352,16 @@ class FakeRegion:
             assert request.transport is not None
             request.transport.close()
         return response
+
+    async def _change_key(self, request: web.Request) -> web.StreamResponse:
+        if self.change_counts:
+            self.racks[request.match_info["rack_id"]] = parse_public_key(NextKey.parse(await request.read()))
+        if not self.change_status:
+            assert request.transport is not None
+            request.transport.close()
+        elif self.change_status != 204:
+            return problem(self.change_status, "not_found", "There is nothing at this address.")
+        return web.Response(status=204)
 
     async def _report(self, request: web.Request) -> web.StreamResponse:
         if "report" in self.drips:

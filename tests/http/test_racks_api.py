@@ -20,7 +20,7 @@ from region.database.connection import transaction
 from region.fleet.showing import LIVE_FOR
 from region.publishing import held
 from shared.names import Name
-from shared.signing import encode_bytes, public_bytes, sign_request
+from shared.signing import encode_bytes, fingerprint, public_bytes, sign_request
 from shared.wire.correction import Correction
 from shared.wire.enrolment import EnrolmentRequest, EnrolmentToken
 from shared.wire.report import Fault, Knows, OldReport, Pending, Report
@@ -519,3 +519,68 @@ async def test_operators_are_answered_while_reports_of_many_racks_wait_for_the_d
         assert (await running.client("GET", "/settings")).status == 200
         assert not any(report.done() for report in reports)
     assert {answer.status for answer in await asyncio.gather(*reports)} <= {204, 503}
+
+
+def next_key(key: Ed25519PrivateKey) -> bytes:
+    return json.dumps({"format": "bootferry-rack-key:1", "public_key": encode_bytes(public_bytes(key))}).encode()
+
+
+async def test_a_racks_next_key_takes_the_place_of_the_one_that_signed_it(
+    running: Running, rack: Rack, eventually: Eventually
+) -> None:
+    old, fresh = rack.key, Ed25519PrivateKey.generate()
+    path, body = f"/racks/{rack.id}/key", next_key(fresh)
+    signed = rack.signed("PUT", path, body)
+    assert (await running.as_nobody()("PUT", path, headers=signed, data=body)).status == 204
+
+    async def refused() -> bool:
+        return (await rack.ask("GET", "/manifest")).status == 401
+
+    await eventually(refused)
+    rack.key = fresh
+
+    async def accepted() -> bool:
+        return (await rack.ask("GET", "/manifest")).status == 200
+
+    await eventually(accepted)
+    await rack.report(known(running))
+    assert (await rack.shown())["fingerprint"] == fingerprint(fresh)
+    # The word counts once, and the old key gives none any more.
+    assert (await running.as_nobody()("PUT", path, headers=signed, data=body)).status == 401
+    told = (await running.client("GET", "/activity?limit=1")).json["items"][0]
+    assert (told["action"], told["who"], told["subject"]) == ("rack.key_rotated", "rack-01", f"rack:{rack.id}")
+    assert (told["before"], told["after"]) == ({"fingerprint": fingerprint(old)}, {"fingerprint": fingerprint(fresh)})
+    async with transaction(running.region.engine) as connection:
+        barred = await connection.scalar(text("SELECT public_key FROM barred_keys"))
+    assert barred == encode_bytes(public_bytes(old))
+    assert (await rack.ask("PUT", path, next_key(old))).status == 403
+
+
+async def test_a_key_that_was_left_names_no_successor_to_a_process_that_has_not_heard(
+    running: Running, rack: Rack
+) -> None:
+    old, path = rack.key, f"/racks/{rack.id}/key"
+    assert (await rack.ask("PUT", path, next_key(Ed25519PrivateKey.generate()))).status == 204
+    async with transaction(running.region.engine) as connection:
+        now = await connection.scalar(text("SELECT public_key FROM racks"))
+    # A process that was asleep while the key was changed.
+    running.region.rack_keys._known[rack.id] = old.public_key()
+    assert (await rack.ask("PUT", path, next_key(Ed25519PrivateKey.generate()))).status == 401
+    async with transaction(running.region.engine) as connection:
+        assert await connection.scalar(text("SELECT public_key FROM racks")) == now
+
+
+async def test_a_rack_changes_no_other_key_and_takes_no_others(
+    running: Running, rack: Rack, eventually: Eventually
+) -> None:
+    other = Rack(running, 2)
+    await other.enrol()
+    await eventually(lambda: running.region.rack_keys.get(other.id))
+    fresh = next_key(Ed25519PrivateKey.generate())
+    assert (await rack.ask("PUT", f"/racks/{other.id}/key", fresh)).status == 403
+    assert (await rack.ask("PUT", f"/racks/{rack.id}/key", next_key(other.key))).status == 409
+    assert (await rack.ask("PUT", f"/racks/{rack.id}/key", next_key(rack.key))).status == 409
+    assert (await rack.ask("PUT", f"/racks/{rack.id}/key", b'{"format": "x", "public_key": "y"}')).status == 422
+    body = fresh.replace(b'"public_key": "', b'"public_key": "AA')
+    assert (await rack.ask("PUT", f"/racks/{rack.id}/key", body)).status == 422
+    assert (await rack.ask("GET", "/manifest")).status == 200

@@ -83,7 +83,7 @@ ADMINS = {
     "remove_rack",
     "remove_source",
 }
-RACKS = {"get_manifest", "manifest_events", "report"}
+RACKS = {"get_manifest", "manifest_events", "report", "change_rack_key"}
 VIEWERS_AND_RACKS = {"get_file"}
 SESSIONS = {"log_out"}
 """Only who came with a cookie has something to end."""

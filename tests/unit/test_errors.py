@@ -73,6 +73,7 @@ EXAMPLES = [
     errors.KeyRevoked("4A3CE3CD565D7EB5C810E2B97FF3F408476CF100"),
     errors.WrongRegion(DIGEST, "ab" * 32),
     errors.ForkedManifest(1_789_000_000, 7),
+    errors.CannotMove("https://new.example:5240", "https://old.example:5240", "nothing answers"),
     errors.WaitsForConfirmation((1_789_000_000, 8), ["ubuntu:noble:amd64"], 1),
     errors.TooOld(URL, NOON, NOON),
     errors.TooNew(URL, NOON, NOON),

@@ -92,7 +92,7 @@ def test_nobody_forgets_who_is_asked_for() -> None:
     racks = {
         operation["operationId"] for _, operation in _operations() if operation["security"] == [{"rack_signature": []}]
     }
-    assert racks == {"get_manifest", "manifest_events", "report"}
+    assert racks == {"get_manifest", "manifest_events", "report", "change_rack_key"}
 
 
 def test_every_request_and_answer_has_an_example_that_fits_its_schema() -> None:
