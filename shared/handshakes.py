@@ -5,6 +5,7 @@ asyncio's own servers tell nobody of a connection until its handshake is done, w
 - a connection enters when it is made, and may be refused, or closed while it still shakes hands;
 - a handshake ends within `HANDSHAKE_S`, and a goodbye within `GOODBYE_S`;
 - each handshake takes the certificate that counts when it begins;
+- who speaks HTTP without TLS is told so, in HTTP;
 - a connection holds a buffer of `BUFFER_BYTES` and no more: the loops' own 256 KiB are for who sends much.
 
 It is asyncio's TLS on either loop: uvloop's has no place to begin between a connection and its first bytes.
@@ -22,6 +23,12 @@ HANDSHAKE_S = 10.0
 GOODBYE_S = 5
 BUFFER_BYTES = 16 * 1024
 _TOLD_EVERY_S = 60.0
+
+_TOLD = b"This port speaks TLS: begin the address with https.\n"
+_NO_TLS = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b"
+    % (len(_TOLD), _TOLD)
+)
 
 Leave = Callable[[], None]
 Enter = Callable[[str, Callable[[], None]], Leave | None]
@@ -91,6 +98,8 @@ class _Connection(SSLProtocol):
         self._handshakes = handshakes
         self._leave: Leave | None = None
         self._host = ""
+        self._plain: asyncio.Transport | None = None
+        self._reads_into: memoryview | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         peer = transport.get_extra_info("peername")
@@ -99,8 +108,21 @@ class _Connection(SSLProtocol):
         if self._leave is None:
             transport.abort()
             return
-        self._handshakes.under_way[self] = transport
+        self._handshakes.under_way[self] = self._plain = transport
         super().connection_made(transport)
+
+    def get_buffer(self, n: int) -> memoryview:
+        self._reads_into = super().get_buffer(n)
+        return self._reads_into
+
+    def buffer_updated(self, nbytes: int) -> None:
+        plain, self._plain = self._plain, None
+        # A method of HTTP begins with a letter, a record of TLS with 22 (RFC 8446, section 5.1).
+        if plain is not None and self._reads_into is not None and 65 <= self._reads_into[0] <= 90:
+            plain.write(_NO_TLS)
+            plain.close()
+            return
+        super().buffer_updated(nbytes)
 
     def is_through(self) -> None:
         """The handshake is over."""

@@ -143,6 +143,9 @@ async def test_a_region_behind_a_proxy(front: Front) -> None:
             assert status == 308
             assert headers["Location"].startswith("https://")
             assert headers["Location"].endswith("/api/v1/images?x=1")
+            if front.kind == "nginx":
+                status, headers, _ = await get(front, f"http://{host}:{proxy.port}/x")
+                assert (status, headers["Location"]) == (308, "https://region.example.org/x")
         async with front.session.post(f"{proxy.base}/api/v1/session", json={"token": front.token}) as answer:
             assert "Secure" in answer.headers["Set-Cookie"].split("; ")
 
@@ -213,7 +216,7 @@ async def test_refusals_of_the_proxy_are_problems_like_ours(front: Front) -> Non
             # HAProxy answers what is no HTTP before it knows whose words to use.
             for garbage in (b"GET /\x01 HTTP/1.1\r\nHost: a\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"):
                 status, headers, body = await raw(front, proxy, garbage)
-                is_problem(status, headers, body, "bad_request")
+                is_problem(status, headers, body, "invalid_request")
                 assert status == 400
             large = b"PUT /x HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999\r\n\r\n"
             status, headers, body = await raw(front, proxy, large)

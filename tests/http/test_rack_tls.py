@@ -157,3 +157,18 @@ async def test_the_end_of_the_rack_does_not_wait_for_handshakes(tmp_path: Path) 
     assert asyncio.get_running_loop().time() - started < 2.0
     assert await closed(knocking)
     knocking[1].transport.abort()
+
+
+async def test_a_machine_that_leaves_in_the_middle_is_no_fault(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with rack(tmp_path) as machines:
+        leaving = [await machines.connect(GET) for _ in range(5)]
+        for reader, _ in leaving:
+            await reader.readexactly(1000)
+        for _, writer in leaving:
+            writer.transport.abort()
+        await asyncio.sleep(0.3)
+        newcomer = await machines.connect(LIVEZ)
+        assert b"alive" in await asyncio.wait_for(newcomer[0].read(), 5)
+    assert not caplog.records

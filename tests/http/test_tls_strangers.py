@@ -123,12 +123,22 @@ async def test_so_many_handshakes_in_a_second_and_no_more(tmp_path: Path) -> Non
         assert site.house.closed == {"handshakes": 2}
 
 
-async def test_who_speaks_no_tls_is_let_go(tmp_path: Path) -> None:
-    async with secure(tmp_path) as site:
+@pytest.mark.parametrize(
+    ("sends", "answer"),
+    [
+        pytest.param(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"HTTP/1.1 400 Bad Request\r\n", id="HTTP"),
+        pytest.param(b"\x05\x01\x00", b"", id="SOCKS"),
+        pytest.param(b"\x00" * 5000, b"", id="zeros"),
+    ],
+)
+async def test_who_speaks_no_tls_is_told_so_and_let_go(tmp_path: Path, sends: bytes, answer: bytes) -> None:
+    async with secure(tmp_path, handshake_s=0.5) as site:
         line = await site.knock()
-        line[1].write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        line[1].write(sends)
         with contextlib.suppress(ConnectionError):
-            assert b"HTTP" not in await asyncio.wait_for(line[0].read(), 5)
+            said = await asyncio.wait_for(line[0].read(), 5)
+            assert said.startswith(answer)
+            assert (b"begin the address with https" in said) is bool(answer)
         assert site.house.strangers == 0
         assert await site.ask(await site.connect()) == 200
 

@@ -8,6 +8,7 @@ import pytest
 import structlog.testing
 
 from region.edge.house import House, HouseLimits, Visitor, raise_open_files
+from region.edge.rates import Rate, Rates
 from shared.networks import address_key, within
 
 PROXY = ipaddress.ip_network("10.0.0.0/8")
@@ -241,3 +242,47 @@ def test_two_thousand_have_to_go_for_one_that_sends_much() -> None:
     large.holds(3999)
     assert door.gone == [str(number) for number in range(1999)]
     assert door.house.strangers == 2
+
+
+def test_so_many_handshakes_unless_told_otherwise() -> None:
+    assert HouseLimits().handshakes == Rate(2_000, 200, 1_500, 150)
+
+
+def test_handshakes_above_their_rate_are_refused_and_a_proxys_have_none() -> None:
+    now = 1000.0
+    house = House(HouseLimits(handshakes=Rate(3, 2, 2, 1)), [PROXY], lambda: now)
+    gone: list[str] = []
+
+    def knock(host: str) -> bool:
+        return house.shake_hands(host, lambda: gone.append(host)) is not None
+
+    assert [knock("192.0.2.1") for _ in range(3)] == [True, True, False]
+    assert [knock("192.0.2.2") for _ in range(2)] == [True, False], "that was the third of all"
+    assert all(knock("10.0.0.1") for _ in range(5))
+    assert (house.strangers, house.closed, gone) == (8, {"handshakes": 2}, [])
+    now += 1
+    assert [knock("192.0.2.1") for _ in range(2)] == [True, False]
+    # What is refused at its own address costs the others nothing.
+    assert [knock("192.0.2.3") for _ in range(2)] == [True, False]
+
+
+def test_a_handshake_is_silence_until_it_is_over() -> None:
+    house, gone = House(HouseLimits(connections=2)), []
+    leave = house.shake_hands("192.0.2.1", lambda: gone.append("first"))
+    house.shake_hands("192.0.2.1", lambda: gone.append("second"))
+    assert leave is not None
+    leave()
+    leave()
+    assert house.strangers == 1
+    for name in ("third", "fourth"):
+        house.enter("192.0.2.1", lambda name=name: gone.append(name))  # type: ignore[misc]
+    assert gone == ["second"]
+
+
+def test_of_addresses_the_last_4096_are_remembered() -> None:
+    rates = Rates(Rate(10_000, 0, 1, 0))
+    assert [rates.take("first", 0.0), rates.take("first", 0.0)] == [True, False]
+    assert all(rates.take(str(number), 0.0) for number in range(4_095))
+    assert not rates.take("first", 0.0), "asking again, it is the last again"
+    assert all(rates.take(f"more-{number}", 0.0) for number in range(4_096))
+    assert rates.take("first", 0.0)
