@@ -3,8 +3,8 @@
     python -m tests.bench.serve_files --help
 
 Each server is a process of its own. One client process reads on all connections and lets the kernel drop the bytes
-(MSG_TRUNC), so that the server is what is measured; another asks for a small answer every 5 ms. On a shared machine
-only the ratios within one run mean anything.
+(MSG_TRUNC), so that the server is what is measured; inside TLS it decrypts nothing but the handshake. Another asks for
+a small answer every 5 ms. On a shared machine only the ratios within one run mean anything.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import os
 import selectors
 import shutil
 import socket
+import ssl
 import statistics
 import subprocess
 import sys
@@ -35,10 +36,12 @@ from region.edge.content import file_response
 from region.edge.server import build_server
 from shared.digest import Hasher, Sha256
 from shared.store.disk import DiskStore
+from shared.tls import Certificate
+from tests.http.client.certificates import Authority
 from tests.stores import stored_path
 
-SERVERS = ("uvloop", "asyncio", "chunks", "starlette", "nginx")
-"""Ours: sendfile on either loop, and chunks of 1 MiB as under TLS. Then Starlette's FileResponse, and nginx."""
+SERVERS = ("uvloop", "asyncio", "chunks", "starlette", "nginx", "tls", "nginx-tls")
+"""Ours: sendfile on either loop, and chunks of 1 MiB. Then Starlette's FileResponse, and nginx. Both inside TLS."""
 HOST = "127.0.0.1"
 READ_BYTES = 4 * 1024 * 1024
 PROBE_EVERY_S = 0.005
@@ -61,15 +64,17 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(prefix="serve-files-") as name:
         root = Path(name)
+        Authority.create(root).pair(HOST, into=root / "served")
         sha256 = _store_file(root, options.megabytes * 1_000_000)
         print(f"{'server':10} {'clients':>7} {'MB/s':>7} {'CPU s/GB':>9} {'p50 ms':>8} {'p99 ms':>8}")
         for server in options.server:
-            if server == "nginx" and shutil.which("nginx") is None:
+            if server.startswith("nginx") and shutil.which("nginx") is None:
                 print(f"{server:10} is not installed")
                 continue
             for clients in options.clients:
                 with _started(server, root) as (process, port):
-                    measured = _measure(process, port, f"/files/{sha256}", clients, options.seconds)
+                    trusted = root / "authority.pem" if server.endswith("tls") else None
+                    measured = _measure(process, port, f"/files/{sha256}", clients, options.seconds, trusted)
                 print(
                     f"{server:10} {clients:7} {measured.rate / 1e6:7.0f} {measured.cpu:9.2f}"
                     f" {statistics.median(measured.latencies) * 1e3:8.2f}"
@@ -125,15 +130,16 @@ def _serve(server: str, root: Path, port: int) -> None:
         uvicorn.run(app, host=HOST, port=port, log_level="error", access_log=False, loop="uvloop", http="httptools")
     else:
         loop: Literal["uvloop", "asyncio"] = "asyncio" if server == "asyncio" else "uvloop"
-        build_server(app, host=HOST, port=port, shutdown_grace_s=1, loop=loop).run()
+        certificate = Certificate(root / "served.pem", root / "served.key") if server == "tls" else None
+        build_server(app, host=HOST, port=port, shutdown_grace_s=1, certificate=certificate, loop=loop).run()
 
 
 @contextmanager
 def _started(server: str, root: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     with socket.create_server((HOST, 0)) as free:
         port = free.getsockname()[1]
-    if server == "nginx":
-        command = ["nginx", "-c", str(_nginx_config(root, port)), "-e", "stderr"]
+    if server.startswith("nginx"):
+        command = ["nginx", "-c", str(_nginx_config(root, port, tls=server == "nginx-tls")), "-e", "stderr"]
     else:
         command = [sys.executable, "-m", __spec__.name, "--serve", server, "--root", str(root), "--port", str(port)]
     process = subprocess.Popen(command)
@@ -145,13 +151,15 @@ def _started(server: str, root: Path) -> Iterator[tuple[subprocess.Popen[bytes],
         process.wait()
 
 
-def _nginx_config(root: Path, port: int) -> Path:
+def _nginx_config(root: Path, port: int, *, tls: bool) -> Path:
     config = root / "nginx.conf"
+    # TLS 1.3, as the region speaks it to the same client.
+    pair = f"ssl_certificate {root}/served.pem; ssl_certificate_key {root}/served.key; ssl_protocols TLSv1.3;"
     config.write_text(
         f"daemon off; master_process off; pid {root}/nginx.pid; error_log stderr error;\n"
         "events {}\n"
         "http { access_log off; sendfile on; sendfile_max_chunk 512k; server {\n"
-        f"  listen {HOST}:{port};\n"
+        f"  listen {HOST}:{port}{' ssl' if tls else ''}; {pair if tls else ''}\n"
         f"  location ~ ^/files/((..).*)$ {{ alias {root}/files/$2/$1; }}\n"
         '  location / { return 200 "small"; }\n'
         "} }\n"
@@ -171,21 +179,23 @@ def _await_port(port: int) -> None:
             time.sleep(0.05)
 
 
-def _measure(process: subprocess.Popen[bytes], port: int, path: str, clients: int, seconds: float) -> Measured:
+def _measure(
+    process: subprocess.Popen[bytes], port: int, path: str, clients: int, seconds: float, trusted: Path | None
+) -> Measured:
     context = get_context("spawn")
     with context.Pool(2) as pool:
-        pool.map(_warm_up, [port, port])
+        pool.starmap(_warm_up, [(port, trusted)] * 2)
         before = _cpu_seconds(process.pid)
-        reading = pool.apply_async(_read, (port, path, clients, seconds))
-        probing = pool.apply_async(_probe, (port, seconds))
+        reading = pool.apply_async(_read if trusted is None else _read_secure, (port, path, clients, seconds, trusted))
+        probing = pool.apply_async(_probe, (port, seconds, trusted))
         received, elapsed = reading.get()
         latencies = probing.get()
         cpu = _cpu_seconds(process.pid) - before
     return Measured(received / elapsed, cpu / (received / 1e9), latencies)
 
 
-def _warm_up(port: int) -> None:
-    asyncio.run(_ask(port, 0.1))
+def _warm_up(port: int, trusted: Path | None) -> None:
+    asyncio.run(_ask(port, 0.1, trusted))
 
 
 def _cpu_seconds(pid: int) -> float:
@@ -193,7 +203,7 @@ def _cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _read(port: int, path: str, clients: int, seconds: float) -> tuple[int, float]:
+def _read(port: int, path: str, clients: int, seconds: float, _trusted: None) -> tuple[int, float]:
     """(bytes received, seconds) on `clients` connections, each asking again as soon as it has the file."""
     request = f"GET {path} HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()
     scratch = bytearray(READ_BYTES)
@@ -222,6 +232,42 @@ def _read(port: int, path: str, clients: int, seconds: float) -> tuple[int, floa
     return received, elapsed
 
 
+def _read_secure(port: int, path: str, clients: int, seconds: float, trusted: Path) -> tuple[int, float]:
+    """As `_read`, inside TLS, with a connection for each file: past its head nothing is decrypted."""
+    trust = ssl.create_default_context(cafile=trusted)
+    request = f"GET {path} HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()
+    scratch = bytearray(READ_BYTES)
+    left: dict[socket.socket, int] = {}
+
+    def begin() -> socket.socket:
+        with trust.wrap_socket(socket.create_connection((HOST, port)), server_hostname=HOST) as inside:
+            inside.sendall(request)
+            still, _ = _start_of_body(inside)
+            connection = socket.socket(fileno=os.dup(inside.fileno()))
+        left[connection] = still
+        return connection
+
+    with selectors.DefaultSelector() as selector:
+        for _ in range(clients):
+            selector.register(begin(), selectors.EVENT_READ)
+        received, start = 0, time.monotonic()
+        while time.monotonic() - start < seconds:
+            for key, _events in selector.select(timeout=1):
+                connection: socket.socket = key.fileobj  # type: ignore[assignment]
+                count = connection.recv_into(scratch, READ_BYTES, socket.MSG_TRUNC)
+                received += count
+                left[connection] -= count
+                if left[connection] <= 0:
+                    del left[connection]
+                    selector.unregister(connection)
+                    connection.close()
+                    selector.register(begin(), selectors.EVENT_READ)
+        elapsed = time.monotonic() - start
+        for key in list(selector.get_map().values()):
+            key.fileobj.close()  # type: ignore[union-attr]
+    return received, elapsed
+
+
 def _start_of_body(connection: socket.socket) -> tuple[int, int]:
     """(bytes of the body still to come, bytes of the body received) once the response's head has been read."""
     head = b""
@@ -234,12 +280,13 @@ def _start_of_body(connection: socket.socket) -> tuple[int, int]:
     return length - len(body), len(body)
 
 
-def _probe(port: int, seconds: float) -> list[float]:
-    return asyncio.run(_ask(port, seconds))
+def _probe(port: int, seconds: float, trusted: Path | None) -> list[float]:
+    return asyncio.run(_ask(port, seconds, trusted))
 
 
-async def _ask(port: int, seconds: float) -> list[float]:
-    reader, writer = await asyncio.open_connection(HOST, port)
+async def _ask(port: int, seconds: float, trusted: Path | None) -> list[float]:
+    trust = None if trusted is None else ssl.create_default_context(cafile=trusted)
+    reader, writer = await asyncio.open_connection(HOST, port, ssl=trust)
     latencies, end = [], time.monotonic() + seconds
     while time.monotonic() < end:
         start = time.monotonic()
