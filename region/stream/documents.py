@@ -380,7 +380,7 @@ class _Reading:
             raise _Unusable("It has no items.")
         if found.refusal:
             raise _Unusable(found.refusal)
-        inherited = {**tags, **found.tags} if found.tags else tags
+        inherited = {**tags, **found.tags}
         items = tuple(item for key, own in found.items.items() if (item := self._item(key, own, inherited)))
         _require_whole(kind, items)
         return Version(version_name, items)
@@ -413,7 +413,7 @@ class _Reading:
         contradicted = _contradicted(candidates)
         kept: dict[tuple[str, ...], Product] = {}
         for candidate in candidates:
-            product = self._consistent(candidate, contradicted) if contradicted else candidate
+            product = self._consistent(candidate, contradicted)
             if not product.versions:
                 self.skipped.add(product.name, "None of its versions can be used.")
             elif (first := kept.setdefault(_caseless(product), product)) is not product:

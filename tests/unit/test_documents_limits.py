@@ -122,6 +122,11 @@ def test_a_path_that_cannot_be_printed_is_named_as_a_path() -> None:
     assert "Its path a?b is" in why(parse({"p": product}))[0][1]
 
 
+def test_a_name_that_cannot_be_printed_is_named_as_a_name() -> None:
+    told = "Its name a?b is longer than 256 characters, or has control characters."
+    assert why(parse({"a\x07b": centos()})) == [("a?b", told)]
+
+
 def test_products_that_stand_twice_are_told() -> None:
     payload = json.dumps(document({"p": 1})).encode().replace(b'{"p": 1}', b'{"p": 1, "p": 2}')
     with pytest.raises(InvalidDocument, match=r"its 'products' is not JSON \(the key 'p' is there twice\)"):
@@ -180,3 +185,33 @@ def test_a_version_that_says_a_thing_twice_is_skipped_alone() -> None:
     parsed = documents.parse_products(payload, URL)
     assert [one.name for one in parsed.products[0].versions] == ["1"]
     assert any("It is not JSON (the key 'items' is there twice)." in text for _, text in why(parsed))
+
+
+def test_a_newest_version_that_is_none_says_nothing_of_its_product() -> None:
+    parsed = parse({"p": centos(versions={"1": version("squashfs"), "2": 5})})
+    assert [(found.name, [one.name for one in found.versions]) for found in parsed.products] == [("p", ["1"])]
+    assert why(parsed) == [("p 2", "It has no items.")]
+
+
+def test_what_an_older_version_calls_its_product_does_not_matter() -> None:
+    versions = {"1": version("squashfs", path="1", release_title="a\x07"), "2": version("squashfs", path="2")}
+    product = only(parse({"p": centos(versions=versions)}))
+    assert [one.name for one in product.versions] == ["1", "2"]
+
+
+def test_a_thousand_unknown_ftypes_are_named_and_the_rest_counted() -> None:
+    odd = {f"o{number:04}": item(f"odd-{number:04}", f"o/{number}") for number in range(1003)}
+    again = {"p1": item("odd-0000", "o/again")}
+    parsed = parse({"p": centos(versions={"1": {"items": {"root": item("squashfs"), **odd, **again}}})})
+    left_out = "No rack uses files of this ftype; {} of them were left out."
+    assert why(parsed) == [
+        ("ftype odd-0000", left_out.format(2)),
+        *((f"ftype odd-{number:04}", left_out.format(1)) for number in range(1, 1000)),
+        ("ftype others", left_out.format(3)),
+    ]
+
+
+def test_a_date_has_256_characters_at_most() -> None:
+    assert parse({}, updated=UPDATED.ljust(256)).updated == datetime(2026, 7, 23, 10, 7, 14, tzinfo=UTC)
+    with pytest.raises(InvalidDocument, match="its 'updated' is not a date"):
+        parse({}, updated=UPDATED.ljust(257))
