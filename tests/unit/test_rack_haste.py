@@ -341,6 +341,14 @@ def test_four_last_hints_need_not_wait_and_one_more_with_each_minute() -> None:
     assert due(haste, 61.0, last=True) == 120.0
 
 
+def test_what_an_operator_asks_for_need_not_wait_either() -> None:
+    haste = Haste()
+    due(haste, 100.0)
+    haste.begun(100.0)
+    haste.heard(Hint((0, 0), 0.0, asked=True), 101.0, Highest())
+    assert haste.due_s == 101.0
+
+
 def test_racks_of_one_region_poll_at_moments_all_over_the_seconds_they_have() -> None:
     moments = []
     for seed in range(200):

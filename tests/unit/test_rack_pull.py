@@ -112,7 +112,9 @@ class Region:
 NAMES = {A: "a", B: "b", C: "c", D: "d"}
 
 
-async def pull(disk: Disk, *, at_once: int = 1, attempts: int = 1) -> dict[str, BootferryError]:
+async def pull(
+    disk: Disk, *, at_once: int = 1, attempts: int = 1, arrived: Callable[[int], None] = lambda _: None
+) -> dict[str, BootferryError]:
     failed: dict[str, BootferryError] = {}
 
     def hear(sha256: Sha256, error: BootferryError) -> None:
@@ -125,11 +127,12 @@ async def pull(disk: Disk, *, at_once: int = 1, attempts: int = 1) -> dict[str, 
         transfer,
         disk,  # type: ignore[arg-type]
         url,
-        [(A, 1), (B, 1), (C, 1)],
+        [(A, 1), (B, 2), (C, 4)],
         hear,
         at_once=at_once,
         patience=Patience(attempts=attempts, first_s=0.001),
         rng=random.Random(1),
+        arrived=arrived,
     )
     return failed
 
@@ -145,6 +148,13 @@ async def test_a_wrong_file_keeps_no_other_from_coming(monkeypatch: pytest.Monke
     region = Region(monkeypatch, a=wrong)
     assert await pull(Disk(100)) == {"a": wrong}
     assert region.asked == ["a", "b", "c"]
+
+
+async def test_the_bytes_of_each_file_that_came_are_told_and_of_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    Region(monkeypatch, b=WrongDigest("http://region/b", A, B))
+    told: list[int] = []
+    await pull(Disk(100), arrived=told.append)
+    assert told == [1, 4]
 
 
 @pytest.mark.parametrize(
