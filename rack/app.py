@@ -1,12 +1,11 @@
 """`bootferry-rack run`: everything a rack is made of is built here, and taken down in the reverse order."""
 
 import asyncio
-import errno
 import random
 import resource
 import signal
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
@@ -25,12 +24,16 @@ from rack.poll import Habits, Poller
 from rack.pull import PACE
 from shared import __version__, tls
 from shared.download import Transfer
-from shared.errors import Conflict, InvalidConfiguration
+from shared.endings import part, reason_of, unheard
 from shared.http import client_session
+from shared.listening import listening
 from shared.logs import logger
 from shared.store.disk import DiskStore
 from shared.systemd import notify, watchdog_interval_s
 from shared.tls import Certificate
+
+UNWATCHED_S = 3600.0
+"""How often a service manager that keeps no watch is told all the same."""
 
 _log = logger(__name__)
 
@@ -47,22 +50,23 @@ def run(configuration: RackConfiguration) -> None:
     identity = load(configuration.data_dir)
     with ExitStack() as stack:
         stack.enter_context(hold(configuration.data_dir / "lock"))
-        listener = stack.enter_context(_listen(configuration.host, configuration.port, "RACK_PORT"))
-        secure: tuple[Certificate, socket.socket] | None = None
+        listeners = stack.enter_context(listening("RACK", configuration.host, configuration.port))
+        secure: tuple[Certificate, Sequence[socket.socket]] | None = None
         if certificate is not None:
-            secured = stack.enter_context(_listen(configuration.host, configuration.tls_port, "RACK_TLS_PORT"))
-            secure = certificate, secured
+            secured = listening("RACK", configuration.host, configuration.tls_port, "RACK_TLS_PORT")
+            secure = certificate, stack.enter_context(secured)
         _allow_many_connections()
-        asyncio.run(_serve(configuration, identity, listener, secure))
+        asyncio.run(_serve(configuration, identity, listeners, secure))
 
 
 async def _serve(
     configuration: RackConfiguration,
     identity: Identity,
-    listener: socket.socket,
-    secure: tuple[Certificate, socket.socket] | None,
+    listeners: Sequence[socket.socket],
+    secure: tuple[Certificate, Sequence[socket.socket]] | None,
 ) -> None:
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(unheard)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
@@ -76,11 +80,12 @@ async def _serve(
         )
         stack.push_async_callback(server.cleanup)
         await server.setup()
-        await web.SockSite(server, listener).start()
+        for listener in listeners:
+            await web.SockSite(server, listener).start()
         if secure is not None:
             certificate, secured = secure
-            await SecureSite(server, secured, certificate).start()
-            stack.push_async_callback(_ended, asyncio.create_task(tls.follow(certificate)))
+            for listener in secured:
+                await SecureSite(server, listener, certificate).start()
         _log.info(
             "The rack serves machines.",
             action="start",
@@ -91,18 +96,22 @@ async def _serve(
             tree=poller.belief.tree.name if poller.belief.tree else "none yet",
             version=__version__,
         )
-        notify("READY=1")
+        notify(f"READY=1\nSTATUS={poller.summary()}")
 
-        polling = asyncio.create_task(beat.run())
-        stack.push_async_callback(_ended, polling)
-        stack.push_async_callback(_ended, asyncio.create_task(_watchdog()))
+        parts = {"The poll": beat.run(), "The watchdog": _watchdog()}
+        if secure is not None:
+            parts["What reads the certificate again"] = tls.follow(secure[0])
+        working = [asyncio.create_task(part(name, work)) for name, work in parts.items()]
+        for task in working:
+            stack.push_async_callback(_ended, task)
         stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait([polling, stopping], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([*working, stopping], return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         notify("STOPPING=1")
+        for task in working:
+            if task.done() and (error := task.exception()) is not None:
+                raise reason_of(error)
         _log.info("The rack stops; partial files are kept.", action="stop")
-        if polling.done():
-            await polling
 
 
 @asynccontextmanager
@@ -133,33 +142,14 @@ async def _polling(configuration: RackConfiguration, identity: Identity) -> Asyn
 
 async def _ended(task: asyncio.Task[None]) -> None:
     task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
+    await asyncio.gather(task, return_exceptions=True)
 
 
 async def _watchdog() -> None:
     """Tell systemd that the loop turns: it is the loop that machines wait for."""
-    while (interval_s := watchdog_interval_s()) is not None:
+    while True:
         notify("WATCHDOG=1")
-        await asyncio.sleep(interval_s)
-
-
-def _listen(host: str, port: int, setting: str) -> socket.socket:
-    try:
-        (family, _, _, _, address), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        # Asked for all of IPv6, a machine that speaks IPv4 only is meant too.
-        both = family == socket.AF_INET6 and address[0] == "::" and socket.has_dualstack_ipv6()
-        return socket.create_server(address, family=family, backlog=1024, dualstack_ipv6=both)
-    except socket.gaierror as error:
-        raise InvalidConfiguration(f"RACK_HOST {host} is no address of this machine: {error.strerror}.") from error
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise Conflict(
-                f"Port {port} of {host} is in use by another process; stop it, or set {setting} or RACK_HOST."
-            ) from error
-        raise InvalidConfiguration(
-            f"The rack cannot listen at RACK_HOST {host}, {setting} {port}: {error.strerror}."
-        ) from error
+        await asyncio.sleep(watchdog_interval_s() or UNWATCHED_S)
 
 
 def _allow_many_connections() -> None:

@@ -203,7 +203,7 @@ class _Connection(web.RequestHandler):
         """One line, without a traceback, for what the machine did wrong."""
         if isinstance(error := how.get("exc_info"), HttpProcessingError):
             why = " ".join(error.message.split())[:80]
-            _log.info("A request was no HTTP.", action="serve", address=self.address, why=why)
+            _log.debug("A request was no HTTP.", action="serve", address=self.address, why=why)
         else:
             super().log_exception(*args, **how)
 

@@ -50,6 +50,7 @@ from shared.logs import logger
 from shared.patience import Patience, asked_s, is_regions, is_transient, patiently
 from shared.promises import POLL_PERIOD
 from shared.signing import SEQUENCE_AHEAD, fingerprint
+from shared.sizes import spoken_size
 from shared.store.disk import DiskStore
 from shared.wire.envelope import open_envelope
 from shared.wire.manifest import MANIFEST_TYPE, Manifest
@@ -508,15 +509,24 @@ class Poller:
             else:
                 _log.info("All is well again.", action="poll")
             self._logged = key
-        self._told(str(error) if error else self._summary())
+        self._told(self.summary())
         self._state.last_poll_at = self._now().timestamp()
         self._state.error_code, self._state.error = (error.code, str(error)) if error else ("", "")
         self._state.faults = {image: (why.code, why.sentence) for image, why in self.belief.faults.items()}
         await asyncio.to_thread(self._state.save, self._root)
 
-    def _summary(self) -> str:
-        images = len(self.belief.tree.images()) if self.belief.tree else 0
-        return f"serves {images} images, {self.belief.bytes_left} bytes left to pull"
+    def summary(self) -> str:
+        """What machines get, and how the last poll went: in one sentence, for the service manager."""
+        belief = self.belief
+        images = len(belief.tree.images()) if belief.tree else 0
+        shows = f"Shows {images} {'image' if images == 1 else 'images'}"
+        if belief.last_poll_at is None:
+            return f"{shows}; no poll yet."
+        at = f"{belief.last_poll_at:%Y-%m-%d %H:%M} UTC"
+        if belief.last_error is not None:
+            return f"{shows}; the poll of {at} failed: {belief.last_error}"
+        left = f", {spoken_size(belief.bytes_left)} left to pull" if belief.bytes_left else ""
+        return f"{shows}; last poll {at}{left}."
 
 
 def _spoken(order: tuple[int, int]) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from rack.lock import InUse
 from shared.configuration import EX_CONFIG
 from shared.errors import BootferryError, InvalidConfiguration
+from shared.standard_output import stop_writing
 
 
 def run() -> None:
@@ -25,6 +26,7 @@ def told(command: Callable[[], None]) -> int:
     """The exit status of `command`; what it raises on purpose is one sentence on stderr."""
     try:
         command()
+        sys.stdout.flush()
     except InvalidConfiguration as error:
         print(error, file=sys.stderr)  # noqa: T201
         return EX_CONFIG
@@ -33,6 +35,9 @@ def told(command: Callable[[], None]) -> int:
         return os.EX_TEMPFAIL
     except BootferryError as error:
         print(error, file=sys.stderr)  # noqa: T201
+        return 1
+    except BrokenPipeError:
+        stop_writing()
         return 1
     except OSError as error:
         print(f"{error.filename or 'The disk'}: {error.strerror}.", file=sys.stderr)  # noqa: T201

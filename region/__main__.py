@@ -15,8 +15,11 @@ import typer
 from shared import __version__
 from shared.command_line import Program
 from shared.configuration import EX_CONFIG
+from shared.endings import unheard
 from shared.errors import BootferryError, InvalidConfiguration, InvalidValue
+from shared.listening import listening
 from shared.logs import configure, logger
+from shared.standard_output import stop_writing
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -89,17 +92,18 @@ def serve() -> None:
         signal.signal(number, lambda *_: None)
     log = logger(__name__)
     scheme = "http" if certificate is None else "https"
-    log.info(
-        f"The region listens on {scheme}://{configuration.host}:{configuration.port}/.",
-        action="start",
-        version=__version__,
-        open_files=open_files,
-        strangers=strangers,
-    )
-    log.info(f"The keys of this region are in {region.keys.directory}.", action="start")
-    server.run()
-    if region.fatal is not None:
-        raise region.fatal
+    with listening("REGION", configuration.host, configuration.port) as listeners:
+        log.info(
+            f"The region listens on {scheme}://{configuration.host}:{configuration.port}/.",
+            action="start",
+            version=__version__,
+            open_files=open_files,
+            strangers=strangers,
+        )
+        log.info(f"The keys of this region are in {region.keys.directory}.", action="start")
+        server.run(sockets=listeners)
+    if reason := region.fatal or getattr(server, "fatal", None):
+        raise reason
 
 
 @cli.command()
@@ -244,12 +248,16 @@ async def _restore(file: Path, *, replace: bool) -> None:
     from region.backup.restore import adopt
     from region.backup.restore import restore as act
     from region.configuration import RegionConfiguration
+    from region.database.address import parse
     from region.database.connection import create_engine
+    from region.database.watch import Watch
 
     configuration = RegionConfiguration.load()
     configure(configuration.log_level, configuration.log_format)
     engine = create_engine(configuration.database_url)
+    watch = Watch(parse(configuration.database_url))
     try:
+        await watch.require_well()
         done = await act(engine, configuration, file, datetime.now(UTC), replace=replace)
     finally:
         await engine.dispose()
@@ -361,11 +369,17 @@ def _build() -> "Region":
 
 
 def _run(job: Callable[["Region"], Awaitable[_Answer]]) -> _Answer:
+    from region.database.refusals import DatabaseAway
+
     region = _build()
 
     async def run() -> _Answer:
+        asyncio.get_running_loop().set_exception_handler(unheard)
         try:
+            await region.watch.require_well()
             return await job(region)
+        except DatabaseAway as error:
+            raise region.watch.spoken(error) from error
         finally:
             await region.engine.dispose()
 
@@ -387,7 +401,19 @@ def _in_transaction(job: Callable[["Region", "AsyncConnection"], Awaitable[_Answ
 def main() -> None:
     """The console script. Errors are one sentence on stderr; it exits with 78 for unusable settings, 1 for others."""
     try:
-        cli()
+        status = cli(standalone_mode=False)
+        sys.stdout.flush()
+        sys.exit(status if isinstance(status, int) else 0)
+    except typer.TyperException as error:
+        if told := error.format_message():
+            typer.echo(f"bootferry-region: {told}", err=True)
+            typer.echo("Try 'bootferry-region --help'.", err=True)
+        sys.exit(2)
+    except (typer.Abort, KeyboardInterrupt):
+        sys.exit(128 + signal.SIGINT)
+    except BrokenPipeError:
+        stop_writing()
+        sys.exit(1)
     except InvalidConfiguration as error:
         typer.echo(f"bootferry-region: {error}", err=True)
         sys.exit(EX_CONFIG)

@@ -20,6 +20,7 @@ from region.meters import Meters
 from region.process import Region
 from region.publishing.held import Publisher
 from region.publishing.memory import Memory
+from region.standing import Standing
 from shared.disk import make_directory
 from shared.errors import InvalidConfiguration
 from shared.store.disk import DiskStore
@@ -37,7 +38,8 @@ def build(configuration: RegionConfiguration, now: Callable[[], datetime] = lamb
         ) from error
     keys = region_keys.load(configuration)
     key = keys.signing
-    watch = Watch(parse(configuration.database_url), told=lambda sentence: notify(f"STATUS={sentence}"))
+    standing = Standing(notify)
+    watch = Watch(parse(configuration.database_url), told=standing.database)
     engine = create_engine(configuration.database_url, doubt=watch.doubt)
     publisher = Publisher(key)
     sightings, meters = Sightings(engine, now), Meters()
@@ -46,6 +48,7 @@ def build(configuration: RegionConfiguration, now: Callable[[], datetime] = lamb
         engine=engine,
         request_engine=create_engine(configuration.database_url, REQUESTS, watch.doubt),
         watch=watch,
+        standing=standing,
         store=store,
         keys=keys,
         publisher=publisher,
@@ -63,6 +66,7 @@ def build(configuration: RegionConfiguration, now: Callable[[], datetime] = lamb
             owner=f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}",
             now=now,
             meters=meters,
+            ended=standing.imported,
         ),
         meters=meters,
         clock=Clock(engine, store, timedelta(seconds=configuration.prune_grace_seconds), now),

@@ -26,7 +26,9 @@ from region.publishing.held import Publisher
 from region.publishing.memory import Memory
 from region.publishing.successions import Kept
 from region.secrets import Secrets
-from shared.errors import BootferryError, InvalidConfiguration, Unavailable
+from region.standing import STARTING_S, Standing
+from shared.endings import part, reason_of, unheard
+from shared.errors import BootferryError, Unavailable
 from shared.logs import logger
 from shared.signing import fingerprint
 from shared.store.base import Store
@@ -59,6 +61,7 @@ class Region:
     keys: RegionKeys
     publisher: Publisher
     watch: Watch
+    standing: Standing
     topics: Topics
     gathered: Gathered
     memory: Memory
@@ -77,6 +80,12 @@ class Region:
     """Set when a stored file was found not to be as it was verified: an audit follows soon."""
     fatal: BootferryError | None = None
     stop: Callable[[], None] = lambda: None
+
+    def ended(self, work: "asyncio.Task[None]") -> None:
+        """End the process too, and say why, unless it was told to end."""
+        if not work.cancelled() and (error := work.exception()) is not None:
+            self.fatal = reason_of(error)
+            self.stop()
 
     @property
     def key(self) -> Ed25519PrivateKey:
@@ -134,14 +143,15 @@ class Region:
 @asynccontextmanager
 async def running(built: Region) -> AsyncIterator[None]:
     """Inside, the region works: it has started or keeps trying to, and everything periodic runs."""
-    tasks = [asyncio.create_task(coroutine) for coroutine in (_work(built), _watchdog())]
+    asyncio.get_running_loop().set_exception_handler(unheard)
+    work = asyncio.create_task(_work(built))
+    work.add_done_callback(built.ended)
     try:
         yield
     finally:
         notify("STOPPING=1")
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
         with suppress(Unavailable):
             await built.sightings.flush()
         await built.engine.dispose()
@@ -149,38 +159,37 @@ async def running(built: Region) -> AsyncIterator[None]:
 
 
 async def _work(built: Region) -> None:
-    try:
-        await built.watch.begin(built.begin)
-    except BootferryError as error:
-        built.fatal = error
-        log.critical(str(error), action="start", code=error.code)
-        built.stop()
-        return
-    built.ready.set()
-    notify("READY=1")
-    log.info("The region is ready.", action="start", fingerprint=built.fingerprint)
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(built.watch.run())
-        tasks.create_task(built.topics.listen(built.configuration.database_url, built.watch.well))
-        tasks.create_task(built.memory.follow(built.topics))
-        tasks.create_task(_follow_key(built))
-        tasks.create_task(built.rack_keys.follow(built.topics))
-        tasks.create_task(built.gathered.run())
-        tasks.create_task(clock.run(built.clock))
-        tasks.create_task(_write_sightings(built))
-        tasks.create_task(_import(built))
+        tasks.create_task(part("The watchdog", _watchdog(built.standing)))
+        await built.watch.begin(built.begin)
+        built.ready.set()
+        built.standing.ready()
+        log.info("The region is ready.", action="start", fingerprint=built.fingerprint)
+        url = built.configuration.database_url
+        for name, work in {
+            "The watch over the database": built.watch.run(),
+            "The line on which changes are heard": built.topics.listen(url, built.watch.well),
+            "What keeps the manifest": built.memory.follow(built.topics),
+            "What follows the region's key": _follow_key(built),
+            "What keeps the racks' keys": built.rack_keys.follow(built.topics),
+            "What tells of changes": built.gathered.run(),
+            "The clock": clock.run(built.clock),
+            "What writes down which racks were heard": _write_sightings(built),
+            "The importer": _import(built),
+            "What settles doubts about files": _settle_doubts(built),
+        }.items():
+            tasks.create_task(part(name, work))
         tasks.create_task(_upkeep(built))
-        tasks.create_task(_settle_doubts(built))
 
 
 async def _upkeep(built: Region) -> None:
     # A disk may have changed while nobody watched; and an interval's first tick is a whole interval away.
-    await clock.patiently(built.clock.audit)()
-    await clock.patiently(built.clock.tick)()
+    await clock.steadily(built.clock.audit)()
+    await clock.steadily(built.clock.tick)()
 
 
 async def _follow_key(built: Region) -> None:
-    """Take the region's new key when it was rotated; end the process where it cannot be found."""
+    """Take the region's new key when it was rotated. Raises InvalidConfiguration where it cannot be found."""
     with built.topics.subscribe(Topic.MANIFEST) as subscription:
         while True:
             try:
@@ -192,11 +201,6 @@ async def _follow_key(built: Region) -> None:
                 await asyncio.sleep(RETRY_S)
                 await built.watch.well()
                 continue
-            except InvalidConfiguration as error:
-                built.fatal = error
-                log.critical(str(error), action="follow", code=error.code)
-                built.stop()
-                return
             await subscription.next(timeout_s=KEY_S)
 
 
@@ -210,7 +214,7 @@ async def _write_sightings(built: Region) -> None:
 async def _settle_doubts(built: Region) -> None:
     while True:
         await built.doubted.wait()
-        await clock.patiently(built.clock.audit)()
+        await clock.steadily(built.clock.audit)()
         built.doubted.clear()
         await asyncio.sleep(DOUBTS_PAUSE_S)
 
@@ -232,8 +236,8 @@ async def _import(built: Region) -> None:
             await subscription.next(timeout_s=IDLE_S)
 
 
-async def _watchdog() -> None:
-    if (interval_s := watchdog_interval_s()) is not None:
-        while True:
-            notify("WATCHDOG=1")
-            await asyncio.sleep(interval_s)
+async def _watchdog(standing: Standing) -> None:
+    """Tell the service manager that the loop turns: it is the loop that everybody waits for."""
+    while True:
+        standing.alive()
+        await asyncio.sleep(watchdog_interval_s() or STARTING_S)

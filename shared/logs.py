@@ -35,7 +35,7 @@ def configure(level: str, log_format: LogFormat, stream: TextIO = sys.stderr) ->
     )
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     # These say per request or per tick what our own lines say once.
-    for chatty in ("apscheduler", "aiohttp.access", "uvicorn.access", "alembic", "asyncio"):
+    for chatty in ("apscheduler", "aiohttp.access", "uvicorn.access", "uvicorn.error", "alembic", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     structlog.configure(
         processors=[

@@ -30,6 +30,7 @@ from region.cli.words import printable, slashed
 from shared import __version__
 from shared.command_line import MOST_CHARACTERS, OneCommand, Program
 from shared.errors import BootferryError
+from shared.standard_output import stop_writing
 
 Function = Callable[..., None]
 
@@ -232,8 +233,7 @@ def main() -> None:
     except KeyboardInterrupt:
         code = ExitCode.INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has seen enough. What is still buffered must not be tried again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        stop_writing()
         code = ExitCode.REFUSED
     sys.exit(int(code))
 

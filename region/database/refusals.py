@@ -73,10 +73,11 @@ SOCKET_FORBIDDEN = Refusal(
     "Let the region's system user enter its directory (unix_socket_directories, unix_socket_permissions).",
 )
 NO_ROAD = Refusal(
-    "There is no way to the database's machine", "Look at the network between, and at the host in REGION_DATABASE_URL."
+    "There is no way to the database's machine",
+    "Look at the network between, and at the host name in REGION_DATABASE_URL.",
 )
 NAME_UNKNOWN = Refusal(
-    "The database's host name cannot be resolved", "Correct the host in REGION_DATABASE_URL, or the name in DNS."
+    "The database's host name cannot be resolved", "Correct the host name in REGION_DATABASE_URL, or the name in DNS."
 )
 NAMESERVER_SILENT = Refusal(
     "The nameserver does not answer for the database's host name",
@@ -84,11 +85,11 @@ NAMESERVER_SILENT = Refusal(
 )
 STRANGE = Refusal(
     "What answers in the database's place does not speak as PostgreSQL does",
-    "Correct the host and port in REGION_DATABASE_URL.",
+    "Correct the address and port in REGION_DATABASE_URL.",
 )
 CUT_OFF = Refusal(
     "What answers in the database's place ends the connection at once",
-    "Correct the host and port in REGION_DATABASE_URL; if it is PostgreSQL, see its log.",
+    "Correct the address and port in REGION_DATABASE_URL; if it is PostgreSQL, see its log.",
 )
 
 # TLS on the way.
@@ -98,7 +99,7 @@ TLS_MISSING = Refusal(
 )
 CERTIFICATE = Refusal(
     "The database's certificate is not trusted",
-    "Name its CA by sslrootcert in REGION_DATABASE_URL, and the host as the certificate does; or renew it.",
+    "Name its CA by sslrootcert in REGION_DATABASE_URL, and the host name as the certificate does; or renew it.",
 )
 CLIENT_CERTIFICATE = Refusal(
     "The database asks for a certificate of the region",
@@ -124,8 +125,8 @@ ROLE = Refusal(
 )
 NOT_THE_ROLE = Refusal(
     "The database does not believe that the region is its role",
-    "Run the region as the system user of the same name, map it in pg_ident.conf, or give REGION_DATABASE_URL a host"
-    " and a password.",
+    "Run the region as the system user of the same name, map it in pg_ident.conf, or give REGION_DATABASE_URL an"
+    " address and a password.",
 )
 NOT_LET_IN = Refusal(
     "The database lets the region not in from here",

@@ -24,7 +24,7 @@ from region.database import refusals
 from region.database.address import Address
 from region.database.refusals import DatabaseAway, Refusal, Told, refusal_to_connect
 from region.database.tables import metadata
-from shared.errors import Unavailable
+from shared.errors import BootferryError, Unavailable
 from shared.logs import logger
 
 OLDEST_MAJOR = 15
@@ -56,7 +56,7 @@ log = logger(__name__)
 
 
 class Watch:
-    """Watches over the database at `address`. `told` hears each sentence of its state, for the service manager."""
+    """Watches over the database at `address`. `told` hears why it is away, each reason; "" when it is well again."""
 
     def __init__(self, address: Address, *, told: Callable[[str], None] = lambda _: None) -> None:
         self._address, self._told = address, told
@@ -78,6 +78,19 @@ class Watch:
     async def well(self) -> None:
         """Returns when no look has found the database away, at once where none has."""
         await self._well.wait()
+
+    async def require_well(self) -> None:
+        """Raises BootferryError unless the database is well, with the sentence that the log would show."""
+        try:
+            await self._renew()
+        except DatabaseAway as error:
+            raise self.spoken(error) from error
+        finally:
+            self._drop()
+
+    def spoken(self, error: DatabaseAway) -> BootferryError:
+        """`error` as the operator of this machine should hear it: with the address, and what to do."""
+        return BootferryError(error.refusal.sentence(self._address.place))
 
     async def begin(self, step: Callable[[], Awaitable[None]]) -> None:
         """When this returns the database was looked at and `step` is done; each refusal of either is told and retried.
@@ -136,7 +149,7 @@ class Watch:
             self._since = time.monotonic()
         self._reason = sentence
         log.error(f"{sentence} It is tried again every {RETRY_S:g} seconds.", action="database", code=error.code)
-        self._told(f"Waits for the database: {error.happened}.")
+        self._told(error.happened)
 
     def _tell_over(self) -> None:
         self._well.set()
@@ -145,7 +158,7 @@ class Watch:
             took = spoken_span(time.monotonic() - self._since)
             self._reason = None
             log.info(f"The database answers again, after {took}.", action="database")
-            self._told("Ready.")
+            self._told("")
 
     # --- how it is looked at
 

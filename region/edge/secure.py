@@ -8,6 +8,8 @@ import uvicorn
 
 from region.edge.house import House
 from shared import tls
+from shared.endings import part, reason_of
+from shared.errors import BootferryError
 from shared.handshakes import Handshakes
 from shared.tls import Certificate
 
@@ -20,6 +22,8 @@ class SecureServer(uvicorn.Server):
         self._certificate = certificate
         self._handshakes = Handshakes(lambda: certificate.context, house.shake_hands, within_s=handshake_s)
         self._following: asyncio.Task[None] | None = None
+        self.fatal: BootferryError | None = None
+        """Why the server has ended by itself."""
         inside = cast(Any, config.http)
 
         def newcomer(**given: Any) -> asyncio.BufferedProtocol:
@@ -29,8 +33,14 @@ class SecureServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to listen, and to look at the certificate's files."""
-        self._following = asyncio.create_task(tls.follow(self._certificate))
+        following = part("What reads the certificate again", tls.follow(self._certificate))
+        self._following = asyncio.create_task(following)
+        self._following.add_done_callback(self._ended)
         await super().startup(sockets)
+
+    def _ended(self, following: "asyncio.Task[None]") -> None:
+        if not following.cancelled() and (error := following.exception()) is not None:
+            self.fatal, self.should_exit = reason_of(error), True
 
     def _log_started_message(self, listeners: Any) -> None:
         """Nothing: it would say http."""

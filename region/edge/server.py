@@ -229,7 +229,7 @@ class FileProtocol(HttpToolsProtocol):
         _cancel(self._stall_timer)
 
     def _stalled(self) -> None:
-        _log.info(
+        _log.debug(
             f"A client took no bytes for {self.stall_s:g} seconds; its connection was closed.",
             action="client_stalled",
             client=self.client[0] if self.client else None,

@@ -77,6 +77,8 @@ class Surroundings:
             if scope["method"] not in _QUIET_METHODS:
                 # What strangers are refused is counted: they must not fill the disk with lines.
                 told = status < 400 or scope.get("state", {}).get("caller") is not None
+                # Nor may what happens every five minutes, or changes nothing.
+                told = told and not scope["path"].endswith("/report") and b"dry_run=true" not in scope["query_string"]
                 (log.info if told else log.debug)(
                     f"{scope['method']} {scope['path']} was answered {status}.",
                     action="answer",

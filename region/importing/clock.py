@@ -47,7 +47,7 @@ class Clock:
             import_id = await imports.enqueue_due(connection, self.now())
             again = await retries.enqueue_due(connection, self.now())
         if import_id is not None:
-            log.info("The hourly sync is due.", action="sync", import_id=import_id)
+            log.debug("The hourly sync is due.", action="sync", import_id=import_id)
         elif again:
             log.info("An import that failed is tried again.", action="sync", import_id=again[0])
         await housekeeping.tidy(self.engine, self.now())
@@ -77,8 +77,8 @@ async def run(clock: Clock) -> None:
     scheduler = AsyncIOScheduler(
         timezone=UTC, job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
     )
-    scheduler.add_job(_steadily(clock.tick), "interval", seconds=TICK_S, id="tick")
-    scheduler.add_job(_steadily(clock.audit), "interval", seconds=SLICE_S, id="audit")
+    scheduler.add_job(steadily(clock.tick), "interval", seconds=TICK_S, id="tick")
+    scheduler.add_job(steadily(clock.audit), "interval", seconds=SLICE_S, id="audit")
     scheduler.start()
     try:
         while True:
@@ -99,7 +99,9 @@ def bring_forward(scheduler: AsyncIOScheduler, now: datetime) -> None:
             job.modify(next_run_time=now)
 
 
-def _steadily(job: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+def steadily(job: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+    """`job`, which never raises: its next turn is another try."""
+
     async def steady() -> None:
         try:
             await patiently(job)()

@@ -106,7 +106,7 @@ async def fetch(
             if error is None:
                 stored(file.sha256, file.size)
                 return
-            log.warning(f"A file could not be fetched. {error}", action="fetch", code=error.code, file=file.sha256)
+            log.debug(f"A file could not be fetched. {error}", action="fetch", code=error.code, file=file.sha256)
             for entry in waiting:
                 errors.setdefault(entry.image, error)
 

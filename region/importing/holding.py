@@ -50,6 +50,9 @@ class Holding:
     claim: Claim
     now: Callable[[], datetime]
     refused: set[Sha256] = field(default_factory=set)
+    held: int = 0
+    """How many versions are held by now because of this import."""
+
     _arrived: dict[Sha256, int] = field(default_factory=dict)
     _closed: asyncio.Event = field(default_factory=asyncio.Event)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -123,7 +126,8 @@ class Holding:
             await imports.require_lease(connection, self.claim)
             done = await held.change(connection, self.publisher, self.now(), hold=whole)
         if done.held:
-            log.info(
+            self.held += len(done.held)
+            log.debug(
                 "What has become whole is held.",
                 action="publish",
                 held=len(done.held),

@@ -67,6 +67,8 @@ class Importer:
     lease_s: float = imports.LEASE_S
     reading_deadline_s: float = reading.DEADLINE_S
     meters: Meters = field(default_factory=Meters)
+    ended: Callable[[str, datetime], None] = lambda _state, _now: None
+    """Hears how each import has ended, and when."""
 
 
 @dataclass(slots=True)
@@ -81,6 +83,8 @@ class _Run:
     errors: dict[ImageKey, BootferryError] = field(default_factory=dict)
     source_errors: list[BootferryError] = field(default_factory=list)
     waiting: BootferryError | None = None
+    held: int = 0
+    """Versions that have become whole."""
     recording: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def progress(self) -> dict[ImageKey, ImageProgress]:
@@ -150,7 +154,13 @@ async def run_next(importer: Importer) -> bool:
             state, code, error = "failed", first.code, str(first)
     again = state == "failed" and any(map(retries.may_pass, failures))
     retry_at = importer.now() + retries.pause(claim.tries) if again else None
-    ended = {"action": "import", "import_id": claim.import_id, "state": state, "bytes": sum(run.done.values())}
+    ended = {
+        "action": "import",
+        "import_id": claim.import_id,
+        "state": state,
+        "bytes": sum(run.done.values()),
+        "held": run.held,
+    }
     try:
         async with transaction(importer.engine) as connection:
             await _write_progress(importer, run, connection)
@@ -158,8 +168,15 @@ async def run_next(importer: Importer) -> bool:
     except LeaseLost as lost:
         log.warning(str(lost), **ended)
         return True
+    importer.ended(state, importer.now())
     if state == "failed":
-        log.warning(f"An import failed. {error}", code=code, **ended, retry_at=retry_at and retry_at.isoformat())
+        log.warning(
+            f"An import failed. {error}",
+            code=code,
+            **ended,
+            failures=len(failures),
+            retry_at=retry_at and retry_at.isoformat(),
+        )
     else:
         log.info("An import was stopped." if state == "cancelled" else "An import succeeded.", **ended)
     return True
@@ -282,6 +299,7 @@ async def _bring(importer: Importer, run: _Run, chosen: list[Import], known_sour
             )
         finally:
             holding.close()
+    run.held = holding.held
     for entry in chosen:
         if holding.refused & {file.sha256 for file in entry.missing}:
             run.errors.setdefault(entry.image, Conflict("A file that had arrived was being deleted; sync again later."))

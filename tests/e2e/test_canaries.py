@@ -423,7 +423,7 @@ async def lose_the_database(stage: Stage) -> None:
         lost.start()
 
         def told(lost: Service = lost) -> bool:
-            return "The region waits." in lost.log.read_text() or "not usable" in lost.log.read_text()
+            return "The database is not running" in lost.log.read_text() or "not usable" in lost.log.read_text()
 
         await site.until(told)
         await lost.stop()

@@ -452,13 +452,13 @@ CASES = {
     "who closes the connection": Case(
         way(Way.CLOSING),
         "What answers in the database's place ends the connection at once PLACE.",
-        "the host and port in REGION_DATABASE_URL",
+        "the address and port in REGION_DATABASE_URL",
     ),
     "starting": Case(way(Way.STARTING), "The database is starting, or shutting down PLACE.", "PostgreSQL's log"),
     "another service": Case(
         way(Way.WEB_SERVER),
         "What answers in the database's place does not speak as PostgreSQL does PLACE.",
-        "the host and port in REGION_DATABASE_URL",
+        "the address and port in REGION_DATABASE_URL",
     ),
     "too old": Case(way(Way.OLD), "The database's PostgreSQL is too old: it is 14 PLACE.", "PostgreSQL 15 or later"),
     "a pooler": Case(

@@ -5,11 +5,13 @@ import io
 import json
 import os
 import random
+import re
 import signal
 import socket
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -332,3 +334,62 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
         assert command_line(arguments) == 0
         out = capsys.readouterr().out
         assert all(word in out for word in words)
+
+
+@pytest.mark.parametrize(
+    ("broken", "part"), [("rack.beat.Beat.run", "The poll"), ("rack.app._watchdog", "The watchdog")]
+)
+async def test_a_part_that_ends_ends_the_rack_with_its_reason(
+    region: FakeRegion, machine: Machine, broken: str, part: str
+) -> None:
+    """A rack that goes on without its polls looks well and is not: systemd starts it anew, whole."""
+    await machine.enrol(region)
+    program = (
+        "import rack.app, rack.beat, sys\n"
+        "async def broken(*_): raise ZeroDivisionError('division by zero')\n"
+        f"{broken} = broken\n"
+        "sys.argv = ['bootferry-rack', 'run']\n"
+        "from rack.__main__ import main\n"
+        "main()\n"
+    )
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", program), cwd=CHECKOUT, env=machine.environment(), stdout=PIPE, stderr=PIPE
+    )
+    _, told = await asyncio.wait_for(process.communicate(), 20)
+    said = f"{part} has ended unexpectedly, and the process with it: division by zero."
+    assert process.returncode == 1
+    assert told.decode().splitlines()[-1] == said
+    assert told.decode().count("[critical") == 1
+
+
+async def test_the_service_manager_hears_what_machines_get(
+    region: FakeRegion, machine: Machine, tmp_path: Path
+) -> None:
+    await machine.enrol(region)
+    address = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(address)
+        manager.setblocking(False)
+        heard: list[str] = []
+
+        def hears(pattern: str) -> bool:
+            with suppress(BlockingIOError):
+                while True:
+                    heard.append(manager.recv(4096).decode())
+            return any(re.fullmatch(pattern, message) for message in heard)
+
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "rack", "run"),
+            cwd=CHECKOUT,
+            env=machine.environment() | {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "400000"},
+            stderr=PIPE,
+        )
+        try:
+            await until(lambda: hears(r"READY=1\nSTATUS=Shows 0 images; no poll yet\."))
+            region.publish(ubuntu("1"))
+            await until(lambda: hears(r"STATUS=Shows 1 image; last poll \d{4}-\d\d-\d\d \d\d:\d\d UTC\."), within_s=40)
+            assert "WATCHDOG=1" in heard
+        finally:
+            status, log = await ended(process, signal.SIGTERM)
+        assert status == 0, log
+        assert hears("STOPPING=1")
