@@ -66,11 +66,13 @@ async def get_region_keys(region: TheRegion) -> RegionKeysShown:
     )
 
 
+@probes.head("/livez", include_in_schema=False)
 @probes.get("/livez", summary="The process answers")
 async def livez() -> dict[str, str]:
     return {"status": "alive"}
 
 
+@probes.head("/readyz", include_in_schema=False)
 @probes.get("/readyz", summary="Database, schema and disk are usable", responses=documented(503))
 async def readyz(request: Request) -> dict[str, str]:
     readiness: Readiness = request.app.state.readiness

@@ -337,6 +337,14 @@ async def test_lists_page_by_cursor(running: Running) -> None:
     assert len(seen) == len(set(seen)) == 4
 
 
+async def test_probes_answer_head(running: Running) -> None:
+    nobody = running.as_nobody()
+    for path in ("/livez", "/readyz"):
+        answer = await nobody("HEAD", path)
+        assert (answer.status, answer.body) == (200, b"")
+        assert answer.headers["Content-Length"] == (await nobody("GET", path)).headers["Content-Length"]
+
+
 async def test_health_and_docs_answer_everyone_and_metrics_a_viewer(running: Running) -> None:
     nobody = running.as_nobody()
     assert (await nobody("GET", "/livez")).status == 200

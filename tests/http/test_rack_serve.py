@@ -205,6 +205,15 @@ async def test_a_link_in_the_place_of_a_file_leads_nowhere(
     assert doubts == [None]
 
 
+async def test_probes_answer_head(machine: aiohttp.ClientSession, belief: Belief) -> None:
+    for path in ("/livez", "/readyz"):
+        async with machine.head(path) as response:
+            assert (response.status, await response.read()) == (200, b"")
+    belief.tree = None
+    async with machine.head("/readyz") as response:
+        assert response.status == 503
+
+
 async def test_health_and_metrics(machine: aiohttp.ClientSession, belief: Belief) -> None:
     async with machine.get("/livez") as response:
         assert response.status == 200
