@@ -100,6 +100,10 @@ lock: env ## bring requirements.lock up to pyproject.toml (ARGS=--upgrade for ne
 deb: env ## build the Debian packages for this release into dist/
 	@$(BIN)/python -m deploy.release.debs
 
+.PHONY: image
+image: deb ## build one OCI image of region and rack from the packages, into dist/; it needs root
+	@$(BIN)/python -m deploy.release.image
+
 .PHONY: clean
 clean: ## remove everything made here: the environment, caches, and the state in .run
 	@# A database that root keeps out of its own reach is behind a link.
