@@ -29,6 +29,7 @@ from region.catalogue.sources import Source, SourceWish
 from region.catalogue.trust import Keyring, Unvouched, read_keyring
 from region.database.topics import Topic, notify
 from region.importing import imports
+from region.importing.imports import Import
 from region.people import activity
 from region.people.activity import Actor
 from region.publishing import held as publishing
@@ -109,6 +110,7 @@ class Changes(TypedDict, total=False):
     proxy: str | None
     ca_bundle: str | None
     stale_after_days: int
+    enabled: bool
 
 
 def subject(source_id: int) -> str:
@@ -201,6 +203,8 @@ async def change(
     seen = await effect.look(connection)
     async with connection.begin_nested() as attempt:
         source = await sources.change(connection, before, wished, now, secrets)
+        if source.enabled != before.enabled:
+            await wanted.refresh(connection)
         known = {entry.version_id for entry in unvouched}
         lapse = Lapse(
             sorted(offered - await offers.images(connection, source.id)),
@@ -217,12 +221,33 @@ async def change(
         actor,
         now,
         "source.changed",
-        f"Changed the source {source.name}.",
+        _sentence(before, source),
         subject=subject(source.id),
         before=described(before),
         after=described(source),
     )
     return await _followed(connection, actor, source, lapse, found, now)
+
+
+def _sentence(before: Source, after: Source) -> str:
+    if before.enabled == after.enabled:
+        return f"Changed the source {after.name}."
+    return f"{'Enabled' if after.enabled else 'Disabled'} the source {after.name}."
+
+
+async def read(connection: AsyncConnection, actor: Actor, source_id: int, now: datetime) -> Import:
+    """The run that reads this source, and imports nothing; one that waits already takes it in.
+
+    Raises NotFound; Conflict for a source that is disabled.
+    """
+    source = await sources.get(connection, source_id)
+    if not source.enabled:
+        raise Conflict(f"The source {source.name} is disabled, and not read before it is enabled.")
+    import_id = await imports.enqueue(connection, "operator", actor.name, now, (), source_id=source_id)
+    await activity.record(
+        connection, actor, now, "source.read", f"Asked to read the source {source.name}.", subject=subject(source_id)
+    )
+    return await imports.get(connection, import_id)
 
 
 async def accept_older(
@@ -336,6 +361,7 @@ def described(source: Source) -> dict[str, Any]:
         "proxy": source.proxy_address.shown if source.proxy_address else None,
         "ca_bundle": source.ca_bundle,
         "stale_after_days": source.stale_after_days,
+        "enabled": source.enabled,
     }
 
 

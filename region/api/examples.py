@@ -43,6 +43,7 @@ _IMPORT = {
     "requested_by": "night shift",
     "requested_at": _NOON,
     "scope": ["ubuntu:noble:amd64"],
+    "source_id": None,
     "state": "running",
     "started_at": _NOON,
     "finished_at": None,
@@ -92,6 +93,7 @@ _SOURCE = {
     "key_ids": [_SIGNER],
     "keyring_path": None,
     "keyring_name": "ubuntu-cloudimage",
+    "enabled": True,
     "current": True,
     "priority": 20,
     "proxy": None,
@@ -374,6 +376,10 @@ OPERATIONS: Mapping[str, str] = {
         "Changes the fields that are given and reads the source anew. Another URL, keyring or mode is another trust:"
         " what nobody vouches for after it lapses, and `held` says what becomes of what is held of that. A signed"
         " source becomes unsigned with `confirm_unsigned` only."
+    ),
+    "read_source": (
+        "Reads what the source offers at the moment, as every import does first. Nothing is fetched, nothing withdrawn;"
+        " an import that waits already takes it in."
     ),
     "accept_older": (
         "The way out when a mirror went back on purpose, or when a document from the future was accepted: the next"

@@ -250,7 +250,8 @@ async def list_available(
     if source_id is not None:
         asked = [(await sources.get(connection, source_id)).id]
     else:
-        asked = [source.id for source in sorted(await sources.list_all(connection), key=lambda each: each.unsigned)]
+        known = [source for source in await sources.list_all(connection) if source.enabled]
+        asked = [source.id for source in sorted(known, key=lambda each: each.unsigned)]
     winners = {} if source_id is not None else await targets.winners(connection)
     found: dict[ImageKey, OfferShown] = {}
     for each in asked:

@@ -32,7 +32,10 @@ class ImportShown(Shape):
     trigger: Literal["schedule", "operator", "selection", "healing", "retry"]
     requested_by: str
     requested_at: datetime
-    scope: list[str] | None
+    scope: list[str] | None = Field(
+        description="The images it brings, by id; null: all that are selected; empty: none, it only reads."
+    )
+    source_id: int | None = Field(description="The one source it reads; null: all that are enabled.")
     state: Literal["queued", "running", "succeeded", "failed", "cancelled"]
     started_at: datetime | None
     finished_at: datetime | None

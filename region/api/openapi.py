@@ -104,7 +104,7 @@ _HEADERS: dict[str, dict[str, Any]] = {
 }
 _SELECTING = {"remove_image", "replace_selection", "add_selection", "remove_selection"}
 _LOCATED = _SELECTING | {
-    *("pin_image", "unpin_image", "add_source", "change_source", "remove_source", "accept_older"),
+    *("pin_image", "unpin_image", "add_source", "change_source", "remove_source", "accept_older", "read_source"),
     *("start_import", "create_operator_token", "create_enrolment_token"),
 }
 """Operations whose answer has a Location."""

@@ -7,9 +7,11 @@ from fastapi import APIRouter, Query, Response
 from fastapi import Path as PathParameter
 from pydantic import Field, model_validator
 
+from region.actions import imports as import_acts
 from region.actions import sources as acts
 from region.actions.sources import HeldChoice, SourceChanged
 from region.api.deps import Admin, Changer, IfMatch, TheRegion, Transaction, Viewer
+from region.api.imports import ImportShown
 from region.api.models import EffectShown, OfferShown, Page, Shape
 from region.api.problems import documented
 from region.catalogue import offers, sources, trust
@@ -93,6 +95,9 @@ class SourceChange(Shape):
     proxy: str | None = Field(None, max_length=2048, description="An empty text means: none any more.")
     ca_bundle: str | None = Field(None, max_length=4096, description="An empty text means: none any more.")
     stale_after_days: int | None = Field(None, ge=0, le=3650, description="0 means: never warn.")
+    enabled: bool | None = Field(
+        None, description="False: it is not read, and nothing new is taken from it; what is held of it stays."
+    )
 
     @model_validator(mode="after")
     def _something(self) -> Self:
@@ -131,6 +136,7 @@ class SourceShown(Shape):
     key_ids: list[str] = Field(description="Fingerprints of the keys that may have signed it.")
     keyring_path: str | None
     keyring_name: str | None
+    enabled: bool = Field(description="False: it is not read, and offers nothing new.")
     current: bool = Field(
         description="True if it was read under the trust it has now; nothing new is taken of another."
     )
@@ -313,6 +319,21 @@ async def change_source(
     )
     _name(done, response)
     return SourceChangedShown(**_shown(done.source, region.now()).model_dump(), **_lapse(done).model_dump())
+
+
+@router.post(
+    "/sources/{source_id}/read",
+    status_code=202,
+    summary="Read a source's documents, and import nothing",
+    responses=documented(404, 409),
+)
+async def read_source(
+    operator: Changer, region: TheRegion, connection: Transaction, response: Response, source_id: SourceId
+) -> ImportShown:
+    started = await acts.read(connection, operator, source_id, region.now())
+    response.headers["Location"] = f"/api/v1/imports/{started.id}"
+    response.headers["ETag"] = import_acts.etag(started)
+    return ImportShown.model_validate(started)
 
 
 @router.post(

@@ -26,6 +26,7 @@ class SourceWish:
     `url` is the mirror's root and ends in a slash. `keyring` is binary OpenPGP, None for an `unsigned` source; it was
     read from `keyring_path` on the region, or is the shipped one called `keyring_name`, where one of these is set. The
     greater `priority` wins an image. Everybody is warned when its index is older than `stale_after_days`; 0: never.
+    One that is not `enabled` is not read, and nothing new is taken from it; what is held of it stays.
     """
 
     name: str
@@ -40,6 +41,7 @@ class SourceWish:
     stale_after_days: int
     url_credentials: Clear | Sealed | None
     proxy_credentials: Clear | Sealed | None
+    enabled: bool
 
     @property
     def address(self) -> Address:
@@ -78,7 +80,7 @@ class Source(SourceWish):
 
     def stale(self, now: datetime) -> Stale | None:
         """What everybody is to be told of the age of its documents, if anything."""
-        return stale(self.name, self.documents_updated_at, self.stale_after_days, now)
+        return None if not self.enabled else stale(self.name, self.documents_updated_at, self.stale_after_days, now)
 
 
 def wish(
@@ -94,6 +96,7 @@ def wish(
     ca_bundle: str | None = None,
     stored: "Source | None" = None,
     stale_after_days: int = STALE_AFTER_DAYS,
+    enabled: bool = True,
 ) -> SourceWish:
     """What an operator asked for, made regular; `keyring` is binary already. Raises InvalidValue.
 
@@ -121,6 +124,7 @@ def wish(
         url_credentials=address.credentials,
         proxy_credentials=way.credentials if way else None,
         stale_after_days=stale_after_days,
+        enabled=enabled,
     )
 
 
@@ -187,11 +191,15 @@ async def change(
 ) -> Source:
     """The source as it is now; `before` is locked. Another URL, mode or keyring is another trust.
 
+    One that is disabled counts as not read under the trust it has: nothing of it is planned, fetched or newly held, not
+    even by an import under way, until it is enabled and was read again. Its last error is forgotten.
+
     What was accepted stays in the catalogue; who signed it says whether it still counts. ETags of another address are
     forgotten. Raises Conflict when the name or priority is taken.
     """
     vouchers = sorted(vouchers_of(wished.url, wished.keyring, now, unsigned=wished.unsigned))
     moved = before.url != wished.url
+    disabled = before.enabled and not wished.enabled
     another = moved or before.unsigned != wished.unsigned or vouchers != sorted(before.vouchers)
     try:
         row = await connection.execute(
@@ -201,7 +209,9 @@ async def change(
                 **_columns(wished),
                 vouchers=vouchers,
                 keyring_readable=True,
-                trust_revision=before.trust_revision + another,
+                trust_revision=before.trust_revision + (another or disabled),
+                error_code="" if disabled else before.error_code,
+                error="" if disabled else before.error,
                 # Whoever let older documents in meant those of before.
                 older_accepted_until=None if another else before.older_accepted_until,
             )

@@ -50,7 +50,11 @@ async def refresh(connection: AsyncConnection) -> None:
         text("""
             SELECT DISTINCT products.source_id, products.os, products.release, products.arch, subarch AS kernel, label
             FROM products JOIN sources ON sources.id = products.source_id AND sources.removed_at IS NULL
-            WHERE kind <> 'bootloader' AND EXISTS (
+            WHERE kind <> 'bootloader'
+            -- A disabled source keeps what is held of it, and stands in no other's way.
+            AND (sources.enabled OR EXISTS (SELECT FROM versions
+                                            WHERE product_id = products.id AND held_at IS NOT NULL))
+            AND EXISTS (
                 SELECT FROM selections
                 WHERE (selections.os, selections.release, selections.arch)
                     = (products.os, products.release, products.arch))

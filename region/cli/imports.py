@@ -103,9 +103,23 @@ def wait_for_racks(run: Item) -> None:
     call(watch)
 
 
+def _scope(run: Item) -> str:
+    match run.get("scope"):
+        case None:
+            return "all that is selected"
+        case []:
+            return (
+                f"nothing: source {run['source_id']} is read" if run.get("source_id") else "nothing: sources are read"
+            )
+        case images:
+            return ", ".join(map(shown, images))
+
+
 def _summary(run: Item) -> str:
     number, images = run.get("id"), run.get("images") or {}
     begun = f"Import {number} {_state(run).text.lower()}"
+    if run.get("scope") == []:
+        return f"{begun}: what is offered is known now."
     if not images:
         return f"{begun}: there was nothing to fetch."
     took = _took(run)
@@ -187,7 +201,7 @@ def show(
             ("Import", str(run.get("id"))),
             ("State", Cell("Stopping", "yellow") if _stopping(run) else _state(run)),
             ("Started by", _origin(run)),
-            ("Of", ", ".join(map(shown, run.get("scope") or ())) or "all that is selected"),
+            ("Of", _scope(run)),
             ("Requested", words.when(run.get("requested_at"), now)),
             ("Finished", words.when(run["finished_at"], now) if run.get("finished_at") else ""),
             ("Took", _took(run)),

@@ -77,12 +77,15 @@ TREE: Mapping[str, Mapping[str, Function | Group]] = {
         "sources": sources.list_all,
         "unvouched": sources.unvouched,
         "source": Group(
-            "One source: add, show, probe, update or remove it …",
+            "One source: add, show, probe, read, update, disable or remove it …",
             {
                 "add": sources.add,
                 "show": sources.show,
                 "probe": sources.probe,
                 "update": sources.update,
+                "read": sources.read,
+                "enable": sources.enable,
+                "disable": sources.disable,
                 "accept-older": sources.accept_older,
                 "remove": sources.remove,
             },

@@ -11,12 +11,13 @@ import typer
 
 from region.cli import output, suggest, words
 from region.cli.exits import Failed, Misused
+from region.cli.imports import wait_for
 from region.cli.lists import Listing, lists
 from region.cli.names import pick, shown
 from region.cli.offers import columns
 from region.cli.output import Cell, Column, Format
 from region.cli.plan import DryRun, effects_and_bytes
-from region.cli.session import Output, Yes, call, confirm
+from region.cli.session import Awaited, Output, Wait, Yes, call, confirm
 from shared.regular_file import read_regular
 
 if TYPE_CHECKING:
@@ -203,6 +204,49 @@ def update(
         _tell_lapse(changed, dry_run)
 
 
+def read(source: SourceArgument, wait: Wait = Awaited.NOTHING, chosen: Output = Format.TABLE) -> None:
+    """Read what a source offers now, and import nothing."""
+
+    async def start(api: "Api") -> tuple[Item, Item]:
+        found = pick(await api.list("sources"), "source", source)
+        return found, (await api.ask("POST", "sources", str(found["id"]), "read")).body
+
+    found, run = call(start)
+    if wait:
+        wait_for(run["id"], Awaited.IMPORT, chosen)
+    elif not output.show_data(chosen, run):
+        number = run["id"]
+        output.say(f"Import {number} reads {found.get('name')}; see it with: bootferry import show {number}")
+
+
+def enable(source: SourceArgument, dry_run: DryRun = False, chosen: Output = Format.TABLE) -> None:
+    """Read a source again, and take from it what is new."""
+    _switch(source, True, dry_run, chosen)
+
+
+def disable(source: SourceArgument, dry_run: DryRun = False, chosen: Output = Format.TABLE) -> None:
+    """Read a source no longer, and take nothing new from it. What is held of it stays."""
+    _switch(source, False, dry_run, chosen)
+
+
+def _switch(source: str, enabled: bool, dry_run: bool, chosen: Format) -> None:
+    async def change(api: "Api") -> Item:
+        found = pick(await api.list("sources"), "source", source)
+        query = _query(None, dry_run)
+        return (await api.ask("PATCH", "sources", str(found["id"]), body={"enabled": enabled}, query=query)).body
+
+    changed = call(change)
+    if output.show_data(chosen, changed):
+        return
+    output.draw_lines(effects_and_bytes(changed))
+    if dry_run:
+        output.note("This was a dry run; nothing was changed.")
+    elif enabled:
+        output.say(f"Enabled {changed.get('name')}; the region reads it now.")
+    else:
+        output.say(f"Disabled {changed.get('name')}: nothing new comes from it, and what is held of it stays.")
+
+
 def accept_older(source: SourceArgument, yes: Yes = False, chosen: Output = Format.TABLE) -> None:
     """Accept the source's present documents once, although older than those accepted before.
 
@@ -379,6 +423,10 @@ def _show(chosen: Format, item: Item) -> None:
             ("Trust", Cell(vouched, "yellow" if item.get("unsigned") else "")),
             ("Keyring", str(item.get("keyring_path") or item.get("keyring_name") or "")),
             ("Read", "" if item.get("current", True) else "not yet under the trust it has now"),
+            (
+                "Enabled",
+                "" if item.get("enabled", True) else Cell("no: it is not read, nothing new comes from it", "yellow"),
+            ),
             ("Priority", str(item.get("priority"))),
             ("Proxy", str(item.get("proxy") or "")),
             ("CA bundle", str(item.get("ca_bundle") or "")),
@@ -401,4 +449,6 @@ def _vouched(key_ids: list[str], unsigned: bool) -> str:
 
 def _reading(item: Item, now: datetime) -> Cell | str:
     read = words.ago(item.get("last_read_at"), now)
+    if not item.get("enabled", True):
+        return Cell(f"disabled, read {read}", "dim")
     return Cell(f"failed {read}", "red") if item.get("error") else read

@@ -99,11 +99,11 @@ sync_schedule = Table(
 
 # Trust: `keyring` holds the bytes that count, whatever they came from (`keyring_path`, a shipped keyring's name, or a
 # request). `vouchers` are the primary fingerprints in it, or `unsigned:<url>`. `trust_revision` rises when URL, mode or
-# vouchers change; `read_revision` is that of the last accepted reading. Until `older_accepted_until` one reading may
-# bring documents older than those accepted before. After `stale_after_days` (0: never) all are warned of their age.
-# `last_read_at` is when a reading ended last, `last_good_at` when one did without an error. A
-# removed source stays until nothing is held of it. URLs carry no user name and no password: these are sealed, in
-# `…_credentials`.
+# vouchers change, and when the source is disabled; `read_revision` is that of the last accepted reading. Until
+# `older_accepted_until` one reading may bring documents older than those accepted before. After `stale_after_days`
+# (0: never) all are warned of their age. `last_read_at` is when a reading ended last, `last_good_at` when one did
+# without an error. One that is not `enabled` is not read. A removed source stays until nothing is held of it. URLs
+# carry no user name and no password: these are sealed, in `…_credentials`.
 sources = Table(
     "sources",
     metadata,
@@ -122,6 +122,7 @@ sources = Table(
     _text("error", default=""),
     Column("skipped", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     _text("keyring_name", nullable=True),
+    _flag("enabled", default=True),
     _flag("keyring_readable", default=True),
     Column("vouchers", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     Column("trust_revision", BigInteger, nullable=False, server_default=text("1")),
@@ -303,6 +304,7 @@ imports = Table(
     _text("error", default=""),
     _moment("retry_at", nullable=True),
     _bytes("tries"),
+    Column("source_id", Integer, nullable=True),
     CheckConstraint("state IN ('queued', 'running', 'succeeded', 'failed', 'cancelled')", name="state"),
     CheckConstraint("trigger IN ('schedule', 'operator', 'selection', 'healing', 'retry')", name="trigger"),
     Index("uq_imports_queued", "state", unique=True, postgresql_where=text("state = 'queued'")),

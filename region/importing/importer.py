@@ -152,7 +152,7 @@ async def run_next(importer: Importer) -> bool:
             state, code, error = "cancelled", stopped.code, str(stopped)
         case [first, *_]:
             state, code, error = "failed", first.code, str(first)
-    again = state == "failed" and any(map(retries.may_pass, failures))
+    again = state == "failed" and not claim.only_reads and any(map(retries.may_pass, failures))
     retry_at = importer.now() + retries.pause(claim.tries) if again else None
     ended = {
         "action": "import",
@@ -233,9 +233,15 @@ async def _carry_out(importer: Importer, run: _Run) -> None:
         known_sources = await sources.list_all(connection)
         run.proxy = (await settings.get(connection)).proxy
     async with asyncio.TaskGroup() as tasks:
-        readings = [tasks.create_task(_read(importer, run, source.id)) for source in known_sources]
+        readings = [
+            tasks.create_task(_read(importer, run, source.id))
+            for source in known_sources
+            if source.enabled and run.claim.source_id in (None, source.id)
+        ]
     for done in readings:
         run.source_errors += done.result()
+    if run.claim.only_reads:
+        return
 
     await trust.look_all(importer.engine, importer.now())
     async with transaction(importer.engine) as connection:
@@ -367,6 +373,9 @@ async def _read_once(importer: Importer, run: _Run, source_id: int) -> tuple[lis
         # An operator lets older documents in, once: see `accept_older` in `region.actions.sources`.
         older = source.older_accepted_until is not None and source.older_accepted_until > importer.now()
         known = await products.accepted(connection, source_id, older=older)
+    if not source.enabled:
+        # It was disabled since this import began.
+        return list(source.skipped), {}
     if source.trust_revision != revision:
         raise TrustChanged(source.name)
     async with reading.connect(source, run.proxy, importer.secrets) as connected:

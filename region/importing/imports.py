@@ -45,7 +45,8 @@ class LeaseLost(BootferryError):
 class Claim:
     """The right to carry an import out; every write shows it. `scope` None means everything selected.
 
-    `tries` counts the attempts in a row that failed before this one.
+    `tries` counts the attempts in a row that failed before this one. An import of nothing only reads; `source_id` is
+    the one source it reads, None for all.
     """
 
     import_id: int
@@ -53,6 +54,12 @@ class Claim:
     trigger: str
     scope: frozenset[str] | None
     tries: int = 0
+    source_id: int | None = None
+
+    @property
+    def only_reads(self) -> bool:
+        """True if nothing is to be imported, and nothing withdrawn."""
+        return self.scope == frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +74,11 @@ class ImageProgress:
 
 @dataclass(frozen=True, slots=True)
 class Import:
-    """A run as operators see it. `retry_at`: it failed for a reason that may pass, and is tried again then."""
+    """A run as operators see it.
+
+    An empty `scope`: it only reads; `source_id` is the one source it reads, None for all. `retry_at`: it failed for a
+    reason that may pass, and is tried again then.
+    """
 
     id: int
     trigger: str
@@ -83,6 +94,7 @@ class Import:
     error_code: str
     error: str
     retry_at: datetime | None
+    source_id: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +107,8 @@ class Schedule:
 
 
 _ENQUEUE = text("""
-    INSERT INTO imports (trigger, requested_by, requested_at, scope, tries)
-    VALUES (:trigger, :requested_by, :now, CAST(:scope AS text[]), :tries)
+    INSERT INTO imports (trigger, requested_by, requested_at, scope, tries, source_id)
+    VALUES (:trigger, :requested_by, :now, CAST(:scope AS text[]), :tries, CAST(:source_id AS integer))
     ON CONFLICT (state) WHERE state = 'queued' DO UPDATE
     SET trigger = CASE WHEN excluded.trigger = ANY(CAST(:attended AS text[]))
                             OR imports.trigger = ANY(CAST(:unattended AS text[]))
@@ -107,6 +119,7 @@ _ENQUEUE = text("""
         scope = CASE WHEN imports.scope IS NULL OR excluded.scope IS NULL THEN NULL
                      ELSE ARRAY(SELECT DISTINCT unnest(imports.scope || excluded.scope)) END,
         tries = least(imports.tries, excluded.tries),
+        source_id = CASE WHEN imports.source_id = excluded.source_id THEN imports.source_id END,
         cancel_requested = false
     RETURNING id
 """)
@@ -119,10 +132,12 @@ async def enqueue(
     now: datetime,
     scope: Collection[ImageKey] | None = None,
     tries: int = 0,
+    source_id: int | None = None,
 ) -> int:
     """The id of the import that will do this. One that waits already takes the wish in: asking twice is one run.
 
-    `tries` counts the attempts in a row that failed before it.
+    `tries` counts the attempts in a row that failed before it. An empty `scope` means that it only reads, the
+    one source that `source_id` names or all.
     """
     import_id: int = (
         await connection.execute(
@@ -133,6 +148,7 @@ async def enqueue(
                 "now": now,
                 "scope": None if scope is None else sorted(map(str, scope)),
                 "tries": tries,
+                "source_id": source_id,
                 "attended": list(ATTENDED),
                 "unattended": list(UNATTENDED),
             },
@@ -169,7 +185,7 @@ _CLAIM = text("""
         WHERE (state = 'running' AND lease_until < clock_timestamp())
            OR (state = 'queued' AND NOT EXISTS (SELECT FROM imports WHERE state = 'running'))
         ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED)
-    RETURNING id, fence, trigger, scope, tries,
+    RETURNING id, fence, trigger, scope, tries, source_id,
               set_config('idle_in_transaction_session_timeout', :standstill, true)
 """)
 
@@ -195,7 +211,8 @@ async def claim(connection: AsyncConnection, owner: str, lease_s: float = LEASE_
         return None
     await connection.execute(_SUPERSEDE, {"id": row.id, "scope": row.scope})
     await notify(connection, Topic.IMPORTS, Topic.IMAGES)
-    return Claim(row.id, row.fence, row.trigger, None if row.scope is None else frozenset(row.scope), row.tries)
+    scope = None if row.scope is None else frozenset(row.scope)
+    return Claim(row.id, row.fence, row.trigger, scope, row.tries, row.source_id)
 
 
 def _standstill() -> str:
@@ -300,7 +317,7 @@ async def finish(
             retry_at=retry_at,
         )
     )
-    if held.trigger not in UNATTENDED:
+    if held.trigger not in UNATTENDED and not held.only_reads:
         await connection.execute(update(sync_schedule).values(last_run_at=now))
     await notify(connection, Topic.IMPORTS, Topic.IMAGES, Topic.SYNC)
 

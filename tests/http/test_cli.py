@@ -616,6 +616,20 @@ def test_sources_come_change_and_go(operator: Operator) -> None:
     assert (updated.json["name"], updated.json["priority"]) == ("Theirs", 5)
     assert (updated.json["stale_after_days"], updated.json["warning"]) == (90, "")
     assert operator("source", "update", "Theirs").code == 2
+    assert operator("sync", "--wait").code == 0  # the reading that "source add" asked for
+    read = operator("source", "read", "Theirs", "--wait")
+    assert re.search(r"^Import \d+ succeeded: what is offered is known now\.$", read.out, re.MULTILINE)
+    numbers = operator("imports", "-n", "1", "-o", "name").out.strip()
+    assert re.search(r"^Of +nothing: source \d+ is read$", operator("import", "show", numbers).out, re.MULTILINE)
+    disabled = operator("source", "disable", "Theirs")
+    assert disabled.out == "Disabled Theirs: nothing new comes from it, and what is held of it stays.\n"
+    assert re.search(r"Theirs .* disabled, read ", operator("sources").out)
+    assert "Enabled" not in operator("source", "show", "maas.io").out
+    refused = operator("source", "read", "Theirs")
+    assert (refused.code, "is disabled, and not read before it is enabled" in refused.err) == (1, True)
+    assert "nothing was changed" in operator("source", "enable", "Theirs", "--dry-run").err
+    assert operator("source", "enable", "Theirs").out == "Enabled Theirs; the region reads it now.\n"
+    assert operator("sync", "--wait").code == 0
     asked = operator("source", "accept-older", "Theirs")
     assert (asked.code, "add --yes" in asked.err) == (2, True)
     older = operator("source", "accept-older", "Theirs", "--yes")

@@ -59,6 +59,7 @@ OPERATORS = {
     "pin_image",
     "poll_rack",
     "poll_racks",
+    "read_source",
     "remove_image",
     "remove_selection",
     "replace_selection",

@@ -135,7 +135,7 @@ function Import({ run }) {
       <p class="entry-what">
         <b>${TRIGGER[run.trigger]}</b>
         ${run.trigger !== "schedule" && html`${" "}by ${run.requested_by}`}
-        ${run.scope && html`<span class="muted"> for ${run.scope.join(", ")}</span>`}
+        ${run.scope && html`<span class="muted"> ${run.scope.length ? `for ${run.scope.join(", ")}` : "for no image: it only reads"}</span>`}
       </p>
       <p class="entry-outcome"><${Status} entry=${IMPORT[run.state]} /> <span class="muted">${figures(run)}</span></p>
       ${run.error && html`<p class=${run.state === "failed" ? "error" : ""}>${run.error}</p>`}
