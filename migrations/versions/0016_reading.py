@@ -1,4 +1,4 @@
-"""A source can be disabled, and one source can be read without an import of what it offers."""
+"""A source can be disabled, one can be read without an import of what it offers, and how often to sync is a setting."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -12,8 +12,16 @@ depends_on = None
 def upgrade() -> None:
     op.add_column("sources", sa.Column("enabled", sa.Boolean(), server_default=sa.true(), nullable=False))
     op.add_column("imports", sa.Column("source_id", sa.Integer(), nullable=True))
+    op.add_column(
+        "sync_schedule", sa.Column("interval_seconds", sa.Integer(), server_default=sa.text("3600"), nullable=False)
+    )
+    op.create_check_constraint(
+        op.f("ck_sync_schedule_interval"), "sync_schedule", sa.text("interval_seconds BETWEEN 300 AND 604800")
+    )
 
 
 def downgrade() -> None:
+    op.drop_constraint(op.f("ck_sync_schedule_interval"), "sync_schedule", type_="check")
+    op.drop_column("sync_schedule", "interval_seconds")
     op.drop_column("imports", "source_id")
     op.drop_column("sources", "enabled")

@@ -264,7 +264,7 @@ SHAPES: Mapping[str, Any] = {
         "held_bytes": 12_600_000_000,
         "files": 63,
     },
-    "SyncFields": {"enabled": True},
+    "SyncFields": {"enabled": True, "interval_seconds": 3600},
     "SyncShown": {
         "enabled": True,
         "interval_seconds": 3600,
@@ -399,7 +399,7 @@ OPERATIONS: Mapping[str, str] = {
     "get_import": "One run, and how far it is with each image.",
     "cancel_import": "Stops the run within seconds. What has arrived is kept; the next run goes on from there.",
     "get_sync": "Whether the region reads its sources every hour, and when it does so next.",
-    "change_sync": "Switches the hourly sync on or off. Imports by hand go on either way.",
+    "change_sync": "Switches the hourly sync on or off, or sets how often it runs. Imports by hand go on either way.",
     "list_racks": "The racks enrolled here, by name, each as its last report says. Pages by cursor.",
     "get_rack": "One rack, and the images of the current manifest that it lacks.",
     "remove_rack": "Removes the rack: its requests are refused at once, and its key for ever. It goes on serving.",

@@ -1,10 +1,10 @@
 """/imports: the runs that bring images in; and /sync, the hourly one."""
 
-from datetime import datetime
-from typing import Annotated, Literal
+from datetime import datetime, timedelta
+from typing import Annotated, Literal, Self
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from region.actions import imports as acts
 from region.actions import sync
@@ -12,7 +12,6 @@ from region.api.deps import Changer, IfMatch, TheRegion, Transaction, Viewer
 from region.api.models import ImageId, Limit, Page, Shape, paged
 from region.api.problems import documented
 from region.importing import imports
-from region.importing.imports import SYNC_PERIOD
 from shared.names import ImageKey
 
 router = APIRouter(tags=["imports"])
@@ -65,16 +64,25 @@ class ImportDetail(ImportShown):
 
 
 class SyncFields(Shape):
-    """The switch."""
+    """The switch, and how often; what is left out stays."""
 
-    enabled: bool
+    enabled: bool | None = Field(None, description="Null: it stays as it is.")
+    interval_seconds: int | None = Field(
+        None, ge=300, le=604_800, description="How often the sync runs, at least every 5 minutes to once a week."
+    )
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if self.enabled is None and self.interval_seconds is None:
+            raise ValueError("name at least one field to change")
+        return self
 
 
 class SyncShown(Shape):
     """The hourly sync of the region. Racks poll every five minutes; that cannot be switched off."""
 
     enabled: bool
-    interval_seconds: int = Field(int(SYNC_PERIOD.total_seconds()))
+    interval_seconds: int = Field(description="How often it runs.")
     last_run_at: datetime | None
     next_run_at: datetime | None = Field(description="Null while the sync is switched off.")
 
@@ -137,7 +145,9 @@ async def get_sync(_operator: Viewer, connection: Transaction, response: Respons
     return _sync(await imports.schedule(connection), response)
 
 
-@router.patch("/sync", summary="Switch the hourly sync on or off", responses=documented(412))
+@router.patch(
+    "/sync", summary="Switch the hourly sync on or off, or say how often it runs", responses=documented(412, 422)
+)
 async def change_sync(
     operator: Changer,
     region: TheRegion,
@@ -146,7 +156,11 @@ async def change_sync(
     if_match: IfMatch,
     fields: SyncFields,
 ) -> SyncShown:
-    return _sync(await sync.switch(connection, operator, fields.enabled, region.now(), if_match=if_match), response)
+    interval = None if fields.interval_seconds is None else timedelta(seconds=fields.interval_seconds)
+    changed = await sync.switch(
+        connection, operator, fields.enabled, region.now(), interval=interval, if_match=if_match
+    )
+    return _sync(changed, response)
 
 
 def _shown(found: imports.Import, response: Response) -> ImportShown:
@@ -158,7 +172,7 @@ def _sync(schedule: imports.Schedule, response: Response) -> SyncShown:
     response.headers["ETag"] = sync.etag(schedule)
     return SyncShown(
         enabled=schedule.enabled,
-        interval_seconds=int(SYNC_PERIOD.total_seconds()),
+        interval_seconds=int(schedule.interval.total_seconds()),
         last_run_at=schedule.last_run_at,
         next_run_at=schedule.next_run_at if schedule.enabled else None,
     )

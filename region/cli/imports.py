@@ -227,27 +227,46 @@ def show(
 
 
 def auto_sync(
-    switch: Annotated[Switch | None, typer.Argument(metavar="[on|off]", help="Left out, it is shown.")] = None,
+    switch: Annotated[Switch | None, typer.Argument(metavar="[on|off]", help="Left out, it stays as it is.")] = None,
+    every: Annotated[
+        int | None,
+        typer.Option(min=5, max=10_080, metavar="MINUTES", help="How often it runs, at least every 5 minutes."),
+    ] = None,
     chosen: Output = Format.TABLE,
 ) -> None:
-    """Show the region's hourly sync, or switch it on or off. Racks poll every 5 minutes whatever this says."""
+    """Show the region's hourly sync, switch it on or off, or say how often it runs.
+
+    Racks poll every 5 minutes whatever this says.
+    """
+    changes: dict[str, Any] = {} if switch is None else {"enabled": switch is Switch.ON}
+    changes |= {} if every is None else {"interval_seconds": every * 60}
 
     async def change(api: "Api") -> Item:
-        if switch is None:
+        if not changes:
             return await api.get("sync")
-        return (await api.ask("PATCH", "sync", body={"enabled": switch is Switch.ON})).body
+        return (await api.ask("PATCH", "sync", body=changes)).body
 
     found, now = call(change), datetime.now(UTC)
     if output.show_data(chosen, found):
         return
-    every = words.span(found.get("interval_seconds", 3600)).removeprefix("1 ")
+    period = _period(found.get("interval_seconds", 3600))
     last = f"it ran {words.ago(found['last_run_at'], now)}" if found.get("last_run_at") else "it has never run"
     if found.get("enabled"):
         due = words.moment(found.get("next_run_at"))
         following = "now" if due is None or due <= now else words.ago(found["next_run_at"], now)
-        output.say(f"Automatic sync is on, every {every}: {last} and is due {following}.")
+        output.say(f"Automatic sync is on, every {period}: {last} and is due {following}.")
     else:
         output.say(f"Automatic sync is off: {last}.")
+
+
+def _period(seconds: int) -> str:
+    """`hour`, `90 minutes`, `2 days`: in the largest unit that it is whole in."""
+    length, unit = next(
+        (length, unit)
+        for length, unit in ((86_400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
+        if seconds % length == 0
+    )
+    return words.counted(seconds // length, unit).removeprefix("1 ")
 
 
 def _state(run: Item) -> Cell:

@@ -94,7 +94,9 @@ sync_schedule = Table(
     _flag("enabled", default=True),
     _moment("last_run_at", nullable=True),
     _moment("next_run_at"),
+    Column("interval_seconds", Integer, nullable=False, server_default=text("3600")),
     CheckConstraint("id = 1", name="single_row"),
+    CheckConstraint("interval_seconds BETWEEN 300 AND 604800", name="interval"),
 )
 
 # Trust: `keyring` holds the bytes that count, whatever they came from (`keyring_path`, a shipped keyring's name, or a

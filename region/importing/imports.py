@@ -6,9 +6,9 @@ then takes its place.
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from sqlalchemy import delete, func, or_, select, text, update
+from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -19,6 +19,9 @@ from shared.errors import BootferryError, Conflict, NotFound
 from shared.names import ImageKey
 
 SYNC_PERIOD = promises.SYNC_PERIOD
+LEAST_INTERVAL, MOST_INTERVAL = timedelta(minutes=5), timedelta(days=7)
+"""Between these lies how often the region may sync."""
+
 LEASE_S = 10.0
 """A runner says once a second that it is alive; after so many seconds of silence another takes over."""
 
@@ -99,11 +102,12 @@ class Import:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """The hourly sync."""
+    """The sync: hourly, unless an operator has set another interval."""
 
     enabled: bool
     last_run_at: datetime | None
     next_run_at: datetime
+    interval: timedelta = SYNC_PERIOD
 
 
 _ENQUEUE = text("""
@@ -163,11 +167,15 @@ async def enqueue_due(connection: AsyncConnection, now: datetime) -> int | None:
 
     A next run that lies further ahead than any could was written by a clock that was wrong: it is due, too.
     """
-    following = sync_schedule.c.next_run_at
     due = await connection.execute(
-        update(sync_schedule)
-        .where(sync_schedule.c.enabled, or_(following <= now, following > now + 2 * SYNC_PERIOD))
-        .values(next_run_at=now + SYNC_PERIOD)
+        text("""
+            UPDATE sync_schedule
+            SET next_run_at = CAST(:now AS timestamptz) + interval_seconds * interval '1 second'
+            WHERE enabled
+              AND (next_run_at <= :now
+                   OR next_run_at > CAST(:now AS timestamptz) + 2 * interval_seconds * interval '1 second')
+        """),
+        {"now": now},
     )
     if due.rowcount == 0:
         return None
@@ -392,12 +400,27 @@ async def schedule(connection: AsyncConnection, *, for_update: bool = False) -> 
     """The hourly sync as it stands; with `for_update` nobody else changes it until this transaction ends."""
     query = select(sync_schedule)
     row = (await connection.execute(query.with_for_update() if for_update else query)).one()
-    return Schedule(row.enabled, row.last_run_at, row.next_run_at)
+    return Schedule(row.enabled, row.last_run_at, row.next_run_at, timedelta(seconds=row.interval_seconds))
 
 
 async def set_enabled(connection: AsyncConnection, enabled: bool) -> Schedule:
     """Switch the hourly sync. Switched on, a run that was missed meanwhile is due at once."""
     await connection.execute(update(sync_schedule).values(enabled=enabled))
+    await notify(connection, Topic.SYNC)
+    return await schedule(connection)
+
+
+async def set_interval(connection: AsyncConnection, interval: timedelta, now: datetime) -> Schedule:
+    """Set how often the sync runs. The next run moves with it; one that would have been due by now is due at once."""
+    await connection.execute(
+        text("""
+            UPDATE sync_schedule SET
+                interval_seconds = :seconds,
+                next_run_at = least(next_run_at + (:seconds - interval_seconds) * interval '1 second',
+                                    CAST(:now AS timestamptz) + :seconds * interval '1 second')
+        """),
+        {"seconds": int(interval.total_seconds()), "now": now},
+    )
     await notify(connection, Topic.SYNC)
     return await schedule(connection)
 

@@ -106,6 +106,13 @@ async def test_a_confirmation_is_a_manifest_of_its_own_and_written_down(engine: 
     assert (told.action, told.after) == ("region.removal_confirmed", {"confirmed": [*order]})
 
 
+@pytest.mark.parametrize("minutes", [4.9, -1, 7 * 24 * 60 + 1])
+async def test_an_interval_below_five_minutes_or_above_a_week_is_refused(engine: AsyncEngine, minutes: float) -> None:
+    async with transaction(engine) as connection:
+        with pytest.raises(InvalidValue, match="between 5 minutes and 7 days"):
+            await sync_acts.switch(connection, CONSOLE, None, NOW, interval=timedelta(minutes=minutes))
+
+
 async def change_settings(connection: AsyncConnection, actor: Actor) -> object:
     seen = Preferences(proxy=None, retention_days=400, revision=0)
     wished: settings_acts.Changes = {"retention_days": 30}

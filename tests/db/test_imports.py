@@ -186,6 +186,30 @@ async def test_no_sync_while_it_is_off_and_the_missed_one_when_it_is_on_again(re
     assert await due(region, 5 * SYNC_PERIOD) is not None
 
 
+async def test_how_often_the_sync_runs_is_a_setting(region: AsyncEngine) -> None:
+    assert await due(region) is not None
+    async with transaction(region) as connection:
+        changed = await imports.set_interval(connection, timedelta(minutes=5), NOW + timedelta(minutes=2))
+    assert (changed.interval, changed.next_run_at) == (timedelta(minutes=5), NOW + timedelta(minutes=5))
+    assert await due(region, timedelta(minutes=5) - timedelta(seconds=1)) is None
+    assert await due(region, timedelta(minutes=5)) is not None
+    assert await due(region, timedelta(minutes=9)) is None
+    assert await due(region, timedelta(minutes=10)) is not None
+    # A day: counted from the last run, not from now.
+    async with transaction(region) as connection:
+        changed = await imports.set_interval(connection, timedelta(days=1), NOW + timedelta(minutes=12))
+    assert changed.next_run_at == NOW + timedelta(minutes=10, days=1)
+    assert await due(region, timedelta(hours=23)) is None
+    # Shorter again, what would have been due by now is due at once.
+    async with transaction(region) as connection:
+        await imports.set_interval(connection, timedelta(hours=1), NOW + timedelta(hours=23))
+    assert await due(region, timedelta(hours=23)) is not None
+    # A clock that was wrong by years puts this off no more than the hour.
+    async with transaction(region) as connection:
+        await imports.set_interval(connection, timedelta(minutes=5), NOW + timedelta(days=3650))
+    assert await due(region, timedelta(hours=25)) is not None
+
+
 async def test_a_due_sync_joins_the_import_that_waits(region: AsyncEngine) -> None:
     waiting = await enqueued(region, scope=frozenset({NOBLE}))
     assert await due(region) == waiting

@@ -109,6 +109,12 @@ async def test_two_who_select_at_once_both_get_what_they_selected(running: Runni
 async def test_the_sync_is_switched(running: Running) -> None:
     off = await running.client("PATCH", "/sync", json={"enabled": False})
     assert (off.json["enabled"], off.json["next_run_at"]) == (False, None)
+    often = await running.client("PATCH", "/sync", json={"interval_seconds": 300})
+    assert (often.status, often.json["enabled"], often.json["interval_seconds"]) == (200, False, 300)
+    assert often.headers["ETag"] != off.headers["ETag"]
+    for refused in ({"interval_seconds": 299}, {"interval_seconds": 604_801}, {}, {"enabled": None}):
+        assert (await running.client("PATCH", "/sync", json=refused)).status == 422
+    assert (await running.client("PATCH", "/sync", json={"interval_seconds": 3600})).status == 200
     on = await running.client("PATCH", "/sync", json={"enabled": True})
     assert on.json["next_run_at"] is not None
 

@@ -826,6 +826,14 @@ def test_the_switch(operator: Operator) -> None:
     assert operator("auto-sync", "off").out.startswith("Automatic sync is off")
     assert operator("auto-sync", "-o", "json").json["enabled"] is False
     assert operator("auto-sync", "on").out.startswith("Automatic sync is on")
+    assert operator("auto-sync", "--every", "90").out.startswith("Automatic sync is on, every 90 minutes: ")
+    assert operator("auto-sync", "off", "--every", "2880", "-o", "json").json["interval_seconds"] == 172_800
+    assert operator("auto-sync", "on").out.startswith("Automatic sync is on, every 2 days: ")
+    assert (
+        operator("activity", "-n", "3", "-o", "json").json[1]["sentence"] == "Set the sync to run every 2880 minutes."
+    )
+    assert operator("auto-sync", "--every", "4").code == 2
+    assert operator("auto-sync", "--every", "60").out.startswith("Automatic sync is on, every hour: ")
 
 
 def test_whoever_stops_reading_hears_no_complaint(operator: Operator) -> None:
