@@ -51,13 +51,14 @@ class Product:
 def targets(
     wishes: Collection[Wish],
     sources: Iterable[Source],
-    products: Iterable[Product],
+    products: Collection[Product],
     pins: Mapping[ImageKey, str] | None = None,
     bootloader_source: int | None = 1,
 ) -> list[Target]:
     """What should be held, by image and place."""
     pinned = pins or {}
     known = {source.id: source for source in sources}
+    kernel_of = {version.id: product.kernel for product in products for version in product.versions}
     wanted = [product for product in products if _is_wanted(product, wishes, bootloader_source)]
     found: list[Target] = []
     for image in {product.image for product in wanted}:
@@ -92,6 +93,7 @@ def targets(
                         source_id=winner.id,
                         version_id=version.id,
                         version=version.name,
+                        kernel=kernel_of[version.id],
                         held=version.held,
                         offered=offered,
                         current=winner.current,

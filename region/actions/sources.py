@@ -203,14 +203,14 @@ async def change(
     seen = await effect.look(connection)
     async with connection.begin_nested() as attempt:
         source = await sources.change(connection, before, wished, now, secrets)
-        if source.enabled != before.enabled:
-            await wanted.refresh(connection)
+        # Which source a rule follows depends on how sources stand to each other.
+        await wanted.refresh(connection, now)
         known = {entry.version_id for entry in unvouched}
         lapse = Lapse(
             sorted(offered - await offers.images(connection, source.id)),
             [entry for entry in await trust.unvouched(connection, source.id) if entry.version_id not in known],
         )
-        found = effect.compare(seen, await _settled(connection, lapse, held))
+        found = _by_rules(effect.compare(seen, await _settled(connection, lapse, held)))
         if dry_run:
             await attempt.rollback()
     if dry_run:
@@ -295,9 +295,9 @@ async def remove(
     async with connection.begin_nested() as attempt:
         await selections.unname(connection, source_id)
         await sources.remove(connection, source_id, now)
-        await wanted.refresh(connection)
+        await wanted.refresh(connection, now)
         lapse = Lapse(sorted(offered), await trust.unvouched(connection, source_id))
-        found = effect.compare(seen, await _settled(connection, lapse, held))
+        found = _by_rules(effect.compare(seen, await _settled(connection, lapse, held)))
         if dry_run:
             await attempt.rollback()
     if dry_run:
@@ -401,6 +401,18 @@ async def _settled(connection: AsyncConnection, lapse: Lapse, held: HeldChoice |
     if held is not HeldChoice.WITHDRAW:
         return after
     return effect.without(after, {entry.version_id for entry in lapse.held})
+
+
+def _by_rules(found: Effect) -> Effect:
+    """The same, with a warning when rules mean other images after the change of a source."""
+    told = [
+        f"{effect.counted(images)} {one if len(images) == 1 else more}"
+        for images, one, more in ((found.add, "comes", "come"), (found.remove, "goes", "go"))
+        if images
+    ]
+    if not told:
+        return found
+    return replace(found, warnings=(*found.warnings, f"Rules mean other images after this: {', '.join(told)}."))
 
 
 async def _followed(

@@ -18,6 +18,10 @@ _PLAN = {
     "remove": [],
     "moved": [],
     "unavailable": [],
+    "kernels_add": {"ubuntu:noble:amd64": ["ga-24.04"]},
+    "kernels_remove": {},
+    "left_out_bytes": 228_000_000,
+    "means": {"ubuntu:24.04:amd64": ["ubuntu:noble:amd64"]},
     "bootloaders_add": ["bootloader:uefi:amd64"],
     "bootloaders_change": [],
     "bootloaders_withdraw": [],
@@ -57,6 +61,7 @@ _IMPORT = {
 _OFFER = {
     **_IMAGE,
     "title": "24.04 LTS",
+    "release_version": "24.04",
     "version": "20260705",
     "lts": True,
     "support_eol": "2029-05-31",
@@ -230,7 +235,15 @@ SHAPES: Mapping[str, Any] = {
     },
     "SuccessionShown": _SUCCESSION,
     "SelectionFields": _IMAGE,
-    "SelectionShown": {**_IMAGE, "id": 5, "source_id": None, "created_at": _NOON},
+    "SelectionShown": {
+        **_IMAGE,
+        "kernels": ["ga"],
+        "labels": None,
+        "id": 5,
+        "source_id": None,
+        "images": ["ubuntu:noble:amd64"],
+        "created_at": _NOON,
+    },
     "SessionFields": {"token": "your token"},
     "SessionShown": {"name": "night shift", "role": "operator", "expires_at": _EVENING},
     "SettingsFields": {"proxy": "http://proxy.example.org:3128", "retention_days": 400},
@@ -356,7 +369,7 @@ OPERATIONS: Mapping[str, str] = {
     "get_image": "One image: its versions in short, its progress on the region, and how many racks serve it.",
     "remove_image": (
         "Takes the image out of the selection and withdraws what is held of it with the next import. `If-Match` takes"
-        " the ETag of the image, or that of the selection."
+        " the ETag of the image, or that of the selection. An image that a rule means is refused: 409."
     ),
     "list_versions": "The versions of the image that its source offers or the region holds, the newest first.",
     "list_image_racks": "Each rack, by name, and how the image is there. Pages by cursor.",
@@ -364,10 +377,18 @@ OPERATIONS: Mapping[str, str] = {
     "unpin_image": "Lets the image follow its source again: the next import brings the newest version.",
     "list_bootloaders": "Bootloaders come with every import, without being selected.",
     "list_available": "Every image that a source offers, selected or not: what there is to select from.",
-    "list_selections": "What is selected. Send the ETag as `If-Match` with a change: it names this state.",
+    "list_selections": (
+        "What is selected, as it was said, and the images that it means now. Send the ETag as `If-Match` with a change:"
+        " it names this state."
+    ),
     "replace_selection": "Selects exactly these images in one step, all or nothing; the others are unselected.",
-    "add_selection": "Selects one more image and starts the import that brings it.",
-    "remove_selection": "Unselects one image; what is held of it is withdrawn with the import this starts.",
+    "add_selection": (
+        "Selects one more image, or what a rule means, and starts the import that brings it. What is selected already"
+        " from the same source gets these kernels and labels."
+    ),
+    "remove_selection": (
+        "Unselects an image, or what a rule means; what is held of it is withdrawn with the import this starts."
+    ),
     "list_sources": "Where images come from. A source with a greater priority wins an image that several offer.",
     "add_source": "Adds a source and reads it at once. Try it with a probe first: a probe saves nothing.",
     "probe_source": "Reads the mirror as an import would; answers what it offers, or why it cannot be used.",

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
 from region.actions import pins as acts
+from region.actions import selections as selection_acts
 from region.api.deps import Changer, IfMatch, TheRegion, Transaction, Viewer
 from region.api.models import (
     EffectShown,
@@ -22,7 +23,7 @@ from region.api.models import (
 )
 from region.api.problems import documented
 from region.api.selections import PLANNED, Change, PlanShown
-from region.catalogue import bootloaders, images, offers, pins, selections, sources, targets
+from region.catalogue import aliases, bootloaders, images, offers, pins, sources, targets
 from region.fleet import racks
 from shared.errors import NotFound
 from shared.names import ImageKey
@@ -141,19 +142,16 @@ async def list_images(
 async def get_image(
     _operator: Viewer, region: TheRegion, connection: Transaction, response: Response, image_id: ImageId
 ) -> ImageShown:
-    key = ImageKey.parse(image_id)
+    key = await aliases.image(connection, ImageKey.parse(image_id))
     found = await images.get(connection, key, region.now())
     response.headers["ETag"] = acts.etag(key, found.pinned_version)
     return ImageShown.model_validate(found)
 
 
-@router.delete("/images/{image_id}", status_code=202, summary="Unselect an image", responses=PLANNED)
+@router.delete("/images/{image_id}", status_code=202, summary="Unselect an image", responses=PLANNED | documented(409))
 async def remove_image(change: Change, image_id: ImageId) -> PlanShown:
-    image = ImageKey.parse(image_id)
-    before = await selections.wishes(change.connection)
-    wished = frozenset(wish for wish in before if wish.image != image)
-    if wished == before:
-        raise NotFound("selected image", image_id)
+    image = await aliases.image(change.connection, ImageKey.parse(image_id))
+    wished = await selection_acts.without(change.connection, image)
     return await change.to(wished, image_etag=acts.etag(image, await pins.pinned(change.connection, image)))
 
 
@@ -161,7 +159,7 @@ async def remove_image(change: Change, image_id: ImageId) -> PlanShown:
     "/images/{image_id}/versions", summary="List an image's versions, newest first", responses=documented(404, 422)
 )
 async def list_versions(_operator: Viewer, connection: Transaction, image_id: ImageId) -> Page[VersionShown]:
-    found = await images.versions_of(connection, ImageKey.parse(image_id))
+    found = await images.versions_of(connection, await aliases.image(connection, ImageKey.parse(image_id)))
     if not found:
         raise NotFound("image called", image_id)
     return Page(items=[VersionShown.model_validate(version) for version in found])
@@ -178,7 +176,7 @@ async def list_image_racks(
     limit: Limit = 200,
     cursor: NameCursor = None,
 ) -> Page[OnRackShown]:
-    image = ImageKey.parse(image_id)
+    image = await aliases.image(connection, ImageKey.parse(image_id))
     if not await racks.is_published(connection, str(image)):
         await images.get(connection, image, region.now())
     found = await racks.on_racks(connection, str(image), region.now(), limit=limit + 1, after=cursor)
@@ -196,7 +194,7 @@ async def pin_image(
     fields: PinFields,
     dry_run: DryRun = False,
 ) -> PinChangedShown:
-    key = ImageKey.parse(image_id)
+    key = await aliases.image(connection, ImageKey.parse(image_id))
     done = await acts.pin(connection, operator, key, fields.version, region.now(), if_match=if_match, dry_run=dry_run)
     return _pin_changed(done, response)
 
@@ -216,7 +214,7 @@ async def unpin_image(
     image_id: ImageId,
     dry_run: DryRun = False,
 ) -> PinChangedShown:
-    key = ImageKey.parse(image_id)
+    key = await aliases.image(connection, ImageKey.parse(image_id))
     done = await acts.unpin(connection, operator, key, region.now(), if_match=if_match, dry_run=dry_run)
     return _pin_changed(done, response)
 

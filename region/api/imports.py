@@ -11,6 +11,7 @@ from region.actions import sync
 from region.api.deps import Changer, IfMatch, TheRegion, Transaction, Viewer
 from region.api.models import ImageId, Limit, Page, Shape, paged
 from region.api.problems import documented
+from region.catalogue import aliases
 from region.importing import imports
 from shared.names import ImageKey
 
@@ -95,7 +96,9 @@ async def start_import(
     response: Response,
     fields: ImportFields | None = None,
 ) -> ImportShown:
-    scope = None if fields is None or fields.images is None else frozenset(map(ImageKey.parse, fields.images))
+    scope = None
+    if fields is not None and fields.images is not None:
+        scope = frozenset([await aliases.image(connection, ImageKey.parse(said)) for said in fields.images])
     started = await acts.start(connection, operator, scope, region.now())
     response.headers["Location"] = f"/api/v1/imports/{started.id}"
     return _shown(started, response)

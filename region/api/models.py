@@ -60,6 +60,9 @@ class OfferShown(ImageName):
     """An image that a source offers. `size_bytes` counts files that its kernels share once."""
 
     title: str = Field(examples=["24.04 LTS"])
+    release_version: str = Field(
+        description="The release's number, which may stand for its name; empty where it has none.", examples=["24.04"]
+    )
     version: str = Field(description="The newest version offered.", examples=["20260705"])
     lts: bool
     support_eol: date | None

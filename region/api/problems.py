@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
+from region.actions.selections import SelectedByRule
 from region.actions.settings import SourceNotRead
 from region.actions.sources import HeldUndecided, UnsignedNotConfirmed
 from region.api.deps import CrossOrigin
@@ -69,6 +70,7 @@ ROWS: Mapping[type[BootferryError], Row] = {
     CrossOrigin: Row(HTTPStatus.FORBIDDEN, "A browser sent a change from another site's page."),
     errors.NotFound: Row(HTTPStatus.NOT_FOUND, "There is no such thing."),
     errors.Conflict: Row(HTTPStatus.CONFLICT, "The change does not fit what is there."),
+    SelectedByRule: Row(HTTPStatus.CONFLICT, "An image cannot be unselected alone, as a rule means it."),
     HeldUndecided: Row(HTTPStatus.CONFLICT, "Nobody would vouch for what is held of a source after the change."),
     SourceNotRead: Row(HTTPStatus.CONFLICT, "Bootloaders cannot come from a source that was not read yet."),
     UnsignedNotConfirmed: Row(HTTPStatus.CONFLICT, "A signed source would be believed without a signature."),

@@ -1,38 +1,70 @@
 """/selections: which images are wanted. Every change answers its plan first when `dry_run` asks for it."""
 
 import asyncio
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Response
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from region.actions import guard
 from region.actions import selections as acts
-from region.actions.effect import Effect
 from region.api.deps import Changer, IfMatch, TheRegion, Transaction, Viewer
-from region.api.models import EffectShown, ImageName, Page, Shape
+from region.api.models import EffectShown, NameField, Page, Shape, parsed
 from region.api.problems import documented
-from region.catalogue import selections, trust
-from region.catalogue.facts import Wish, Wishes
+from region.catalogue import aliases, selections, trust
+from region.catalogue.facts import Meanings, Wish, Wishes
+from region.catalogue.kernels import ALL
+from region.catalogue.patterns import ANY, Pattern, is_exact, parse_release
 from region.fleet import racks
 from region.people.operators import Operator
 from region.process import Region
+from shared.names import Name
 
 router = APIRouter(prefix="/selections", tags=["selections"])
 SelectionId = Annotated[int, Path(ge=1, le=2**31 - 1)]
 
 
-class SelectionFields(ImageName):
+KernelField = Annotated[str, AfterValidator(parsed(lambda said: said if said == ALL else Name(said)))]
+
+
+class WishFields(Shape):
+    """What is wished for, as it is said."""
+
+    os: NameField = Field(examples=["ubuntu"])
+    release: Annotated[str, AfterValidator(parsed(parse_release))] = Field(
+        description=(
+            "A release by its name or version, or a rule: `lts` and `lts:2` (the newest of those with long-term"
+            " support), `supported` (all whose support has not ended), `*` (all)."
+        ),
+        examples=["noble"],
+    )
+    arch: Annotated[str, AfterValidator(parsed(lambda said: said if said == ANY else Name(said)))] = Field(
+        description="An architecture, or `*` for all.", examples=["amd64"]
+    )
+    kernels: list[KernelField] | None = Field(
+        None,
+        min_length=1,
+        max_length=64,
+        description=(
+            "Which kernels: by name (`hwe-24.04`), by kind without the release's number (`ga`, `hwe`, `hwe-edge`,"
+            " `ga-lowlatency`), or `*`. All when left out."
+        ),
+        examples=[["ga"]],
+    )
+    labels: list[KernelField] | None = Field(
+        None, min_length=1, max_length=64, description="Which labels, or `*`. All when left out.", examples=[["stable"]]
+    )
+
+
+class SelectionFields(WishFields):
     """A wish. Without `source_id`, whichever source wins the image is meant, now and later."""
 
     source_id: int | None = Field(None, ge=1, le=2**31 - 1)
-
-    def wish(self) -> Wish:
-        """What the operator wants."""
-        return Wish(self.source_id, self.key())
 
 
 class WholeSelection(Shape):
@@ -41,11 +73,12 @@ class WholeSelection(Shape):
     items: list[SelectionFields] = Field(max_length=10_000)
 
 
-class SelectionShown(ImageName):
-    """A wish that stands."""
+class SelectionShown(WishFields):
+    """A wish that stands, as it was said."""
 
     id: int
     source_id: int | None = Field(description="The source it names; null: whichever source wins the image.")
+    images: list[str] = Field(description="The images it means now, by id.", examples=[["ubuntu:noble:amd64"]])
     created_at: datetime
 
 
@@ -64,6 +97,12 @@ class PlanShown(EffectShown):
     remove: set[str] = Field(description="Images unselected, by id.")
     moved: set[str] = Field(description="Images that stay selected and come from another source.")
     unavailable: set[str] = Field(description="Images selected that no source offers.")
+    kernels_add: dict[str, list[str]] = Field(description="Kernels that come, by image.")
+    kernels_remove: dict[str, list[str]] = Field(description="Kernels that go, by image that stays selected.")
+    left_out_bytes: int = Field(description="What kernels that are offered and not selected would take besides.")
+    means: dict[str, list[str]] = Field(
+        description="The images that rules, and releases named by their version, mean: by how they were said."
+    )
     free_bytes: int = Field(description="Free on the region now.")
     free_bytes_after: int = Field(description="Free on the region afterwards; negative says: it does not fit.")
     tightest_rack: RoomShown | None = Field(description="The live rack with the least room left; null without racks.")
@@ -86,6 +125,26 @@ class _Change:
     free_bytes: int
     if_match: str | None
     dry_run: bool
+    aliases: dict[str, Pattern] = field(default_factory=dict)
+    """What was said with a release's version, and what it means."""
+
+    async def wishes(self, said: Sequence[SelectionFields]) -> frozenset[Wish]:
+        """What is wished for. Raises InvalidValue."""
+        meant = await aliases.releases(self.connection, {(fields.os, fields.release) for fields in said})
+        found = set()
+        for fields in said:
+            image = Pattern(fields.os, meant[fields.os, fields.release], fields.arch)
+            if image.release != fields.release:
+                self.aliases[f"{fields.os}:{fields.release}:{fields.arch}"] = image
+            found.add(
+                Wish(
+                    fields.source_id,
+                    image,
+                    None if fields.kernels is None else frozenset(fields.kernels),
+                    None if fields.labels is None else frozenset(fields.labels),
+                )
+            )
+        return frozenset(found)
 
     async def to(self, wished: Wishes, *, image_etag: str | None = None) -> PlanShown:
         """Exactly `wished` is selected; a dry run only tells what that would lead to.
@@ -101,7 +160,7 @@ class _Change:
             self.response.status_code = 200
         else:
             self.response.headers["Location"] = f"/api/v1/imports/{done.import_id}"
-        return _shown(done.effect, self.free_bytes, room, done.import_id)
+        return _shown(done, self.free_bytes, room, self.aliases)
 
     async def _require_unchanged(self, image_etag: str | None) -> None:
         if image_etag is not None and guard.is_unchanged(self.if_match, image_etag):
@@ -111,18 +170,33 @@ class _Change:
         )
 
 
-def _shown(effect: Effect, free_bytes: int, room: racks.Room | None, import_id: int | None) -> PlanShown:
+def _shown(done: acts.Selected, free_bytes: int, room: racks.Room | None, said: Mapping[str, Pattern]) -> PlanShown:
+    effect = done.effect
     return PlanShown(
         add=set(effect.add),
         remove=set(effect.remove),
         moved=set(effect.moved),
         unavailable=set(effect.unavailable),
+        kernels_add={image: sorted(kernels) for image, kernels in sorted(effect.kernels_add.items())},
+        kernels_remove={image: sorted(kernels) for image, kernels in sorted(effect.kernels_remove.items())},
+        left_out_bytes=effect.left_out_bytes,
+        means=_means(done.meanings, said),
         **EffectShown.of(effect).model_dump(),
         free_bytes=free_bytes,
         free_bytes_after=free_bytes - effect.fetch_bytes,
         tightest_rack=None if room is None else RoomShown.model_validate(room),
-        import_id=import_id,
+        import_id=done.import_id,
     )
+
+
+def _means(meanings: Meanings, said: Mapping[str, Pattern]) -> dict[str, list[str]]:
+    """By what was said; a rule that several sources are named for means what it means of all of them."""
+    images: dict[str, set[str]] = defaultdict(set)
+    for wish, meant in meanings.items():
+        images[str(wish.image)] |= set(map(str, meant))
+    rules = {str(wish.image) for wish in meanings if not is_exact(wish.image)}
+    named = {alias: str(pattern) for alias, pattern in said.items()} | {rule: rule for rule in rules}
+    return {each: sorted(images[pattern]) for each, pattern in sorted(named.items())}
 
 
 def _etag(revision: int) -> str:
@@ -160,6 +234,7 @@ PLANNED: dict[int | str, dict[str, Any]] = {
 @router.get("", summary="List what is selected")
 async def list_selections(_operator: Viewer, connection: Transaction, response: Response) -> Page[SelectionShown]:
     response.headers["ETag"] = _etag(await selections.revision(connection))
+    meanings = await selections.meanings(connection)
     return Page(
         items=[
             SelectionShown(
@@ -167,6 +242,9 @@ async def list_selections(_operator: Viewer, connection: Transaction, response: 
                 source_id=entry.wish.source_id,
                 created_at=entry.created_at,
                 **entry.wish.image._asdict(),
+                kernels=None if entry.wish.kernels is None else sorted(entry.wish.kernels),
+                labels=None if entry.wish.labels is None else sorted(entry.wish.labels),
+                images=sorted(map(str, meanings[entry.wish])),
             )
             for entry in await selections.list_all(connection)
         ]
@@ -175,15 +253,20 @@ async def list_selections(_operator: Viewer, connection: Transaction, response: 
 
 @router.put("", status_code=202, summary="Select exactly these images, all or nothing", responses=PLANNED)
 async def replace_selection(change: Change, whole: WholeSelection) -> PlanShown:
-    return await change.to(frozenset(entry.wish() for entry in whole.items))
+    return await change.to(await change.wishes(whole.items))
 
 
-@router.post("", status_code=202, summary="Select one image", responses=PLANNED)
+@router.post("", status_code=202, summary="Select one image, or what a rule means", responses=PLANNED)
 async def add_selection(change: Change, fields: SelectionFields) -> PlanShown:
-    return await change.to(await selections.wishes(change.connection) | {fields.wish()})
+    [wish] = await change.wishes([fields])
+    before = await selections.wishes(change.connection)
+    others = {other for other in before if (other.source_id, other.image) != (wish.source_id, wish.image)}
+    return await change.to(frozenset(others | {wish}))
 
 
-@router.delete("/{selection_id}", status_code=202, summary="Unselect one image", responses=PLANNED)
+@router.delete(
+    "/{selection_id}", status_code=202, summary="Unselect one image, or what a rule means", responses=PLANNED
+)
 async def remove_selection(change: Change, selection_id: SelectionId) -> PlanShown:
     entry = await selections.get(change.connection, selection_id)
     return await change.to(await selections.wishes(change.connection) - {entry.wish})

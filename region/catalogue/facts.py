@@ -1,8 +1,11 @@
 """The facts that decisions take: what is wished for, what should be held, what is. Nothing is read here."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from region.catalogue.kernels import is_kernel, is_label
+from region.catalogue.patterns import Pattern
 from shared.digest import Sha256
 from shared.layout import BOOTLOADER
 from shared.names import ImageKey, RelativePath
@@ -10,20 +13,29 @@ from shared.names import ImageKey, RelativePath
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What an operator wants of one image. `source_id` None: whichever source wins; `kernels`, `labels` None: all."""
+    """What an operator wants, as it was said.
+
+    `image` is an image, or a pattern of images (`region.catalogue.patterns`). `source_id` None: whichever source wins.
+    `kernels`, `labels` None: all; else what `region.catalogue.kernels` says of each.
+    """
 
     source_id: int | None
-    image: ImageKey
+    image: ImageKey | Pattern
     kernels: frozenset[str] | None = None
     labels: frozenset[str] | None = None
 
     def takes(self, kernel: str, label: str) -> bool:
         """True if this kernel and label of the image are wanted."""
-        return (self.kernels is None or kernel in self.kernels) and (self.labels is None or label in self.labels)
+        return (self.kernels is None or any(is_kernel(said, kernel) for said in self.kernels)) and (
+            self.labels is None or any(is_label(said, label) for said in self.labels)
+        )
 
 
 Wishes = frozenset[Wish]
 """A whole selection."""
+
+Meanings = Mapping[Wish, frozenset[ImageKey]]
+"""A whole selection, and the images that each wish means now."""
 
 
 class File(NamedTuple):
@@ -37,7 +49,7 @@ class File(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What one place should hold.
+    """What one place should hold; `kernel` is the one it is of.
 
     `offered` is false for a pinned version that is only held. `current`: its source was read under its present trust.
     """
@@ -47,6 +59,7 @@ class Target:
     source_id: int
     version_id: int
     version: str
+    kernel: str
     held: bool
     offered: bool
     current: bool

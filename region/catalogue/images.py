@@ -1,4 +1,4 @@
-"""Images and their status, derived from selections, catalogue, files, imports and reports in one query.
+"""Images and their status, derived from what the selections mean, catalogue, files, imports and reports in one query.
 
 An image is described by its *current* versions: its targets (`region.catalogue.targets`), or what is held where it has
 none.
@@ -58,15 +58,18 @@ class Image:
 
 _CURRENT = """
 shown AS (
-    SELECT os, release, arch FROM selections
+    SELECT os, release, arch FROM meant
     UNION
     SELECT os, release, arch FROM products
     WHERE kind <> 'bootloader'
       AND EXISTS (SELECT FROM versions WHERE product_id = products.id AND held_at IS NOT NULL)
 ),
 selected AS (
-    SELECT os, release, arch, (array_agg(source_id ORDER BY sources.priority DESC NULLS LAST))[1] AS source_id
-    FROM selections LEFT JOIN sources ON sources.id = selections.source_id GROUP BY os, release, arch
+    SELECT meant.os, meant.release, meant.arch,
+           (array_agg(source_id ORDER BY sources.priority DESC NULLS LAST))[1] AS source_id
+    FROM meant JOIN selections ON selections.id = meant.selection_id
+    LEFT JOIN sources ON sources.id = selections.source_id
+    GROUP BY meant.os, meant.release, meant.arch
 ),
 listed AS (
     SELECT DISTINCT products.os, products.release, products.arch
@@ -207,7 +210,7 @@ LIMIT :limit
 _LIST = text(f"WITH {_STATUS}")
 
 _ONLY = """
-selections AS (SELECT * FROM selections WHERE (os, release, arch) = (:os, :release, :arch)),
+meant AS (SELECT * FROM meant WHERE (os, release, arch) = (:os, :release, :arch)),
 products AS (SELECT * FROM products WHERE (os, release, arch) = (:os, :release, :arch)),
 targets AS (SELECT * FROM targets WHERE image = :image),
 published_images AS (SELECT * FROM published_images WHERE image = :image)
@@ -236,7 +239,10 @@ async def get(connection: AsyncConnection, key: ImageKey, now: datetime) -> Imag
 
 @dataclass(frozen=True, slots=True)
 class VersionShown:
-    """One version of an image, over all its kernels. `size_bytes` counts shared files once."""
+    """One version of an image, over all its kernels that are selected or held. `size_bytes` counts shared files once.
+
+    Of an image that is not selected all kernels count.
+    """
 
     name: str
     offered: bool
@@ -248,9 +254,14 @@ async def versions_of(connection: AsyncConnection, key: ImageKey) -> list[Versio
     """The versions of an image that are offered or held, newest first."""
     rows = await connection.execute(
         text("""
-            WITH known AS (
+            WITH wished AS (
+                SELECT kernel, label FROM wanted WHERE (os, release, arch) = (:os, :release, :arch)
+            ),
+            known AS (
                 SELECT versions.* FROM versions JOIN products ON products.id = versions.product_id
                 WHERE (os, release, arch) = (:os, :release, :arch) AND kind <> 'bootloader'
+                  AND (NOT EXISTS (SELECT FROM wished) OR versions.held_at IS NOT NULL
+                       OR (subarch, products.label) IN (SELECT kernel, label FROM wished))
             ),
             sizes AS (
                 SELECT name, sum(size)::bigint AS size_bytes FROM (

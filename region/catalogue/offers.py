@@ -8,7 +8,7 @@ from datetime import date
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from region.stream.documents import Product, ProductKind, version_key
+from region.stream.documents import Product, ProductKind, is_lts, version_key
 from shared.names import ImageKey
 
 
@@ -20,6 +20,7 @@ class Offer:
     release: str
     arch: str
     title: str
+    release_version: str
     version: str
     lts: bool
     support_eol: date | None
@@ -39,6 +40,7 @@ def of_products(products: Iterable[Product]) -> list[Offer]:
             Offer(
                 *image,
                 title=group[0].title,
+                release_version=group[0].version,
                 version=max(product.versions[-1].name for product in group),
                 lts=group[0].lts,
                 support_eol=group[0].support_eol,
@@ -85,8 +87,7 @@ async def list_all(connection: AsyncConnection, source_id: int) -> list[Offer]:
     found = []
     for row in rows.mappings():
         fields = dict(row)
-        release_version = fields.pop("release_version")
-        found.append((release_version, Offer(**fields, lts="LTS" in fields["title"])))
+        found.append((row.release_version, Offer(**fields, lts=is_lts(fields["title"]))))
     return _ordered(found)
 
 

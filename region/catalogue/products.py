@@ -116,7 +116,7 @@ async def record(
             require_not_older(document, known.get(document.content_id), document.content_id)
             kept += await _record_document(connection, source_id, document, stream)
         await _record_index(connection, source_id, reading)
-        await wanted.refresh(connection)
+        await wanted.refresh(connection, now)
     used_up = {"older_accepted_until": None} if older and whole else {}
     await connection.execute(
         update(sources).where(sources.c.id == source_id).values(read_revision=trust_revision, **used_up)

@@ -1,9 +1,10 @@
-"""Selections: which images operators want, and from which source.
+"""Selections: which images operators want, as they said it, and from which source.
 
 A selection without a source means whichever source wins the image; one that names a source means that source alone. A
 change of them is followed by `region.catalogue.wanted.refresh` in the same transaction.
 """
 
+from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,10 +12,11 @@ from datetime import datetime
 from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from region.catalogue.facts import Wish, Wishes
-from region.database.tables import region, selections
+from region.catalogue.facts import Meanings, Wish, Wishes
+from region.catalogue.patterns import Pattern
+from region.database.tables import meant, region, selections
 from shared.errors import NotFound
-from shared.names import ImageKey
+from shared.names import ImageKey, Name
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ async def list_all(connection: AsyncConnection) -> list[Selection]:
             row.id,
             Wish(
                 row.source_id,
-                ImageKey.parse(f"{row.os}:{row.release}:{row.arch}"),
+                Pattern(row.os, row.release, row.arch),
                 None if row.kernels is None else frozenset(row.kernels),
                 None if row.labels is None else frozenset(row.labels),
             ),
@@ -51,6 +53,14 @@ async def list_all(connection: AsyncConnection) -> list[Selection]:
 async def wishes(connection: AsyncConnection) -> Wishes:
     """The whole selection."""
     return frozenset(entry.wish for entry in await list_all(connection))
+
+
+async def meanings(connection: AsyncConnection) -> Meanings:
+    """The whole selection, and the images that each wish means since what is wanted was refreshed last."""
+    images: dict[int, set[ImageKey]] = defaultdict(set)
+    for row in await connection.execute(select(meant)):
+        images[row.selection_id].add(ImageKey(Name(row.os), Name(row.release), Name(row.arch)))
+    return {entry.wish: frozenset(images[entry.id]) for entry in await list_all(connection)}
 
 
 async def get(connection: AsyncConnection, selection_id: int) -> Selection:

@@ -29,11 +29,12 @@ from region.catalogue.versions import FILES, files_of
 from shared.names import ImageKey
 
 _ALL = text(f"""
-    SELECT targets.image, targets.place, targets.source_id, targets.version_id, targets.version, targets.held,
-           targets.offered, targets.current, {FILES}
-    FROM targets JOIN items USING (version_id) LEFT JOIN files USING (sha256, size)
-    GROUP BY targets.image, targets.place, targets.source_id, targets.version_id, targets.version, targets.held,
-             targets.offered, targets.current
+    SELECT targets.image, targets.place, targets.source_id, targets.version_id, targets.version,
+           products.subarch AS kernel, targets.held, targets.offered, targets.current, {FILES}
+    FROM targets JOIN products ON products.id = targets.product_id
+    JOIN items USING (version_id) LEFT JOIN files USING (sha256, size)
+    GROUP BY targets.image, targets.place, targets.source_id, targets.version_id, targets.version, products.subarch,
+             targets.held, targets.offered, targets.current
     ORDER BY targets.image, targets.place
 """)
 
@@ -47,6 +48,7 @@ async def list_all(connection: AsyncConnection) -> list[Target]:
             source_id=row.source_id,
             version_id=row.version_id,
             version=row.version,
+            kernel=row.kernel,
             held=row.held,
             offered=row.offered,
             current=row.current,

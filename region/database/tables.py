@@ -240,8 +240,9 @@ leaving_files = Table(
     _moment("since"),
 )
 
-# A wish. `source_id` empty: whichever source wins; set: this one. `kernels` and `labels` empty: all of them. `keep` is
-# reserved for how many replaced versions stay: nothing reads it yet, and no door sets `kernels` and `labels`.
+# A wish, as it was said: `release` is a name or a rule for releases, `arch` a name or `*`
+# (`region.catalogue.patterns`). `source_id` empty: whichever source wins; set: this one. `kernels` and `labels` empty:
+# all of them. `keep` is reserved for how many replaced versions stay: nothing reads it yet.
 selections = Table(
     "selections",
     metadata,
@@ -255,6 +256,18 @@ selections = Table(
     Column("labels", ARRAY(Text), nullable=True),
     Column("keep", Integer, nullable=False, server_default=text("0")),
     UniqueConstraint("source_id", "os", "release", "arch", postgresql_nulls_not_distinct=True),
+)
+
+# The images that each selection means now (`region.catalogue.rules`); one that names an image means it.
+meant = Table(
+    "meant",
+    metadata,
+    Column("selection_id", Integer, ForeignKey("selections.id", ondelete="CASCADE"), nullable=False),
+    _text("os"),
+    _text("release"),
+    _text("arch"),
+    PrimaryKeyConstraint("selection_id", "os", "release", "arch"),
+    Index(None, "os", "release", "arch"),
 )
 
 # What the selections come to: one row for each product they match (`region.catalogue.wanted`). `named`: a selection

@@ -108,7 +108,7 @@ class WithdrawalWaits(BootferryError):
 
     def __init__(self, withdrawn: int, held: int) -> None:
         super().__init__(
-            f"{withdrawn} of {held} held versions would go with nothing in their place; sync by hand to let them."
+            f"{withdrawn} of {held} held versions would go though nobody unselected them; sync by hand to let them."
         )
 
 
@@ -245,6 +245,8 @@ async def _carry_out(importer: Importer, run: _Run) -> None:
 
     await trust.look_all(importer.engine, importer.now())
     async with transaction(importer.engine) as connection:
+        await imports.require_lease(connection, run.claim)
+        await _look_at_rules(connection, importer.now())
         decided = await make_plan(connection)
         known_sources = await sources.list_all(connection)
     chosen = [entry for entry in decided.imports if _is_in_scope(run.claim, entry)]
@@ -410,14 +412,23 @@ async def _select_default(connection: AsyncConnection, found: Reading, now: date
     if release is not None:
         image = ImageKey.parse(f"ubuntu:{release}:{DEFAULT_ARCH}")
         await selections.replace(connection, [Wish(None, image)], now)
-        await wanted.refresh(connection)
+        await wanted.refresh(connection, now)
         log.info("The newest Ubuntu LTS was selected, as nobody had chosen yet.", action="select", image=str(image))
+
+
+async def _look_at_rules(connection: AsyncConnection, now: datetime) -> None:
+    """What is wanted is as of now, and nobody changes what is selected until this transaction ends.
+
+    Support ends on days on which no source says anything new.
+    """
+    await selections.revision(connection, for_update=True)
+    await wanted.refresh(connection, now)
 
 
 async def make_plan(connection: AsyncConnection) -> Plan:
     """What to do now, by what this transaction sees."""
     return plan(
-        await selections.wishes(connection), await targets.list_all(connection), await versions.held(connection)
+        await selections.meanings(connection), await targets.list_all(connection), await versions.held(connection)
     )
 
 
@@ -426,8 +437,7 @@ async def _withdraw(importer: Importer, run: _Run) -> None:
     attended = run.claim.trigger in imports.ATTENDED and run.claim.scope is None
     async with transaction(importer.engine) as connection:
         await imports.require_lease(connection, run.claim)
-        # Nobody changes what is selected between the plan and its deed.
-        await selections.revision(connection, for_update=True)
+        await _look_at_rules(connection, importer.now())
         decided = await make_plan(connection)
         withdraw = decided.withdraw
         if decided.needs_operator and not attended:

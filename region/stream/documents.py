@@ -128,7 +128,7 @@ class Product:
     @property
     def lts(self) -> bool:
         """A release with long-term support, by its title."""
-        return "LTS" in self.title
+        return is_lts(self.title)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +235,11 @@ def parse_products(payload: bytes, where: str) -> Products:
     except _TooMuch as error:
         raise InvalidDocument(where, str(error)) from error
     return Products(content_id, _updated(document, where), tuple(products), reading.all_skipped())
+
+
+def is_lts(title: str) -> bool:
+    """True for the title of a release with long-term support."""
+    return "LTS" in title
 
 
 def version_key(text: str) -> tuple[tuple[int, str], ...]:

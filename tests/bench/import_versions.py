@@ -258,7 +258,7 @@ async def _import(told: dict[str, Any]) -> Imported:
         await selections.replace(
             connection, [Wish(None, image_of(number)) for number in range(told["count"])], region.now()
         )
-        await wanted.refresh(connection)
+        await wanted.refresh(connection, region.now())
         since = await connection.scalar(WAL_BYTES)
     began = time.perf_counter()
     async with transaction(region.engine) as connection:

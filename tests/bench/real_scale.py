@@ -75,7 +75,7 @@ async def measure(url: str, root: Path) -> None:
     began = time.perf_counter()
     async with transaction(engine) as connection:
         await selections.replace(connection, everything, now)
-        await wanted.refresh(connection)
+        await wanted.refresh(connection, now)
         decided = (await effect.look(connection)).plan
     tell("selection, targets and plan, all images selected", began)
     items = sum(len(version.items) for product in offered for version in product.versions)

@@ -148,12 +148,12 @@ async def record(connection: AsyncConnection, source_id: int, found: Reading) ->
 async def select_images(connection: AsyncConnection, *wished: tuple[int | None, ImageKey], now: datetime = NOW) -> None:
     """Exactly these images are selected: a source's id (None: whichever wins) and an image each."""
     await selections.replace(connection, [Wish(source_id, image) for source_id, image in wished], now)
-    await wanted.refresh(connection)
+    await wanted.refresh(connection, now)
 
 
 async def selected(connection: AsyncConnection) -> set[tuple[int | None, ImageKey]]:
     """The whole selection, as `select_images` takes it."""
-    return {(wish.source_id, wish.image) for wish in await selections.wishes(connection)}
+    return {(wish.source_id, ImageKey(*map(Name, wish.image))) for wish in await selections.wishes(connection)}
 
 
 async def decided(connection: AsyncConnection) -> Plan:

@@ -26,6 +26,7 @@ async def test_an_image_is_one_line_whatever_its_kernels(engine: AsyncEngine) ->
         release="noble",
         arch="amd64",
         title="24.04 LTS",
+        release_version="24.04",
         version="2",
         lts=True,
         support_eol=None,

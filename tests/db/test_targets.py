@@ -173,7 +173,7 @@ async def write(connection: AsyncConnection, catalogue: Catalogue) -> None:
         )
     )
     await selections.replace(connection, catalogue.wishes, NOW)
-    await wanted.refresh(connection)
+    await wanted.refresh(connection, NOW)
     for image, version_name in catalogue.pins.items():
         await connection.execute(insert(tables.pins).values(**image._asdict(), version=version_name, created_at=NOW))
 
@@ -222,7 +222,7 @@ async def test_what_is_wanted_of_whom_is_told_from_the_selections_and_the_produc
         rows = await connection.execute(text("SELECT source_id, kernel, named FROM wanted ORDER BY 1, 2"))
         assert [tuple(row) for row in rows] == [(1, "ga", False), (2, "ga", True), (2, "hwe", True)]
         await selections.replace(connection, [Wish(1, NOBLE)], NOW)
-        await wanted.refresh(connection)
+        await wanted.refresh(connection, NOW)
         rows = await connection.execute(text("SELECT source_id, kernel, named FROM wanted ORDER BY 1, 2"))
         assert [tuple(row) for row in rows] == [(1, "ga", True), (1, "hwe", True)]
 

@@ -426,3 +426,67 @@ async def test_a_touched_file_is_healed_as_soon_as_somebody_asks_for_it(running:
         assert answer.status in (404, 503)
         await asyncio.sleep(0.05)
     assert Sha256.of(answer.body) == kernel.sha256
+
+
+async def test_kernels_and_rules_are_said_planned_and_shown(running: Running) -> None:
+    client = running.client
+    wish = {"os": "ubuntu", "release": "22.04", "arch": "amd64", "kernels": ["ga", "hwe-64k"], "labels": ["*"]}
+    planned = await client("POST", "/selections", params={"dry_run": "true"}, json=wish)
+    assert planned.status == 200, planned.body
+    assert planned.json["means"] == {"ubuntu:22.04:amd64": ["ubuntu:jammy:amd64"]}
+    assert planned.json["add"] == ["ubuntu:jammy:amd64"]
+    assert planned.json["kernels_add"]["ubuntu:jammy:amd64"] == ["ga-22.04"]
+    assert planned.json["left_out_bytes"] > 0
+    assert "No source offers the kernel hwe-64k of ubuntu:jammy:amd64." in planned.json["warnings"]
+
+    assert (await client("POST", "/selections", json=wish)).status == 202
+    saved = await client("POST", "/selections", json={"os": "ubuntu", "release": "lts:2", "arch": "*"})
+    meant = [f"ubuntu:{release}:{arch}" for release in ("noble", "resolute") for arch in ("amd64", "arm64")]
+    assert saved.json["means"] == {"ubuntu:lts:2:*": meant}
+    shown = {(entry["release"], entry["arch"]): entry for entry in await client.items("/selections")}
+    assert shown["jammy", "amd64"]["kernels"] == ["ga", "hwe-64k"]
+    assert shown["jammy", "amd64"]["labels"] == ["*"]
+    assert shown["lts:2", "*"]["kernels"] is None
+    assert shown["lts:2", "*"]["images"] == meant
+    again = await client("PUT", "/selections", json={"items": [
+        {name: entry[name] for name in ("os", "release", "arch", "kernels", "labels", "source_id")}
+        for entry in reversed(shown.values())
+    ]})  # fmt: skip
+    assert (again.json["add"], again.json["remove"], again.json["kernels_remove"]) == ([], [], {})
+
+    refused = await client("DELETE", "/images/ubuntu:24.04:amd64")
+    assert (refused.status, refused.json["code"]) == (409, "selected_by_rule")
+    assert (await client("DELETE", "/images/ubuntu:22.04:amd64", params={"dry_run": "true"})).json["remove"] == [
+        "ubuntu:jammy:amd64"
+    ]
+    assert (await client("GET", "/images/ubuntu:24.04:amd64")).json["id"] == "ubuntu:noble:amd64"
+    offers = {offer["release"]: offer["release_version"] for offer in await client.items("/available")}
+    assert offers["noble"] == "24.04"
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "code"),
+    [
+        pytest.param({"kernels": []}, 422, "invalid_request", id="no kernel at all"),
+        pytest.param({"kernels": ["../x"]}, 422, "invalid_request", id="a kernel that climbs"),
+        pytest.param({"kernels": ["ga"] * 65}, 422, "invalid_request", id="too many kernels"),
+        pytest.param({"kernels": ["ga-99"]}, 404, "not_found", id="a kernel nobody offers"),
+        pytest.param({"labels": ["beta"]}, 404, "not_found", id="a label nobody offers"),
+        pytest.param({"release": "lts:0"}, 422, "invalid_request", id="the newest none"),
+        pytest.param({"release": "9.99"}, 404, "not_found", id="a version nobody offers"),
+        pytest.param({"arch": "s390x", "release": "*"}, 404, "not_found", id="a rule that selects nothing"),
+        pytest.param({"os": "*"}, 422, "invalid_request", id="every os"),
+        pytest.param({"arch": "amd*"}, 422, "invalid_request", id="some architectures"),
+    ],
+)
+async def test_wishes_that_nobody_can_fulfil(running: Running, change: dict[str, Any], status: int, code: str) -> None:
+    refused = await running.client("POST", "/selections", json=NOBLE | change)
+    assert (refused.status, refused.json["code"]) == (status, code)
+    assert refused.json["detail"].count(". ") == 0, "one sentence"
+    assert len(await running.client.items("/selections")) == 1
+
+
+async def test_one_image_named_twice_with_other_kernels_is_refused(running: Running) -> None:
+    twice = {"items": [NOBLE | {"kernels": ["ga"]}, NOBLE | {"kernels": ["hwe"]}]}
+    refused = await running.client("PUT", "/selections", json=twice)
+    assert (refused.status, refused.json["code"]) == (422, "invalid_value")

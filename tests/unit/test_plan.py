@@ -10,6 +10,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from region.catalogue.facts import File, Wish
+from region.catalogue.rules import meanings
 from region.importing.plan import Plan, plan
 from shared.digest import Sha256
 from shared.errors import InvalidValue
@@ -70,7 +71,7 @@ def decide(
     wishes = frozenset(Wish(source_id, image) for source_id, image in selected)
     sources = [Source(n, n * 10, current=n not in not_current) for n in (1, 2)]
     wanted = reference.targets(wishes, sources, shown, bootloader_source=bootloader_source)
-    return plan(wishes, wanted, reference.held(shown))
+    return plan(meanings(wishes), wanted, reference.held(shown))
 
 
 @dataclass(frozen=True)
@@ -466,7 +467,7 @@ def test_a_held_version_that_a_newer_one_replaces_is_not_healed() -> None:
 def test_a_held_kernel_that_nobody_selected_is_unwanted_though_its_image_is_selected() -> None:
     products = [product("ga", version("1", "k1", held=True)), product("hwe", version("1", "h1", held=True))]
     wishes = frozenset([Wish(1, NOBLE, kernels=frozenset(["ga"]))])
-    decided = plan(wishes, [], reference.held(products))
+    decided = plan(meanings(wishes), [], reference.held(products))
     assert {named(products)[version_id] for version_id in decided.unwanted} == {"1/hwe/1"}
 
 
