@@ -14,6 +14,7 @@ from shared.configuration import Addresses, PemFile, ServiceConfiguration
 from shared.errors import InvalidValue
 from shared.http import parse_url
 from shared.logs import LogFormat
+from shared.networks import LOOPBACK
 
 
 def _http_url(text: str) -> str:
@@ -56,8 +57,7 @@ class RackConfiguration(ServiceConfiguration):
         default=None, description="The URL of the HTTP proxy on the way to the region."
     )
     metrics_addresses: Addresses = Field(
-        "127.0.0.0/8,::1",
-        validate_default=True,
+        LOOPBACK,
         description="Addresses and networks that read /metrics; `none`: nobody.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="What is logged.")

@@ -4,7 +4,6 @@ Names, units and kinds follow https://prometheus.io/docs/practices/naming/; `pro
 label has a value that a machine chose.
 """
 
-import ipaddress
 import platform
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -28,7 +27,6 @@ from shared.networks import Network, within
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _BEGAN = web.RequestKey("began", float)
 
-LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1"))
 
 LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 

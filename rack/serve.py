@@ -20,12 +20,12 @@ from typing import BinaryIO
 from aiohttp import ClientConnectionError, web
 
 from rack.belief import Belief
-from rack.metrics import LOOPBACK, Meters
+from rack.metrics import Meters
 from rack.tree import Link, Tree, tree_path
 from shared.conditions import decide, representation_headers
 from shared.logs import logger
 from shared.mark import is_verified
-from shared.networks import Network
+from shared.networks import LOOPBACK, Network
 
 RETRY_AFTER_S = 10
 CHUNK_BYTES = 256 * 1024

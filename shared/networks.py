@@ -5,6 +5,9 @@ from collections.abc import Sequence
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+LOOPBACK: tuple[Network, ...] = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1"))
+"""This machine's own addresses."""
+
 
 def address_key(host: str) -> str:
     """What counts as one address: IPv4 by itself, also when written as IPv6, and IPv6 by its /64."""
