@@ -1,3 +1,3 @@
 """What region and rack agree on."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

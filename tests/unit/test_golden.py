@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -22,6 +23,7 @@ from shared.wire.correction import Correction
 from shared.wire.enrolment import Enrolment, EnrolmentRequest, EnrolmentToken
 from shared.wire.envelope import open_envelope, seal
 from shared.wire.manifest import Entry, Kind, Manifest
+from shared.wire.rack_key import NextKey
 from shared.wire.report import Fault, Knows, OldReport, Pending, Report, parse_report
 from shared.wire.succession import Signed, follow, sign
 
@@ -87,6 +89,26 @@ def test_a_manifest_is_written_and_read() -> None:
     assert seal(REGION, MANIFEST_TYPE, read("manifest.json")) == read("manifest.envelope")
     payload = open_envelope(read("manifest.envelope"), MANIFEST_TYPE, [REGION.public_key()], origin="The manifest")
     assert Manifest.parse(payload) == MANIFEST
+
+
+def test_a_manifest_that_says_where_the_region_is_has_one_field_more() -> None:
+    moved = msgspec.structs.replace(MANIFEST, region_url="https://region-2.example.org:5240")
+    assert moved.encode() == read("manifest-moved.json")
+    assert seal(REGION, MANIFEST_TYPE, read("manifest-moved.json")) == read("manifest-moved.envelope")
+    payload = open_envelope(
+        read("manifest-moved.envelope"), MANIFEST_TYPE, [REGION.public_key()], origin="The manifest"
+    )
+    assert Manifest.parse(payload) == moved
+    # Readers of 0.1 ignore it: without it the document is the one they know.
+    document = json.loads(payload)
+    assert document.pop("region_url") == "https://region-2.example.org:5240"
+    assert document == json.loads(read("manifest.json"))
+
+
+def test_a_racks_next_key_is_written_and_read() -> None:
+    later = Ed25519PrivateKey.from_private_bytes(b"n" * 32)
+    assert NextKey.of(later.public_key()).encode() == read("rack-key.json")
+    assert NextKey.parse(read("rack-key.json")) == encode_bytes(public_bytes(later))
 
 
 def test_a_manifest_of_before_images_had_names_is_read() -> None:
