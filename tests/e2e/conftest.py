@@ -12,6 +12,10 @@ from deploy.local.mirror.mirror import Mirror
 from deploy.local.mirror.server import Server, serve
 from tests.conftest import NOW
 from tests.e2e.site import Service, Site
+from tests.http.conftest import upstream
+
+__all__ = ["upstream"]
+"""A fixture of another folder, for the tests of this one too."""
 
 
 @pytest.fixture

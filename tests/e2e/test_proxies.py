@@ -24,8 +24,6 @@ from tests.e2e.proxies import Proxy, haproxy, nginx
 from tests.e2e.site import Service, Site
 from tests.http.client.certificates import Authority
 
-pytest_plugins = ["tests.http.conftest"]
-
 LOADER = "bootloader/uefi/amd64/bootx64.efi"
 
 

@@ -17,8 +17,6 @@ from deploy.local.mirror.server import Server
 from tests.e2e.site import Service, Site
 from tests.http.client.certificates import NOW, Authority
 
-pytest_plugins = ["tests.http.conftest"]
-
 
 @pytest.fixture
 def authority(tmp_path: Path) -> Authority:

@@ -29,6 +29,7 @@ class Authority:
         authority = cls(ec.generate_private_key(ec.SECP256R1()), name, directory)
         own = authority._builder(name, authority.key, NOW + timedelta(days=1))
         own = own.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        own = own.add_extension(_SIGNS_CERTIFICATES, critical=True)
         authority.bundle.write_bytes(own.sign(authority.key, hashes.SHA256()).public_bytes(Encoding.PEM))
         return authority
 
@@ -84,7 +85,23 @@ class Authority:
             .serial_number(x509.random_serial_number())
             .not_valid_before(begins)
             .not_valid_after(until)
+            # Python asks for all that RFC 5280 does since 3.13.
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False)
         )
+
+
+_SIGNS_CERTIFICATES = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
 
 
 def _general_name(name: str) -> x509.GeneralName:
