@@ -76,7 +76,13 @@ async def _serve(
         await asyncio.to_thread(poller.recover)
 
         server = Runner(
-            serve.application(configuration.data_dir, poller.belief, beat.doubt, configuration.metrics_addresses)
+            serve.application(
+                configuration.data_dir,
+                poller.belief,
+                beat.doubt,
+                configuration.metrics_addresses,
+                secure[0] if secure else None,
+            )
         )
         stack.push_async_callback(server.cleanup)
         await server.setup()

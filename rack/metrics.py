@@ -23,6 +23,7 @@ from prometheus_client.registry import Collector
 from rack.belief import Belief
 from shared import __version__
 from shared.networks import Network, within
+from shared.tls import Certificate
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _BEGAN = web.RequestKey("began", float)
@@ -34,10 +35,10 @@ LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.
 class Meters:
     """What one rack process counts, and all that it believes, in one registry."""
 
-    def __init__(self, belief: Belief) -> None:
+    def __init__(self, belief: Belief, certificate: Certificate | None = None) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        self.registry.register(_Believed(belief))
+        self.registry.register(_Believed(belief, certificate))
         self.requests = Counter(
             "bootferry_rack_requests", "Requests of machines, by status.", ["status"], registry=self.registry
         )
@@ -76,8 +77,8 @@ class Meters:
 class _Believed(Collector):
     """The belief as metrics, read when somebody asks."""
 
-    def __init__(self, belief: Belief) -> None:
-        self._belief = belief
+    def __init__(self, belief: Belief, certificate: Certificate | None) -> None:
+        self._belief, self._certificate = belief, certificate
 
     def collect(self) -> Iterator[Metric]:
         belief = self._belief
@@ -105,6 +106,13 @@ class _Believed(Collector):
         if belief.last_poll_at is not None:
             polled.add_metric([], belief.last_poll_at.timestamp())
         yield polled
+        expires = GaugeMetricFamily(
+            "bootferry_rack_tls_certificate_expires_timestamp_seconds",
+            "When the certificate in use ends; none without TLS.",
+        )
+        if self._certificate is not None:
+            expires.add_metric([], self._certificate.pair.expires_at.timestamp())
+        yield expires
         errors = GaugeMetricFamily("bootferry_rack_error", "1 for the code of the last poll's error.", labels=["code"])
         if belief.last_error is not None:
             errors.add_metric([belief.last_error.code], 1)

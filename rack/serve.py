@@ -26,6 +26,7 @@ from shared.conditions import decide, representation_headers
 from shared.logs import logger
 from shared.mark import is_verified
 from shared.networks import LOOPBACK, Network
+from shared.tls import Certificate
 
 RETRY_AFTER_S = 10
 CHUNK_BYTES = 256 * 1024
@@ -36,13 +37,17 @@ _log = logger(__name__)
 
 
 def application(
-    root: Path, belief: Belief, doubt: Callable[[], None], metrics_addresses: Sequence[Network] = LOOPBACK
+    root: Path,
+    belief: Belief,
+    doubt: Callable[[], None],
+    metrics_addresses: Sequence[Network] = LOOPBACK,
+    certificate: Certificate | None = None,
 ) -> web.Application:
     """The HTTP face of the rack in `root`. `doubt` is called when a file was found not to be as it was verified.
 
-    Who asks from `metrics_addresses` reads /metrics.
+    Who asks from `metrics_addresses` reads /metrics, which tells when the `certificate` ends.
     """
-    meters = Meters(belief)
+    meters = Meters(belief, certificate)
 
     async def images(request: web.Request) -> web.StreamResponse:
         tree = belief.tree

@@ -64,7 +64,7 @@ def serve() -> None:
 
     region = _build()
     configuration = region.configuration
-    certificate = certificate_of(configuration)
+    certificate = region.certificate = certificate_of(configuration)
     open_files = raise_open_files()
     # A stranger's connection is a file like any other: half of them are for who is known, and for the disk.
     limits = HouseLimits()

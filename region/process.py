@@ -33,6 +33,7 @@ from shared.logs import logger
 from shared.signing import fingerprint
 from shared.store.base import Store
 from shared.systemd import notify, watchdog_interval_s
+from shared.tls import Certificate
 
 RETRY_S = 1.0
 IDLE_S = 10.0
@@ -78,6 +79,8 @@ class Region:
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     doubted: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a stored file was found not to be as it was verified: an audit follows soon."""
+    certificate: Certificate | None = None
+    """What it speaks TLS with, where it does."""
     fatal: BootferryError | None = None
     stop: Callable[[], None] = lambda: None
 

@@ -120,6 +120,11 @@ def _process(region: Region) -> Iterator[Metric]:
     yield built
     published = region.memory.published
     order = published.manifest.order if published is not None else (0, 0)
+    yield _optional(
+        "bootferry_tls_certificate_expires_timestamp_seconds",
+        "When the certificate in use ends; none without TLS.",
+        region.certificate.pair.expires_at.timestamp() if region.certificate else None,
+    )
     yield _gauge("bootferry_unreadable_files", "Stored files this process could not read.", len(region.clock.unread))
     yield _gauge("bootferry_manifest_epoch", "Epoch of the current manifest.", order[0])
     yield _gauge("bootferry_manifest_serial", "Serial of the current manifest.", order[1])

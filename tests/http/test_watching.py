@@ -9,6 +9,7 @@ import aiohttp
 import pytest
 import yaml
 from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
 from sqlalchemy import text
 
 from rack import serve
@@ -18,7 +19,9 @@ from rack.connections import Runner
 from region.configuration import RegionConfiguration
 from region.database.connection import transaction
 from shared.errors import Unavailable
+from shared.tls import Certificate
 from shared.wire.report import Fault
+from tests.http.client.certificates import Authority
 from tests.http.conftest import Running, imported
 from tests.http.running_rack import Rack
 from tests.http.test_racks_api import Eventually, known
@@ -116,6 +119,21 @@ async def test_a_failing_source_keeps_the_moment_of_its_last_good_reading(runnin
     assert good[0] in after
     assert 'bootferry_source_failing{source="maas.io"} 1.0' in after
     assert 'bootferry_source_error{code="unsigned",source="maas.io"} 1.0' in after
+
+
+async def test_who_speaks_tls_tells_when_its_certificate_ends(running: Running, tmp_path: Path) -> None:
+    certificate = Certificate(*Authority.create(tmp_path).pair("region.test"))
+    ends = certificate.pair.expires_at.timestamp()
+    name = "bootferry_tls_certificate_expires_timestamp_seconds"
+    assert not re.search(rf"^{name} ", await of_region(running), re.MULTILINE)
+    running.region.certificate = certificate
+    [value] = re.findall(rf"^{name} (\S+)$", await of_region(running), re.MULTILINE)
+    assert float(value) == ends
+    app = serve.application(tmp_path, Belief(), lambda: None, certificate=certificate)
+    async with TestClient(TestServer(app)) as client:
+        told = await (await client.get("/metrics")).text()
+    [value] = re.findall(r"^bootferry_rack_tls_certificate_expires_timestamp_seconds (\S+)$", told, re.MULTILINE)
+    assert float(value) == ends
 
 
 async def test_what_is_told_does_not_grow_with_racks(running: Running) -> None:

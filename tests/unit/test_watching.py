@@ -89,6 +89,16 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str], float]] = {
         {f'bootferry_strangers_refused_total{{{REGION},what="request",limit="burst"}}': "0+30x300"},
         0.5,
     ),
+    "BootferryRegionCertificateEnds": (
+        {f"bootferry_tls_certificate_expires_timestamp_seconds{{{REGION}}}": "600000x300"},
+        {f"bootferry_tls_certificate_expires_timestamp_seconds{{{REGION}}}": "700000x300"},
+        1.2,
+    ),
+    "BootferryRackCertificateEnds": (
+        {f"bootferry_rack_tls_certificate_expires_timestamp_seconds{{{RACK}}}": "600000x300"},
+        {f"bootferry_rack_tls_certificate_expires_timestamp_seconds{{{RACK}}}": "700000x300"},
+        1.2,
+    ),
     "BootferryRackDown": ({f"up{{{RACK}}}": "0x300"}, {f"up{{{RACK}}}": "1x300", f"up{{{REGION}}}": "0x300"}, 0.2),
     "BootferryRackNotPolling": (
         {f"bootferry_rack_last_poll_timestamp_seconds{{{RACK}}}": f"{PAST}x300"},
