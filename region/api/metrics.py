@@ -195,7 +195,8 @@ class _Read:
             stale.append((source.name, int(source.stale(self.now) is not None)))
             if source.error_code:
                 errors.add_metric([source.name, source.error_code], 1)
-            if source.last_good_at is not None:
+            # Nobody reads one that is disabled: its last reading does not grow old.
+            if source.enabled and source.last_good_at is not None:
                 read.append((source.name, source.last_good_at.timestamp()))
             if source.documents_updated_at is not None:
                 documents.append((source.name, (self.now - source.documents_updated_at).total_seconds()))
@@ -221,15 +222,18 @@ class _Read:
         )
 
     def _sync(self) -> Iterator[Metric]:
-        yield _gauge("bootferry_sync_enabled", "1 while the hourly sync is switched on.", int(self.sync.enabled))
+        yield _gauge("bootferry_sync_enabled", "1 while the regular sync is switched on.", int(self.sync.enabled))
         yield _optional(
             "bootferry_sync_last_timestamp_seconds",
-            "When the hourly sync began last, in seconds since 1970.",
+            "When the regular sync began last, in seconds since 1970.",
             _seconds(self.sync.last_run_at),
         )
         yield _gauge(
+            "bootferry_sync_interval_seconds", "How often the region syncs.", self.sync.interval.total_seconds()
+        )
+        yield _gauge(
             "bootferry_sync_next_timestamp_seconds",
-            "When the next hourly sync is due, in seconds since 1970.",
+            "When the next regular sync is due, in seconds since 1970.",
             self.sync.next_run_at.timestamp(),
         )
 

@@ -19,6 +19,7 @@ ALERTS: list[dict[str, Any]] = [
 ]
 
 REGION, RACK = 'job="bootferry-region",instance="r1:5240"', 'job="bootferry-rack",instance="k1:5248"'
+READ = f'bootferry_source_last_good_reading_timestamp_seconds{{{REGION},source="s"}}'
 LATENCY = "bootferry_http_request_duration_seconds"
 # Two hours before its clock begins, which is at 0, and far beyond a day after.
 PAST, FUTURE = "-7200", "200000"
@@ -45,8 +46,8 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str], float]] = {
         3.2,
     ),
     "BootferrySourceUnread": (
-        {f'bootferry_source_last_good_reading_timestamp_seconds{{{REGION},source="s"}}': "-86400x300"},
-        {f'bootferry_source_last_good_reading_timestamp_seconds{{{REGION},source="s"}}': f"{PAST}x300"},
+        {READ: "-90000x300", "bootferry_sync_interval_seconds": "3600x300"},
+        {READ: "-90000x300", "bootferry_sync_interval_seconds": "604800x300"},
         0.3,
     ),
     "BootferrySourceStale": (
