@@ -262,7 +262,7 @@ def _build(root: Path, store: DiskStore, draft: Draft, order: tuple[int, int]) -
     for path, source in draft.sources.items():
         target = staging / path
         if target.parent not in made:
-            target.parent.mkdir(parents=True, exist_ok=True)
+            target.parent.mkdir(parents=True)
             made.update(parent for parent in target.parents if parent.is_relative_to(staging))
         try:
             if isinstance(source, Sha256):

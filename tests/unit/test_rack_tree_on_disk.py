@@ -232,6 +232,17 @@ def test_an_archive_that_goes_before_it_is_unpacked_is_told(
         advance(root, store, FIRST, None)
 
 
+def test_what_was_once_unpacked_is_not_believed_when_it_could_not_be_unpacked_again(
+    root: Path, store: DiskStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = first(root, store)
+    (root / "unpacked" / Sha256.of(PACKED) / "bootx64.efi").write_bytes(b"LOADER")
+    monkeypatch.setattr(store, "open", lambda *_: None)
+    with pytest.raises(Unavailable):
+        advance(root, store, FIRST, before)
+    assert [path.name for path in (root / "unpacked").iterdir()] == [Sha256.of(PACKED)]
+
+
 def test_a_member_that_was_touched_is_unpacked_again(root: Path, store: DiskStore) -> None:
     before = first(root, store)
     member = root / "unpacked" / Sha256.of(PACKED) / "bootx64.efi"
@@ -304,6 +315,13 @@ def test_what_a_process_left_half_built_is_cleared_and_nothing_else(root: Path, 
     clear_unfinished(root)
     assert {path for path in root.rglob("*") if "new" not in path.parts} == before
     assert load_current(root) == found
+
+
+def test_a_tree_that_is_half_built_is_cleared_though_a_document_lies_beside_it(root: Path) -> None:
+    (root / "trees" / "c.new").mkdir(parents=True)
+    (root / "trees" / "c.new.json").touch()
+    clear_unfinished(root)
+    assert not (root / "trees" / "c.new").exists()
 
 
 def test_trees_and_archives_that_nobody_needs_are_dropped_whole(root: Path, store: DiskStore) -> None:
