@@ -30,7 +30,7 @@ from rack.owner import become_owner
 from rack.renewal import renew
 from rack.state import State
 from rack.tree import Tree, behind, load_current, shown_by
-from shared import __version__
+from shared import __version__, checkup, machine
 from shared.command_line import Program
 from shared.errors import BootferryError, Conflict, HttpStatus, InvalidValue
 from shared.http import client_session
@@ -297,6 +297,66 @@ def _status(output: Output) -> None:
         typer.echo(f"{label + ':':<12}{value}")
     for line in _image_lines(tree["versions"] if tree else {}, facts["pending"]):
         typer.echo(line)
+
+
+@cli.command()
+def setup(
+    region: Annotated[
+        str, typer.Option(metavar="URL", help="The region's address, for instance https://region.example:5240.")
+    ],
+    token_file: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE", help="The enrolment token, from a file; - is standard input. Without it, it is asked for."
+        ),
+    ] = "",
+    token: Annotated[str, typer.Option(hidden=True)] = "",
+    ca_bundle: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="More certificates to trust for this region (PEM); this rack keeps them."),
+    ] = None,
+    name: Annotated[
+        str, typer.Option(metavar="NAME", help="What operators call this rack. [default: this machine's host name]")
+    ] = "",
+    user: Annotated[str, typer.Option(metavar="USER", help="The system user of the service.")] = "bootferry-rack",
+    start: Annotated[bool, typer.Option(help="Enable and start the unit.")] = True,
+) -> None:
+    """Make what the rack needs on this machine, enrol it, and start it; run again, it makes what is missing."""
+
+    def work() -> None:
+        from rack.setup import Wish, run
+
+        run(
+            Wish(region, user, start),
+            machine.Machine(),
+            typer.echo,
+            lambda: asyncio.run(_enrol(region, token_file, token, name, ca_bundle, again=False)),
+        )
+
+    _told(work)
+
+
+@cli.command()
+def doctor(
+    output: Annotated[checkup.Output, typer.Option("--output", "-o", help="How to answer.")] = checkup.Output.TEXT,
+) -> None:
+    """Look at everything that could be wrong on this machine, and say in one sentence each what to do.
+
+    It ends with 1 when something is wrong.
+    """
+    _told(lambda: _doctor(output))
+
+
+def _doctor(output: checkup.Output) -> None:
+    from rack.doctor import Doctor
+
+    configuration = RackConfiguration.load()
+    machine.become_owner(configuration.data_dir)
+    found = asyncio.run(Doctor(configuration, machine.Machine(), lambda: datetime.now(UTC)).examine())
+    for line in checkup.lines(found, output):
+        typer.echo(line)
+    if not checkup.is_good(found):
+        raise typer.Exit(1)
 
 
 def _image_lines(versions: Mapping[str, str], pending: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from shared import __version__
+from shared import __version__, checkup, machine
 from shared.command_line import Program
 from shared.configuration import EX_CONFIG
 from shared.endings import unheard
@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 
 SHUTDOWN_GRACE_S = 10
 """How long transfers under way may take to end after SIGTERM."""
+
+CREDENTIALS = Path("/etc/credstore")
+"""Where systemd finds the credentials that the unit names."""
+
+DATABASE_CREDENTIAL = "region_database_url"
 
 _Answer = TypeVar("_Answer")
 
@@ -279,6 +284,65 @@ async def _restore(file: Path, *, replace: bool) -> None:
     )
 
 
+@cli.command()
+def setup(
+    database_url_file: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE",
+            help="Read the database's address from a file; - is standard input. Without it, a database is made on this"
+            " machine's PostgreSQL.",
+        ),
+    ] = "",
+    name: Annotated[str, typer.Option(metavar="NAME", help="How the region calls itself.")] = "",
+    listen: Annotated[str, typer.Option(metavar="ADDRESS", help="The address to listen on; with TLS: 0.0.0.0.")] = "",
+    tls_certificate: Annotated[str, typer.Option(metavar="FILE", help="The certificate chain (PEM).")] = "",
+    tls_key: Annotated[
+        str, typer.Option(metavar="FILE", help="Its key (PEM), which the service's user can read.")
+    ] = "",
+    user: Annotated[str, typer.Option(metavar="USER", help="The system user of the service.")] = "bootferry-region",
+    start: Annotated[bool, typer.Option(help="Enable and start the unit.")] = True,
+) -> None:
+    """Make what the region needs on this machine, and start it; run again, it makes what is missing."""
+    from region.setup import Wish, run
+
+    configure("error", "text")
+    given = ""
+    if database_url_file:
+        try:
+            given = sys.stdin.readline() if database_url_file == "-" else Path(database_url_file).read_text()
+        except OSError as error:
+            raise InvalidValue("file", database_url_file, error.strerror or "it cannot be read") from error
+    decided = {"name": name, "host": listen, "tls_certificate": tls_certificate, "tls_key": tls_key}
+    settings = {setting: value for setting, value in decided.items() if value}
+    with _disk_told(Path("/etc/bootferry")):
+        run(Wish(given.strip(), settings, user, start), machine.Machine(), typer.echo, CREDENTIALS)
+
+
+@cli.command()
+def doctor(
+    output: Annotated[checkup.Output, typer.Option("--output", "-o", help="How to answer.")] = checkup.Output.TEXT,
+) -> None:
+    """Look at everything that could be wrong on this machine, and say in one sentence each what to do.
+
+    It ends with 1 when something is wrong.
+    """
+    from datetime import UTC, datetime
+
+    from region.configuration import RegionConfiguration
+    from region.doctor import Doctor
+
+    machine.take_credentials(CREDENTIALS, DATABASE_CREDENTIAL)
+    configuration = RegionConfiguration.load()
+    configure("error", configuration.log_format)
+    machine.become_owner(configuration.data_dir)
+    found = asyncio.run(Doctor(configuration, machine.Machine(), lambda: datetime.now(UTC)).examine())
+    for line in checkup.lines(found, output):
+        typer.echo(line)
+    if not checkup.is_good(found):
+        raise typer.Exit(1)
+
+
 @contextmanager
 def _disk_told(file: Path) -> Iterator[None]:
     from shared.disk import disk_error
@@ -369,8 +433,11 @@ def _build() -> "Region":
 
 
 def _run(job: Callable[["Region"], Awaitable[_Answer]]) -> _Answer:
+    from region.configuration import RegionConfiguration
     from region.database.refusals import DatabaseAway
 
+    machine.take_credentials(CREDENTIALS, DATABASE_CREDENTIAL)
+    machine.become_owner(RegionConfiguration.load().data_dir)
     region = _build()
 
     async def run() -> _Answer:

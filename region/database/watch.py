@@ -88,6 +88,11 @@ class Watch:
         finally:
             self._drop()
 
+    @property
+    def place(self) -> str:
+        """The role, and the address of the database."""
+        return self._address.place
+
     def spoken(self, error: DatabaseAway) -> BootferryError:
         """`error` as the operator of this machine should hear it: with the address, and what to do."""
         return BootferryError(error.refusal.sentence(self._address.place))

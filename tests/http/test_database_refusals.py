@@ -9,7 +9,6 @@ import re
 import signal
 import socket
 import ssl
-import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -20,21 +19,19 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import pytest
 import structlog.testing
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from deploy.local import postgres
-from deploy.local.scratch import scratch_directory
 from region import app
 from region.configuration import RegionConfiguration
 from region.database import refusals, watch
 from region.database.refusals import DISK_FULL, LOCKED, Refusal
 from region.process import Region, running
 from tests.http.conftest import free_port
+from tests.http.database_cluster import Cluster, cluster  # noqa: F401
 from tests.http.database_gate import Gate, Way, gate
 
 Eventually = Callable[..., Awaitable[object]]
@@ -44,56 +41,6 @@ RETRY_S = 0.3
 
 QUIET_S = 1.0
 RULES = "host all all 127.0.0.1/32 scram-sha-256\nlocal all app trust\n"
-
-
-@dataclass(frozen=True, slots=True)
-class Cluster:
-    """A PostgreSQL with passwords, at `port` of this machine; its superuser comes by the socket."""
-
-    server: postgres.Server
-    port: int
-
-    async def tell(self, *statements: str, database: str = "postgres") -> None:
-        """Carry the statements out as the superuser."""
-        connection = await asyncpg.connect(
-            host=str(self.server.socket), port=self.port, user=postgres.ROLE, database=database
-        )
-        try:
-            for statement in statements:
-                await connection.execute(statement)
-        finally:
-            await connection.close()
-
-    async def let_in(self, rules: str) -> None:
-        """Whoever `rules` (lines of pg_hba.conf) let in may come, beside the superuser."""
-        file = self.server.data.parent / "pg_hba.conf"
-        file.write_text(f"local all {postgres.ROLE} peer map=starter\n{rules}")
-        await self.tell("SELECT pg_reload_conf()")
-
-    async def end_sessions(self) -> None:
-        """End those of everybody else."""
-        await self.tell("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename <> current_user")
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    """A cluster for this module."""
-    port = free_port()
-    with scratch_directory() as directory, postgres.prepared(directory, fsync=False) as server:
-        with (directory / "log").open("wb") as log:
-            process = subprocess.Popen(
-                [*server.command(), "-c", "listen_addresses=127.0.0.1", "-p", str(port)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=postgres.clean_environment(os.environ),
-                start_new_session=True,
-            )
-        try:
-            postgres.wait_until_ready(server, process, directory / "log")
-            yield Cluster(server, port)
-        finally:
-            postgres.stop(process)
 
 
 @dataclass(slots=True)
@@ -153,7 +100,11 @@ class World:
 
 
 @pytest.fixture
-async def world(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+async def world(
+    cluster: Cluster,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[World]:
     """A world that is well."""
     journal = Journal()
     monkeypatch.setattr(watch, "log", journal)
