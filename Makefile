@@ -34,11 +34,15 @@ PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
 
 .PHONY: test
 test: packages env ## run every test but the browser's
-	$(PYTEST) --ignore tests/browser $(ARGS)
+	$(PYTEST) --ignore tests/browser --ignore tests/system $(ARGS)
 
 .PHONY: pagetest
 pagetest: browser env ## run the tests of the Images page, in a real browser
 	$(PYTEST) tests/browser $(ARGS)
+
+.PHONY: systemtest
+systemtest: machines deb ## install the packages on machines of their own, under systemd, and see what they stand; it needs root
+	$(BIN)/pytest -p no:xdist tests/system $(ARGS)
 
 .PHONY: mutants
 mutants: packages env ## take every defence out in turn and see its tests fail (ARGS= parts of their names)
@@ -104,6 +108,10 @@ deb: env ## build the Debian packages for this release into dist/
 image: deb ## build one OCI image of region and rack from the packages, into dist/; it needs root
 	@$(BIN)/python -m deploy.release.image
 
+.PHONY: release
+release: env ## build all that goes out to others from a clean clone, KEY= signs the checksums; it needs root
+	@$(BIN)/python -m deploy.release.release $(if $(KEY),--key '$(KEY)')
+
 .PHONY: clean
 clean: ## remove everything made here: the environment, caches, and the state in .run
 	@# A database that root keeps out of its own reach is behind a link.
@@ -135,6 +143,11 @@ promtool:
 .PHONY: proxies
 proxies:
 	@$(PYTHON) -m deploy.local.packages --proxies
+
+# The same, and what starts machines under systemd.
+.PHONY: machines
+machines:
+	@$(PYTHON) -m deploy.local.packages --machines
 
 # .venv as requirements.lock says; a few milliseconds when it already is.
 .PHONY: env

@@ -9,6 +9,7 @@
 import re
 import sys
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.local.failure import Failure, exit_status
@@ -23,8 +24,35 @@ _PIN = re.compile(
 _REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-def part(lock: str, project: str, extra: str) -> str:
-    """The pins of `extra`, and of what its packages need, as a lock of their own.
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """One package of the lock: its text there, what that says, and the packages that asked for it."""
+
+    text: str
+    version: str
+    marker: str
+    sha256: tuple[str, ...]
+    needed_by: frozenset[str]
+
+
+def pins(lock: str) -> dict[str, Pin]:
+    """What the text of a requirements.lock pins, by name."""
+    found = {}
+    for match in _PIN.finditer(lock):
+        first, _, hashes = match["rest"].partition("\n")
+        version, _, marker = first.removesuffix("\\").partition(";")
+        found[match["name"]] = Pin(
+            f"{match['name']}=={match['rest']}",
+            version.strip(),
+            marker.strip(),
+            tuple(re.findall(r"--hash=sha256:([0-9a-f]{64})\b", hashes)),
+            frozenset(re.findall(r"#\s+(?:via\s+)?([a-z0-9][a-z0-9-]*)$", match["via"], re.MULTILINE)),
+        )
+    return found
+
+
+def requirements(lock: str, project: str, extra: str) -> set[str]:
+    """The names of all that `extra` needs.
 
     `lock` is the text of requirements.lock, `project` that of pyproject.toml. Raises Failure unless `extra` is one of
     the project's, and each package it names is in the lock.
@@ -34,24 +62,21 @@ def part(lock: str, project: str, extra: str) -> str:
         asked = [*table["dependencies"], *table["optional-dependencies"][extra]]
     except KeyError:
         raise Failure(f"pyproject.toml has no extra {extra}: name one of {', '.join(EXTRAS)}.") from None
-    pins = {found["name"]: found for found in _PIN.finditer(lock)}
-    needs: dict[str, set[str]] = {}
-    for name, found in pins.items():
-        for needed_by in re.findall(r"#\s+(?:via\s+)?([a-z0-9][a-z0-9-]*)$", found["via"], re.MULTILINE):
-            needs.setdefault(needed_by, set()).add(name)
+    pinned = pins(lock)
     wanted = {_normal(requirement) for requirement in asked}
-    if missing := sorted(wanted - pins.keys()):
+    if missing := sorted(wanted - pinned.keys()):
         raise Failure(f"requirements.lock does not pin {', '.join(missing)}: make it anew with `make lock`.")
     todo = set(wanted)
     while todo:
-        todo = {name for needed_by in todo for name in needs.get(needed_by, ())} - wanted
+        todo = {name for name, pin in pinned.items() if pin.needed_by & todo} - wanted
         wanted |= todo
-    return "".join(f"{name}=={pins[name]['rest']}" for name in sorted(wanted))
+    return wanted
 
 
-def names(part_of_lock: str) -> list[str]:
-    """The packages that a lock, or a part of one, pins."""
-    return [found["name"] for found in _PIN.finditer(part_of_lock)]
+def part(lock: str, project: str, extra: str) -> str:
+    """The pins of `extra`, and of what its packages need, as a lock of their own. Raises Failure as `requirements`."""
+    pinned = pins(lock)
+    return "".join(pinned[name].text for name in sorted(requirements(lock, project, extra)))
 
 
 def _normal(requirement: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from deploy.local.failure import Failure
-from deploy.release.pins import names, part
+from deploy.release.pins import part, pins
 from deploy.release.wheel import build_wheel
 
 CHECKOUT = Path(__file__).parents[2]
@@ -81,7 +81,7 @@ def environments(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 def environment(extra: str, wheel: Path, at: Path) -> Path:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", at], check=True, env=clean())
     (site_packages,) = at.glob("lib/python3.*/site-packages")
-    for name in names(part(LOCK, PROJECT, extra)) if extra else ():
+    for name in pins(part(LOCK, PROJECT, extra)) if extra else ():
         for top in tops(name):
             link = site_packages / top.name
             if not link.exists():
@@ -167,7 +167,7 @@ def test_what_is_called_like_ours_in_an_environment_is_not_taken_for_it(wheel: P
 @pytest.mark.parametrize("extra", COMMANDS)
 def test_the_part_of_an_extra_is_what_its_packages_ask_for(extra: str) -> None:
     found = part(LOCK, PROJECT, extra)
-    assert set(names(found)) >= asked_for(extra)
+    assert set(pins(found)) >= asked_for(extra)
     for line in found.splitlines():
         assert line in LOCK
     for pin in re.split(r"\n(?=[a-z])", found):
