@@ -1,4 +1,4 @@
-"""A source can be disabled, one can be read without an import of what it offers, and how often to sync is a setting."""
+"""Sources can be disabled, or read alone; how often to sync is a setting; one image of an import can be stopped."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -12,6 +12,7 @@ depends_on = None
 def upgrade() -> None:
     op.add_column("sources", sa.Column("enabled", sa.Boolean(), server_default=sa.true(), nullable=False))
     op.add_column("imports", sa.Column("source_id", sa.Integer(), nullable=True))
+    op.add_column("imports", sa.Column("stopped", sa.ARRAY(sa.Text()), server_default=sa.text("'{}'"), nullable=False))
     op.add_column(
         "sync_schedule", sa.Column("interval_seconds", sa.Integer(), server_default=sa.text("3600"), nullable=False)
     )
@@ -23,5 +24,6 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_constraint(op.f("ck_sync_schedule_interval"), "sync_schedule", type_="check")
     op.drop_column("sync_schedule", "interval_seconds")
+    op.drop_column("imports", "stopped")
     op.drop_column("imports", "source_id")
     op.drop_column("sources", "enabled")

@@ -1,11 +1,11 @@
-"""Start an import, and stop one."""
+"""Start an import, and stop one, or one image of it."""
 
 from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from region.actions import guard
-from region.catalogue import sources
+from region.catalogue import images, sources
 from region.importing import imports
 from region.importing.imports import Import
 from region.people import activity
@@ -28,6 +28,7 @@ def etag(found: Import) -> str:
         requested_by=found.requested_by,
         scope=None if found.scope is None else sorted(found.scope),
         cancel_requested=found.cancel_requested,
+        stopped=sorted(found.stopped),
     )
 
 
@@ -58,6 +59,30 @@ async def cancel(
     await imports.request_cancel(connection, import_id, now)
     sentence = f"Stopped the import {import_id}."
     await activity.record(connection, actor, now, "import.cancelled", sentence, subject=subject(import_id))
+    return await imports.get(connection, import_id)
+
+
+async def stop_image(
+    connection: AsyncConnection,
+    actor: Actor,
+    import_id: int,
+    image: ImageKey,
+    now: datetime,
+    *,
+    if_match: str | None = None,
+) -> Import:
+    """The import, of which this image is fetched no further; the others go on. The next sync goes on with it.
+
+    Raises NotFound, also for an image that is neither selected nor held; PreconditionFailed; Conflict when the import
+    has ended.
+    """
+    before = await imports.get(connection, import_id, for_update=True)
+    if not guard.is_unchanged(if_match, etag(before)):
+        raise await _changed(connection, before)
+    await images.get(connection, image, now)
+    await imports.request_stop(connection, import_id, image)
+    sentence = f"Stopped {image} in the import {import_id}."
+    await activity.record(connection, actor, now, "import.image_stopped", sentence, subject=subject(import_id))
     return await imports.get(connection, import_id)
 
 

@@ -48,6 +48,7 @@ _IMPORT = {
     "requested_at": _NOON,
     "scope": ["ubuntu:noble:amd64"],
     "source_id": None,
+    "stopped": [],
     "state": "running",
     "started_at": _NOON,
     "finished_at": None,
@@ -418,6 +419,10 @@ OPERATIONS: Mapping[str, str] = {
     "start_import": "Brings the named images, or all that are selected, up to date now. Without a body: all.",
     "list_imports": "The runs that bring images in, the newest first. Pages by cursor.",
     "get_import": "One run, and how far it is with each image.",
+    "cancel_import_image": (
+        "Fetches this image no further, within seconds; the others of the run go on. What has arrived is kept, and the"
+        " next sync goes on with it."
+    ),
     "cancel_import": "Stops the run within seconds. What has arrived is kept; the next run goes on from there.",
     "get_sync": "Whether the region reads its sources every hour, and when it does so next.",
     "change_sync": "Switches the hourly sync on or off, or sets how often it runs. Imports by hand go on either way.",

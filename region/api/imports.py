@@ -40,6 +40,7 @@ class ImportShown(Shape):
     started_at: datetime | None
     finished_at: datetime | None
     cancel_requested: bool
+    stopped: list[str] = Field(description="Images that were stopped alone, by id.")
     bytes_total: int
     bytes_done: int
     error_code: str
@@ -141,6 +142,26 @@ async def cancel_import(
     import_id: ImportId,
 ) -> ImportShown:
     return _shown(await acts.cancel(connection, operator, import_id, region.now(), if_match=if_match), response)
+
+
+@router.post(
+    "/imports/{import_id}/images/{image_id}/cancel",
+    status_code=202,
+    summary="Stop one image of an import",
+    responses=documented(404, 409, 412),
+)
+async def cancel_import_image(
+    operator: Changer,
+    region: TheRegion,
+    connection: Transaction,
+    response: Response,
+    if_match: IfMatch,
+    import_id: ImportId,
+    image_id: ImageId,
+) -> ImportShown:
+    image = ImageKey.parse(image_id)
+    stopped = await acts.stop_image(connection, operator, import_id, image, region.now(), if_match=if_match)
+    return _shown(stopped, response)
 
 
 @router.get("/sync", summary="Show the hourly sync")

@@ -110,7 +110,15 @@ _LOCATED = _SELECTING | {
 """Operations whose answer has a Location."""
 _TAGGED = _LOCATED | {
     *("get_image", "list_selections", "get_source", "list_unvouched", "withdraw_unvouched"),
-    *("get_import", "cancel_import", "get_sync", "change_sync", "get_rack", "get_operator_token"),
+    *(
+        "get_import",
+        "cancel_import",
+        "cancel_import_image",
+        "get_sync",
+        "change_sync",
+        "get_rack",
+        "get_operator_token",
+    ),
     "get_enrolment_token",
     *("get_settings", "change_settings", "get_manifest", "get_file"),
 }

@@ -25,7 +25,7 @@ from region.catalogue.trust import KeyringUnreadable, TrustChanged
 from region.database.refusals import DatabaseAway
 from region.edge.admission import Crowded
 from region.edge.problem import BAD_HOST_NAME, BODY_TOO_LARGE, BODY_TOO_SLOW, PROBLEM_JSON, problem
-from region.importing.fetching import NoRoad
+from region.importing.fetching import ImageStopped, NoRoad
 from region.importing.importer import Cancelled, WithdrawalWaits
 from region.importing.imports import LeaseLost
 from region.secrets import SecretUnreadable
@@ -184,6 +184,7 @@ ROWS: Mapping[type[BootferryError], Row] = {
         "More than a fifth of what is held would go with nothing in its place; an unattended import leaves that alone.",
     ),
     Cancelled: Row(HTTPStatus.CONFLICT, "An operator stopped the import."),
+    ImageStopped: Row(HTTPStatus.CONFLICT, "An operator stopped this image of an import."),
 }
 
 _FRAMEWORK = {

@@ -181,7 +181,7 @@ judged AS (
             WHEN NOT offered AND listed THEN 'unvouched'
             WHEN NOT offered AND (held_version IS NOT NULL OR (was_read AND source_error = ''))
                 THEN 'unavailable'
-            WHEN import_error <> '' OR source_error <> '' THEN 'failed'
+            WHEN import_error <> '' AND import_error_code <> 'image_stopped' OR source_error <> '' THEN 'failed'
             ELSE 'queued'
         END AS status
     FROM facts

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from region.cli import output, suggest, words
-from region.cli.exits import Failed
+from region.cli.exits import Failed, Misused
 from region.cli.lists import Listing, lists
-from region.cli.names import parse_image, shown
+from region.cli.names import Image, parse_image, shown
 from region.cli.output import Cell, Column, Format
 from region.cli.session import Awaited, Output, Wait, call
 
@@ -127,10 +127,23 @@ def _summary(run: Item) -> str:
 
 
 def stop(
-    number: Annotated[int | None, typer.Argument(metavar="[IMPORT]", help="Its number; all when left out.")] = None,
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[IMPORT|IMAGE]",
+            autocompletion=suggest.images,
+            help="The number of an import, or one image of those under way; all imports when left out.",
+        ),
+    ] = None,
     chosen: Output = Format.TABLE,
 ) -> None:
-    """Stop the import that runs, and the one that waits. What has arrived is kept."""
+    """Stop the import that runs, and the one that waits; or one image of them. What has arrived is kept."""
+    if what is not None and not what.isascii():
+        raise Misused("Name an import by its number, or an image such as ubuntu/noble/amd64.")
+    if what is not None and not what.isdigit():
+        _stop_image(parse_image(what), chosen)
+        return
+    number = None if what is None else int(what)
 
     async def cancel(api: "Api") -> list[Item]:
         under_way = (
@@ -147,6 +160,23 @@ def stop(
     for run in stopped:
         ended = run.get("state") == "cancelled"
         output.say(f"Import {run.get('id')} {'was stopped' if ended else 'will stop within seconds'}.")
+    if not stopped:
+        output.say("No import runs or waits.")
+
+
+def _stop_image(image: Image, chosen: Format) -> None:
+    async def cancel(api: "Api") -> list[Item]:
+        return [
+            (await api.ask("POST", "imports", str(item["id"]), "images", image.id, "cancel")).body
+            for item in await api.list("imports", most=10)
+            if item.get("state") in ("queued", "running")
+        ]
+
+    stopped = call(cancel)
+    if output.show_data(chosen, stopped):
+        return
+    for run in stopped:
+        output.say(f"{image} will stop within seconds in import {run.get('id')}; the next sync goes on with it.")
     if not stopped:
         output.say("No import runs or waits.")
 

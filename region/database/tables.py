@@ -320,6 +320,7 @@ imports = Table(
     _moment("retry_at", nullable=True),
     _bytes("tries"),
     Column("source_id", Integer, nullable=True),
+    Column("stopped", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     CheckConstraint("state IN ('queued', 'running', 'succeeded', 'failed', 'cancelled')", name="state"),
     CheckConstraint("trigger IN ('schedule', 'operator', 'selection', 'healing', 'retry')", name="trigger"),
     Index("uq_imports_queued", "state", unique=True, postgresql_where=text("state = 'queued'")),

@@ -9,10 +9,10 @@ that a mirror asks for (`Retry-After`); if that is longer than patience lasts, t
 import asyncio
 import errno
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from region.catalogue.facts import File
 from region.catalogue.sources import Source
@@ -41,6 +41,39 @@ class NoRoad(BootferryError):
         super().__init__(f"No source offers the file {sha256[:12]}… at the moment; look at the sources' errors.")
 
 
+class ImageStopped(BootferryError):
+    """An operator stopped this image of an import; the others went on."""
+
+    code = "image_stopped"
+
+    def __init__(self) -> None:
+        super().__init__("The image was stopped; what had arrived is kept, and the next sync goes on with it.")
+
+
+class Stops:
+    """The images that are not to be fetched any further in this run; whoever listens is told when there are more."""
+
+    def __init__(self) -> None:
+        self._images: set[ImageKey] = set()
+        self._told: list[Callable[[], None]] = []
+
+    def __contains__(self, image: ImageKey) -> bool:
+        return image in self._images
+
+    def add(self, images: Iterable[ImageKey]) -> None:
+        """These are stopped."""
+        before = len(self._images)
+        self._images.update(images)
+        if len(self._images) > before:
+            for tell in self._told:
+                tell()
+
+    def listen(self, tell: Callable[[], None]) -> None:
+        """Call `tell` now, and whenever there are more."""
+        self._told.append(tell)
+        tell()
+
+
 @dataclass(frozen=True, slots=True)
 class Fetching:
     """How to fetch. `progress` holds the bytes of each file that have arrived."""
@@ -53,6 +86,7 @@ class Fetching:
     secrets: Secrets
     progress: dict[Sha256, int]
     meters: Meters
+    stops: Stops = field(default_factory=Stops)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +145,21 @@ async def fetch(
                 errors.setdefault(entry.image, error)
 
         async with asyncio.TaskGroup() as tasks:
-            for file, waiting in files.values():
-                tasks.create_task(bring(file, waiting))
+            bringing = [(tasks.create_task(bring(file, waiting)), waiting) for file, waiting in files.values()]
+            fetching.stops.listen(lambda: _let_go(bringing, fetching.stops, errors))
+
+
+def _let_go(
+    bringing: Iterable[tuple[asyncio.Task[None], Sequence[Import]]],
+    stops: Stops,
+    errors: dict[ImageKey, BootferryError],
+) -> None:
+    """Fetch no further what only stopped images wait for."""
+    for task, waiting in bringing:
+        if not task.done() and all(entry.image in stops for entry in waiting):
+            task.cancel()
+            for entry in waiting:
+                errors.setdefault(entry.image, ImageStopped())
 
 
 async def _bring(

@@ -26,7 +26,7 @@ from region.catalogue.trust import TrustChanged
 from region.database.connection import transaction
 from region.database.topics import Topic, notify
 from region.importing import imports, reading, retries, room, upkeep
-from region.importing.fetching import Fetching, fetch
+from region.importing.fetching import Fetching, ImageStopped, Stops, fetch
 from region.importing.holding import Holding
 from region.importing.imports import Claim, ImageProgress, LeaseLost
 from region.importing.plan import Import, Plan, plan
@@ -85,6 +85,7 @@ class _Run:
     waiting: BootferryError | None = None
     held: int = 0
     """Versions that have become whole."""
+    stops: Stops = field(default_factory=Stops)
     recording: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def progress(self) -> dict[ImageKey, ImageProgress]:
@@ -142,7 +143,8 @@ async def run_next(importer: Importer) -> bool:
         raise
     except ExceptionGroup as group:
         failures.append(_told(group, importer.store))
-    failures += [*run.source_errors, *run.errors.values()]
+    # An image that an operator stopped is no failure of the others.
+    failures += [*run.source_errors, *(error for error in run.errors.values() if not isinstance(error, ImageStopped))]
     match failures:
         case [] if run.waiting is not None:
             state, code, error = "succeeded", run.waiting.code, str(run.waiting)
@@ -223,7 +225,8 @@ async def _heartbeat(importer: Importer, run: _Run) -> None:
 
 
 async def _write_progress(importer: Importer, run: _Run, connection: AsyncConnection) -> bool:
-    """True if somebody asked to stop."""
+    """True if somebody asked to stop all of it. Images that are to be stopped alone, are."""
+    run.stops.add(map(ImageKey.parse, await imports.stopped_images(connection, run.claim.import_id)))
     total, done = sum(run.totals.values()), sum(run.done.values())
     return await imports.record_progress(connection, run.claim, run.progress(), total, done, importer.lease_s)
 
@@ -290,6 +293,7 @@ async def _bring(importer: Importer, run: _Run, chosen: list[Import], known_sour
         secrets=importer.secrets,
         progress=run.done,
         meters=importer.meters,
+        stops=run.stops,
     )
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(holding.run(chosen))

@@ -77,7 +77,7 @@ class ImageProgress:
 
 @dataclass(frozen=True, slots=True)
 class Import:
-    """A run as operators see it.
+    """A run as operators see it; `stopped` are the images that were stopped alone, by id.
 
     An empty `scope`: it only reads; `source_id` is the one source it reads, None for all. `retry_at`: it failed for a
     reason that may pass, and is tried again then.
@@ -98,6 +98,7 @@ class Import:
     error: str
     retry_at: datetime | None
     source_id: int | None
+    stopped: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +112,9 @@ class Schedule:
 
 
 _ENQUEUE = text("""
-    INSERT INTO imports (trigger, requested_by, requested_at, scope, tries, source_id)
-    VALUES (:trigger, :requested_by, :now, CAST(:scope AS text[]), :tries, CAST(:source_id AS integer))
+    INSERT INTO imports (trigger, requested_by, requested_at, scope, tries, source_id, stopped)
+    VALUES (:trigger, :requested_by, :now, CAST(:scope AS text[]), :tries, CAST(:source_id AS integer),
+            CAST(:stopped AS text[]))
     ON CONFLICT (state) WHERE state = 'queued' DO UPDATE
     SET trigger = CASE WHEN excluded.trigger = ANY(CAST(:attended AS text[]))
                             OR imports.trigger = ANY(CAST(:unattended AS text[]))
@@ -123,6 +125,8 @@ _ENQUEUE = text("""
         scope = CASE WHEN imports.scope IS NULL OR excluded.scope IS NULL THEN NULL
                      ELSE ARRAY(SELECT DISTINCT unnest(imports.scope || excluded.scope)) END,
         tries = least(imports.tries, excluded.tries),
+        -- Whoever asks for an image again wants it.
+        stopped = ARRAY(SELECT unnest(imports.stopped) INTERSECT SELECT unnest(excluded.stopped)),
         source_id = CASE WHEN imports.source_id = excluded.source_id THEN imports.source_id END,
         cancel_requested = false
     RETURNING id
@@ -137,11 +141,12 @@ async def enqueue(
     scope: Collection[ImageKey] | None = None,
     tries: int = 0,
     source_id: int | None = None,
+    stopped: Collection[str] = (),
 ) -> int:
     """The id of the import that will do this. One that waits already takes the wish in: asking twice is one run.
 
     `tries` counts the attempts in a row that failed before it. An empty `scope` means that it only reads, the
-    one source that `source_id` names or all.
+    one source that `source_id` names or all. `stopped` images are left out.
     """
     import_id: int = (
         await connection.execute(
@@ -153,6 +158,7 @@ async def enqueue(
                 "scope": None if scope is None else sorted(map(str, scope)),
                 "tries": tries,
                 "source_id": source_id,
+                "stopped": sorted(stopped),
                 "attended": list(ATTENDED),
                 "unattended": list(UNATTENDED),
             },
@@ -358,6 +364,27 @@ async def request_cancel(connection: AsyncConnection, import_id: int, now: datet
         entry = await get(connection, import_id)
         raise Conflict(f"The import {import_id} has ended already: {_ENDED[entry.state]}.")
     await notify(connection, Topic.IMPORTS, Topic.IMAGES)
+
+
+async def request_stop(connection: AsyncConnection, import_id: int, image: ImageKey) -> None:
+    """One image of an import under way is fetched no further. Raises NotFound; Conflict when the import has ended."""
+    stopped = await connection.execute(
+        text("""
+            UPDATE imports SET stopped = array_append(array_remove(stopped, :image), :image)
+            WHERE id = :id AND state IN ('queued', 'running')
+        """),
+        {"id": import_id, "image": str(image)},
+    )
+    if stopped.rowcount == 0:
+        entry = await get(connection, import_id)
+        raise Conflict(f"The import {import_id} has ended already: {_ENDED[entry.state]}.")
+    await notify(connection, Topic.IMPORTS, Topic.IMAGES)
+
+
+async def stopped_images(connection: AsyncConnection, import_id: int) -> list[str]:
+    """The images of an import that are to be stopped, by id."""
+    found: list[str] | None = await connection.scalar(select(imports.c.stopped).where(imports.c.id == import_id))
+    return found or []
 
 
 _COLUMNS = [imports.c[name] for name in Import.__slots__]

@@ -36,7 +36,8 @@ async def enqueue_due(connection: AsyncConnection, now: datetime) -> list[int]:
     """Enqueue what is to be tried again by now; of processes that ask at once, one gets the imports' ids."""
     due = await connection.execute(
         text("""
-            UPDATE imports SET retry_at = NULL WHERE retry_at <= :now OR retry_at > :latest RETURNING id, scope, tries
+            UPDATE imports SET retry_at = NULL WHERE retry_at <= :now OR retry_at > :latest
+            RETURNING id, scope, tries, stopped
         """),
         # A clock that was far ahead once must not put this off until then.
         {"now": now, "latest": now + promises.SYNC_PERIOD},
@@ -49,6 +50,7 @@ async def enqueue_due(connection: AsyncConnection, now: datetime) -> list[int]:
             now,
             None if row.scope is None else [ImageKey.parse(image) for image in row.scope],
             tries=row.tries + 1,
+            stopped=row.stopped,
         )
         for row in due.all()
     ]

@@ -588,6 +588,13 @@ def test_a_failed_import_is_an_exit_code_and_a_stopped_one_too(operator: Operato
         interrupted = operator.on_terminal("import", "show", str(started), "--wait", types="\x03", once="ubuntu/jammy")
         assert interrupted.code == ExitCode.INTERRUPTED
         assert "Abort" not in interrupted.out
+        alone = operator("stop", "ubuntu/jammy/arm64")
+        assert alone.out == (
+            f"ubuntu/jammy/arm64 will stop within seconds in import {started}; the next sync goes on with it.\n"
+        )
+        assert operator("import", "show", str(started), "--wait").code == 0
+        assert re.search(r"^ubuntu/jammy/arm64 .* Queued ", operator("images").out, re.MULTILINE)
+        started = operator("sync", "-o", "json").json["id"]
         stopped = operator("stop")
         assert (stopped.code, f"Import {started} w" in stopped.out) == (0, True)
         waited = operator("import", "show", str(started), "--wait")
@@ -595,6 +602,7 @@ def test_a_failed_import_is_an_exit_code_and_a_stopped_one_too(operator: Operato
     finally:
         upstream.behave()
     assert operator("stop").out == "No import runs or waits.\n"
+    assert operator("stop", "ubuntu/jammy/arm64").out == "No import runs or waits.\n"
     assert operator("unselect", "ubuntu/jammy", "--yes", "--wait").code == 0
 
 

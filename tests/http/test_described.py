@@ -109,6 +109,7 @@ async def test_every_operation_of_operators_answers_as_described(running: Runnin
         "DELETE /api/v1/racks/{rack_id}",
         "POST /api/v1/racks/{rack_id}/poll",
         "POST /api/v1/imports/{import_id}/cancel",
+        "POST /api/v1/imports/{import_id}/images/{image_id}/cancel",
         "GET /api/v1/events",
         "GET /api/v1/files/{sha256}",
     }
@@ -189,7 +190,12 @@ async def test_roles_may_do_what_the_description_says(running: Running) -> None:
             *(("PUT", "/images/ubuntu:resolute:amd64/pin"), ("DELETE", "/images/ubuntu:resolute:amd64/pin")),
             *(("DELETE", "/unvouched"), ("DELETE", "/unvouched?dry_run=true"), ("POST", "/imports")),
             *(("PUT", "/selections"), ("POST", "/selections"), ("DELETE", "/images/ubuntu:resolute:amd64")),
-            *(("PATCH", "/sync"), ("POST", "/imports/1/cancel"), ("POST", "/manifest/confirmation")),
+            *(
+                ("PATCH", "/sync"),
+                ("POST", "/imports/1/cancel"),
+                ("POST", "/imports/1/images/ubuntu:noble:amd64/cancel"),
+            ),
+            *(("POST", "/racks/poll"), ("POST", "/sources/1/read"), ("POST", "/manifest/confirmation")),
         ],
         "operator": [
             *(("POST", "/sources"), ("POST", "/sources/probe"), ("PATCH", "/sources/1"), ("DELETE", "/sources/1")),

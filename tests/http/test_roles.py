@@ -54,6 +54,7 @@ VIEWERS = {
 OPERATORS = {
     "add_selection",
     "cancel_import",
+    "cancel_import_image",
     "change_sync",
     "confirm_manifest",
     "pin_image",
