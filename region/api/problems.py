@@ -181,7 +181,8 @@ ROWS: Mapping[type[BootferryError], Row] = {
     LeaseLost: Row(HTTPStatus.CONFLICT, "Another region process carries the import on."),
     WithdrawalWaits: Row(
         HTTPStatus.CONFLICT,
-        "More than a fifth of what is held would go with nothing in its place; an unattended import leaves that alone.",
+        "More than a fifth of what is held would go though nobody unselected it; an unattended import leaves that"
+        " alone.",
     ),
     Cancelled: Row(HTTPStatus.CONFLICT, "An operator stopped the import."),
     ImageStopped: Row(HTTPStatus.CONFLICT, "An operator stopped this image of an import."),

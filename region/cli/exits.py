@@ -22,7 +22,7 @@ class ExitCode(IntEnum):
     """What was asked for is so; also when it was so before."""
 
     REFUSED = 1
-    """The region refused, the operator said no, or an import failed or was stopped."""
+    """The region refused, the operator said no, an import failed or was stopped, or a file differs."""
 
     USAGE = 2
     """The command line, a file named on it or the configuration is not usable; the region was changed in nothing."""
@@ -49,6 +49,15 @@ class Misused(BootferryError):
     """The command line cannot be carried out as it is; the sentence says which one can."""
 
     code = "usage"
+
+
+class SelectionDiffers(BootferryError):
+    """A file and the region's selection do not say the same."""
+
+    code = "selection_differs"
+
+    def __init__(self, file: str) -> None:
+        super().__init__(f"The selection is not what {file} says; make it so with: bootferry selection apply {file}")
 
 
 class Ending(NamedTuple):

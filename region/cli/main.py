@@ -50,7 +50,12 @@ TREE: Mapping[str, Mapping[str, Function | Group]] = {
         "unselect": selection.unselect,
         "selection": Group(
             "Show the whole selection, or make it what a file says.",
-            {"show": selection.show, "apply": selection.apply},
+            {
+                "show": selection.show,
+                "check": selection.check,
+                "diff": selection.diff,
+                "apply": selection.apply,
+            },
         ),
         "images": images.list_all,
         "image": Group(

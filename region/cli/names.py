@@ -1,5 +1,6 @@
 """Images, sources, racks and tokens as they are typed and shown."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -8,6 +9,8 @@ from shared.errors import InvalidValue
 from shared.names import Name
 
 Item = Mapping[str, Any]
+ALL = "*"
+_RULE = re.compile(r"lts(:[1-9][0-9]?)?|supported|\*")
 
 
 class Release(NamedTuple):
@@ -43,13 +46,33 @@ class Image(NamedTuple):
 
 def parse(text: str) -> Release | Image:
     """`ubuntu/noble` or `ubuntu/noble/amd64`; colons do as well. Raises InvalidValue."""
-    parts = [Name(part) for part in text.replace(":", "/").split("/") if part]
+    parts = [Name(part) for part in _parts(text)]
     match parts:
         case [os, release]:
             return Release(os, release)
         case [os, release, arch]:
             return Image(os, release, arch)
     raise InvalidValue("image", text, "write it as ubuntu/noble or ubuntu/noble/amd64")
+
+
+def parse_wish(text: str) -> Release | Image:
+    """What may be selected: `parse`, or a rule such as `ubuntu/lts:2` or `ubuntu/noble/*`. Raises InvalidValue."""
+    match _parts(text):
+        case [os, release]:
+            return Release(Name(os), release if is_rule(release) else Name(release))
+        case [os, release, arch]:
+            return Image(Name(os), release if is_rule(release) else Name(release), arch if arch == ALL else Name(arch))
+    raise InvalidValue("image", text, "write it as ubuntu/noble, ubuntu/noble/amd64, or as a rule like ubuntu/lts:2")
+
+
+def is_rule(release: str) -> bool:
+    """True if this names no release and says which are meant, as the API takes it."""
+    return _RULE.fullmatch(release) is not None
+
+
+def _parts(text: str) -> list[str]:
+    """What is between slashes or colons; the colon of a rule like `lts:2` parts nothing."""
+    return [part for part in re.split(r"/|(?<!/lts)(?<!:lts):|:(?![0-9]+(?:[/:]|$))", text) if part]
 
 
 def parse_image(text: str) -> Image:
@@ -66,8 +89,8 @@ def image_of(item: Item) -> Image:
 
 
 def shown(image_id: str) -> str:
-    """An image's id as it is shown."""
-    return image_id.replace(":", "/")
+    """An image's id, or a rule, as it is shown."""
+    return "/".join(_parts(image_id))
 
 
 def pick(items: Sequence[Item], noun: str, text: str) -> Item:

@@ -1,14 +1,16 @@
 """`available`: the images that sources offer to select from."""
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from region.cli import suggest, words
+from region.cli.exits import Misused
 from region.cli.lists import Listing, lists
-from region.cli.names import Image, image_of, pick
+from region.cli.names import Image, Release, image_of, pick
 from region.cli.output import Cell, Column
 from region.cli.session import call
 
@@ -40,7 +42,7 @@ def list_all(
         known = await api.list("sources")
         if source is not None:
             known = [dict(pick(known, "source", source))]
-        selected = {image_of(item) for item in await api.list("selections")}
+        selected = {image for item in await api.list("selections") for image in _images(item)}
         found = await offered(api, None if source is None else int(known[0]["id"]))
         return known, list(found.values()), selected
 
@@ -57,6 +59,11 @@ def list_all(
         empty="No source offers any image" + ("; add one with: bootferry source add" if not known else " yet."),
         notes=lambda _: (f"\n{item.get('name')}: {item['error']}" for item in known if item.get("error")),
     )
+
+
+def _images(item: Item) -> list[Image]:
+    """The images that a selection means."""
+    return [Image(*image.split(":")) for image in item.get("images", ())] or [image_of(item)]
 
 
 async def offered(api: "Api", source_id: int | None) -> dict[Image, dict[str, Any]]:
@@ -83,3 +90,20 @@ def _support(item: Item, now: datetime) -> Cell | str:
     if not until:
         return ""
     return Cell(f"ended {until}", "dim") if str(until) < f"{now:%Y-%m-%d}" else f"until {until}"
+
+
+async def other_names(api: "Api", releases: Iterable[Release], source_id: int | None = None) -> dict[Release, Release]:
+    """The releases that are named by their version, such as ubuntu/24.04, and what they mean. Raises Misused."""
+    numbers = {release for release in releases if release.name[:1].isdecimal()}
+    if not numbers:
+        return {}
+    known = await offered(api, source_id)
+    numbers -= {image.of for image in known}
+    found: dict[Release, set[Release]] = defaultdict(set)
+    for image, offer in known.items():
+        if (number := Release(image.os, str(offer.get("release_version")))) in numbers:
+            found[number].add(image.of)
+    for number, meant in found.items():
+        if len(meant) > 1:
+            raise Misused(f"{number} may be {' or '.join(sorted(map(str, meant)))}; name one of them.")
+    return {number: meant.pop() for number, meant in found.items()}

@@ -54,12 +54,23 @@ def tell_import(started: Item, done: str, *, wait: int, chosen: Format) -> None:
 def lines(plan: Item) -> Iterator[Cell]:
     """The plan in words: an image a line, then what is fetched and the room that is left."""
     unavailable = set(plan.get("unavailable", ()))
+    for said, images in sorted(plan.get("means", {}).items()):
+        meant = words.listed(map(shown, images)) if images else "nothing that is known"
+        yield Cell(f"  = {shown(said)}   means {meant}")
+    come, go = plan.get("kernels_add", {}), plan.get("kernels_remove", {})
     for image in sorted(plan.get("add", ())):
         remark = "   no source offers it at the moment" if image in unavailable else ""
-        yield Cell(f"  + {shown(image)}{remark}", "green")
+        kernels = f"   kernels {words.listed(come[image])}" if come.get(image) and plan.get("left_out_bytes") else ""
+        yield Cell(f"  + {shown(image)}{remark}{kernels}", "green")
     for image in sorted(plan.get("remove", ())):
         yield Cell(f"  - {shown(image)}   will be deleted from the region and every rack", "red")
+    for image in sorted((come.keys() | go.keys()) - set(plan.get("add", ()))):
+        for kernels, sign, verb, style in ((come, "+", "come", "green"), (go, "-", "go", "red")):
+            if kernels.get(image):
+                yield Cell(f"  {sign} {shown(image)}   kernels {words.listed(kernels[image])} {verb}", style)
     yield from effects(plan)
+    if spared := plan.get("left_out_bytes"):
+        yield Cell(f"Kernels that are left out spare {words.size(spared)}.")
     rooms = [_room(plan, "on the region")]
     if rack := plan.get("tightest_rack"):
         rooms.append(_room(rack, f"on the rack {rack.get('name')}, which has least"))

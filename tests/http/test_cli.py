@@ -528,7 +528,11 @@ def test_a_selection_in_a_file(operator: Operator, tmp_path: Path) -> None:
 FILES = [
     pytest.param("images: [", "is not YAML", id="not-yaml"),
     pytest.param("- ubuntu/noble", "one key, images", id="not-a-mapping"),
-    pytest.param("images: [{image: ubuntu/noble, arch: [amd64]}]", "may have arches and source", id="unknown-key"),
+    pytest.param(
+        "images: [{image: ubuntu/noble, arch: [amd64]}]",
+        "may have arches, kernels, labels and source; arch is none of them",
+        id="unknown-key",
+    ),
     pytest.param("images: [{image: ubuntu/noble}]", "names no architecture", id="no-architecture"),
     pytest.param("images: [{image: ubuntu/noble, arches: amd64}]", "must be a list", id="arches-no-list"),
     pytest.param("images: [{image: noble, arches: [amd64]}]", "write it as ubuntu/noble", id="no-os"),
@@ -566,6 +570,58 @@ def test_sync_shows_a_bar_per_image_on_a_terminal(operator: Operator) -> None:
     images = operator.on_terminal("images")
     assert "\x1b[32mStored" in images.out
     assert operator("unselect", "ubuntu/questing", "--yes", "--wait").code == 0
+
+
+def test_kernels_rules_and_other_names_are_selected(operator: Operator, tmp_path: Path) -> None:
+    before = operator("selection", "show", "-o", "yaml").out
+    one = operator("select", "ubuntu/24.04", "--arch", "amd64", "--kernel", "ga", "--label", "stable", "--dry-run")
+    assert (one.code, one.err.splitlines()[0]) == (0, "ubuntu/24.04 is ubuntu/noble.")
+    assert "  + ubuntu/noble/amd64   kernels ga-24.04\n" in one.out
+    assert re.search(r"^Kernels that are left out spare \d.* [kM]?B\.$", one.out, re.MULTILINE)
+
+    rule = operator("select", "ubuntu/lts:2", "--arch", "*", "-k", "ga", "--yes", "--wait")
+    assert rule.code == 0, rule.err
+    assert re.search(
+        r"^  = ubuntu/lts:2/\*   means ubuntu/noble/amd64, .* and ubuntu/resolute/arm64$", rule.out, re.MULTILINE
+    )
+    shown = operator("selection", "show")
+    assert re.search(r"^IMAGE +KERNELS +MEANS +SOURCE$", shown.out, re.MULTILINE)
+    assert re.search(r"^ubuntu/lts:2/\* +ga +4 images +whichever wins$", shown.out, re.MULTILINE)
+    assert re.search(r"^ubuntu/noble/arm64 .* Stored ", operator("images").out, re.MULTILINE)
+    assert operator("image", "show", "ubuntu/24.04/arm64", "-o", "json").json["release"] == "noble"
+
+    refused = operator("unselect", "ubuntu/noble/arm64", "--yes")
+    assert refused.err == "ubuntu/noble/arm64 is not selected by its name, but the rule ubuntu/lts:2/* means it.\n"
+    assert refused.out == "Nothing to change: that is what is selected.\n"
+    assert operator("unselect", "ubuntu/warty").err == "ubuntu/warty is not selected.\n"
+    deleted = operator("image", "delete", "ubuntu/noble/arm64", "--yes")
+    assert (deleted.code, "is selected by the rule ubuntu:lts:2:*" in deleted.err) == (1, True)
+    more = operator("select", "ubuntu/lts:2", "-a", "*", "-k", "ga", "-k", "hwe", "--dry-run")
+    assert re.search(r"^  \+ ubuntu/noble/amd64   kernels hwe-24.04 come$", more.out, re.MULTILINE)
+
+    file = tmp_path / "selection.yaml"
+    file.write_text(operator("selection", "show", "-o", "yaml").out)
+    assert operator("selection", "diff", str(file)).out == f"The selection is what {file} says.\n"
+    assert "and the region can take it" in operator("selection", "check", str(file)).out
+    assert "No region was asked" in operator("selection", "check", str(file), "--offline").out
+    assert "Nothing to change" in operator("selection", "apply", str(file), "--yes").out
+    file.write_text(before)
+    other = operator("selection", "diff", str(file))
+    assert (other.code, other.out) == (1, "  - ubuntu/lts:2/*, kernels ga\n")
+    assert "The selection is not what" in other.err
+    assert operator("selection", "apply", str(file), "--yes", "--wait").code == 0
+    assert operator("selection", "show", "-o", "yaml").out == before
+
+
+def test_a_file_that_the_region_cannot_take_is_found_by_a_check(operator: Operator, tmp_path: Path) -> None:
+    file = tmp_path / "selection.yaml"
+    file.write_text("images: [{image: ubuntu/warty/amd64}]\n")
+    assert operator("selection", "check", str(file), "--offline").code == 0
+    found = operator("selection", "check", str(file))
+    assert (found.code, "image that a source offers called ubuntu:warty:amd64" in found.err) == (1, True)
+    file.write_text("images: [{image: ubuntu/noble, arches: [amd64], kernels: [ga, hwe-64k]}]\n")
+    warned = operator("selection", "check", str(file))
+    assert (warned.code, "  ! No source offers the kernel hwe-64k of ubuntu:noble:amd64.\n" in warned.out) == (0, True)
 
 
 def test_a_failed_import_is_an_exit_code_and_a_stopped_one_too(operator: Operator) -> None:
@@ -1015,6 +1071,27 @@ PLANS = [
         ],
         "",
         id="bootloaders",
+    ),
+    pytest.param(
+        {
+            "add": ["ubuntu:noble:amd64"],
+            "kernels_add": {"ubuntu:noble:amd64": ["ga-24.04"], "ubuntu:jammy:amd64": ["hwe-22.04"]},
+            "kernels_remove": {"ubuntu:jammy:amd64": ["ga-22.04", "ga-22.04-lowlatency"]},
+            "means": {"ubuntu:lts:*": ["ubuntu:noble:amd64"], "ubuntu:supported:arm64": []},
+            "left_out_bytes": 560_000_000,
+            **ROOM,
+        },
+        [
+            "  = ubuntu/lts/*   means ubuntu/noble/amd64",
+            "  = ubuntu/supported/arm64   means nothing that is known",
+            "  + ubuntu/noble/amd64   kernels ga-24.04",
+            "  + ubuntu/jammy/amd64   kernels hwe-22.04 come",
+            "  - ubuntu/jammy/amd64   kernels ga-22.04 and ga-22.04-lowlatency go",
+            "Kernels that are left out spare 560.0 MB.",
+            "2.0 MB to fetch; afterwards 4.0 GB free on the region.",
+        ],
+        "",
+        id="kernels-and-rules",
     ),
     pytest.param(
         {**ROOM, "free_bytes_after": -5_000},

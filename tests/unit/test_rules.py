@@ -10,8 +10,9 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from region.catalogue.facts import Wish
-from region.catalogue.patterns import Pattern, is_exact, is_moving, parse_release
+from region.catalogue.patterns import Pattern, is_exact, is_moving, is_rule, parse_release
 from region.catalogue.rules import Known, meanings
+from region.cli import names
 from shared.errors import InvalidValue
 from shared.names import ImageKey, Name
 from tests.unit.test_real_scale import needs_real_data, read
@@ -139,6 +140,14 @@ def test_versions_order_as_people_order_them() -> None:
 def test_what_is_neither_a_name_nor_a_rule_is_refused(release: str) -> None:
     with pytest.raises(InvalidValue, match=r"is not a release: name one, as in noble or 24\.04, or say lts, lts:2"):
         parse_release(release)
+
+
+@pytest.mark.parametrize(
+    "release",
+    ["lts", "lts:1", "lts:99", "supported", "*", "noble", "24.04", "lts:0", "lts:100", "lts:", "LTS", "lts-2", ""],
+)
+def test_the_command_line_knows_the_same_rules(release: str) -> None:
+    assert names.is_rule(release) is is_rule(release)
 
 
 def test_what_is_exact_and_what_moves() -> None:
