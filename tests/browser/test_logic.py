@@ -196,6 +196,59 @@ async def test_drafts(page: Page, wishes: list[Any], draft: dict[str, Any], whol
     assert found == [draft, whole]
 
 
+RULE = {
+    "id": 3,
+    "os": "ubuntu",
+    "release": "lts:2",
+    "arch": "*",
+    "source_id": None,
+    "kernels": ["ga"],
+    "labels": None,
+    "images": ["ubuntu:noble:amd64", "ubuntu:resolute:amd64"],
+    "created_at": "",
+}
+SOME = JAMMY | {
+    "id": 2, "source_id": 1, "kernels": ["ga", "hwe"], "labels": ["stable"], "images": ["ubuntu:jammy:amd64"]
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("wishes", "whole"),
+    [
+        pytest.param([], ["lts:2/* null ga", "jammy/amd64 1 ga,hwe"], id="nothing ticked"),
+        pytest.param([["ubuntu:noble:amd64", None]], ["lts:2/* null ga", "jammy/amd64 1 ga,hwe"], id="against a rule"),
+        pytest.param([["ubuntu:jammy:amd64", None]], ["lts:2/* null ga"], id="given up beside a rule"),
+        pytest.param([["ubuntu:jammy:amd64", 2]], ["lts:2/* null ga", "jammy/amd64 2 ga,hwe"], id="another source"),
+    ],
+)
+async def test_rules_and_kernels_are_sent_back_as_they_were_said(
+    page: Page, wishes: list[Any], whole: list[str]
+) -> None:
+    found = await call(
+        page,
+        "selection",
+        "m.whole(a[1].reduce((draft, [id, source]) => m.wish(draft, a[0], id, source), new Map()), a[0])"
+        ".map(one => `${one.release}/${one.arch} ${one.source_id} ${one.kernels}`)",
+        [RULE, SOME],
+        wishes,
+    )
+    assert found == whole
+
+
+async def test_what_a_rule_means_is_wanted(page: Page) -> None:
+    found = await call(
+        page,
+        "selection",
+        "[[...m.bySource(a[0]).keys()].sort(), [...m.byRule(a[0])], a[0].map(m.isRule)]",
+        [RULE, SOME],
+    )
+    assert found == [
+        ["ubuntu:jammy:amd64", "ubuntu:noble:amd64", "ubuntu:resolute:amd64"],
+        ["ubuntu:noble:amd64", "ubuntu:resolute:amd64"],
+        [True, False],
+    ]
+
+
 async def test_a_draft_that_others_have_fulfilled_is_done(page: Page) -> None:
     found = await call(
         page,

@@ -1,9 +1,11 @@
 // The boxes people tick: Ubuntu's releases and architectures, and the other images one by one.
 import { byName, month, newestFirst } from "./format.js";
-import { bySource, draft, imageId, isWanted, parseId, wish } from "./selection.js";
+import { byRule, bySource, draft, imageId, isWanted, parseId, wish } from "./selection.js";
 import { boxes, toggleArch, toggleRelease } from "./ticks.js";
 import { fullTitle } from "./words.js";
 import { html, signal, useLayoutEffect, useRef } from "../vendor/preact.js";
+
+const BY_RULE = "by a rule";
 
 /** Ticks of Ubuntu's boxes that make no image yet. */
 export const loose = signal({ releases: new Set(), arches: new Set() });
@@ -104,6 +106,12 @@ export function UbuntuChoice({ offers, known, saved, from, now, disabled }) {
   const names = [...arches.keys()].sort(byName);
   const half = Math.ceil(names.length / 2);
   const isRead = offers.length > 0; // of a source that was not read yet nothing can be said
+  const ruled = byRule(saved);
+  // Nothing is left to untick of what rules alone mean.
+  const isRuled = (field, value) => {
+    const of = wanted.filter((image) => image[field] === value);
+    return of.length > 0 && of.every((image) => ruled.has(imageId({ os: "ubuntu", ...image })));
+  };
   const without = [...ticked].filter((release) => !wanted.some((image) => image.release === release));
   const onRelease = (release) => (on) =>
     apply(saved, from, toggleRelease(release, on, offered, wanted, loose.value));
@@ -120,9 +128,11 @@ export function UbuntuChoice({ offers, known, saved, from, now, disabled }) {
                 key=${release.release}
                 id=${`release-${release.release}`}
                 label=${release.title}
-                note=${isRead && releaseNote(release, now)}
+                note=${isRuled("release", release.release) ? BY_RULE : isRead && releaseNote(release, now)}
                 checked=${ticked.has(release.release)}
-                disabled=${disabled || (!release.offered && !ticked.has(release.release))}
+                disabled=${disabled ||
+                isRuled("release", release.release) ||
+                (!release.offered && !ticked.has(release.release))}
                 onToggle=${onRelease(release.release)}
               />`,
             )}
@@ -137,14 +147,15 @@ export function UbuntuChoice({ offers, known, saved, from, now, disabled }) {
           (group, column) => html`<div key=${column}>
             ${group.map((arch) => {
               const box = arches.get(arch);
+              const fixed = box.checked && isRuled("arch", arch);
               return html`<${Tick}
                 key=${arch}
                 id=${`arch-${arch}`}
                 label=${arch}
-                note=${isRead && archNote(box, titles)}
+                note=${fixed ? BY_RULE : isRead && archNote(box, titles)}
                 checked=${box.checked}
                 partly=${box.partly}
-                disabled=${disabled || box.disabled}
+                disabled=${disabled || fixed || box.disabled}
                 onToggle=${onArch(arch)}
               />`;
             })}
@@ -169,6 +180,7 @@ function archNote({ lackedBy, partly }, titles) {
 /** The boxes of all that is not Ubuntu. */
 export function OtherChoice({ offers, known, saved, from, now, disabled }) {
   const wanted = bySource(saved);
+  const ruled = byRule(saved);
   const found = new Map();
   for (const offer of offers) if (offer.os !== "ubuntu") found.set(imageId(offer), { ...offer, offered: true });
   for (const image of known) {
@@ -186,9 +198,9 @@ export function OtherChoice({ offers, known, saved, from, now, disabled }) {
           key=${id}
           id=${`image-${id}`}
           label=${fullTitle(offer.os, offer.title) + (archesOf(offer) > 1 ? ` ${offer.arch}` : "")}
-          note=${offers.length > 0 && releaseNote(offer, now)}
+          note=${ruled.has(id) ? BY_RULE : offers.length > 0 && releaseNote(offer, now)}
           checked=${isWanted(draft.value, wanted, id)}
-          disabled=${disabled}
+          disabled=${disabled || ruled.has(id)}
           onToggle=${(on) => apply(saved, from, on ? { add: [offer], remove: [] } : { add: [], remove: [offer] })}
         />`,
       )}

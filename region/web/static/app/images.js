@@ -7,6 +7,7 @@ import { lazy } from "./lazy.js";
 import { namer } from "./names.js";
 import { spoken, tellProblem } from "./notice.js";
 import { meter } from "./rates.js";
+import { Said } from "./said.js";
 import { ANY, bySource, draft, imageId, wish } from "./selection.js";
 import { may } from "./session.js";
 import { chosen, CUSTOM, shownOf, SourceChoice } from "./source.js";
@@ -144,6 +145,7 @@ function Sections({ images, saved, sources, shown, offers, progress, open }) {
         }}
       />
       <${UbuntuChoice} ...${choice} />
+      <${Said} saved=${saved} nameOf=${namer()} />
       ${table(
         "Ubuntu images",
         ubuntu,

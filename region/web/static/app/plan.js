@@ -29,9 +29,14 @@ export function Plan({ plan, nameOf }) {
       ${plan.add.length > 0 && html`<${Names} sign="+" title="To download" ids=${plan.add} nameOf=${nameOf} />`}
       ${plan.remove.length > 0 && html`<${Names} sign="−" title="To delete" ids=${plan.remove} nameOf=${nameOf} />`}
       ${moved.length > 0 && html`<${Names} sign="→" title="To change source" ids=${moved} nameOf=${nameOf} />`}
+      <${Kernels} plan=${plan} nameOf=${nameOf} />
       <${Bootloaders} plan=${plan} />
       <dt>To fetch</dt>
-      <dd>${size(plan.fetch_bytes)} <span class="muted">files that images share are counted once</span></dd>
+      <dd>
+        ${size(plan.fetch_bytes)} <span class="muted">files that images share are counted once</span>
+        ${plan.left_out_bytes > 0 &&
+        html`<span class="muted">; kernels that are left out spare ${size(plan.left_out_bytes)}</span>`}
+      </dd>
       <dt>Free afterwards</dt>
       <dd>
         <${Room} where="on the region" before=${plan.free_bytes} after=${after} />
@@ -65,6 +70,25 @@ export function Names({ sign, title, ids, nameOf }) {
     <dd>
       <ul class="plan-names">
         ${[...ids].map(nameOf).sort().map((name) => html`<li key=${name}>${sign} ${name}</li>`)}
+      </ul>
+    </dd>`;
+}
+
+/** Kernels that come and go, of images that stay selected. */
+function Kernels({ plan, nameOf }) {
+  const lines = [
+    ["+", plan.kernels_add],
+    ["−", plan.kernels_remove],
+  ].flatMap(([sign, kernels]) =>
+    Object.entries(kernels)
+      .filter(([image]) => !plan.add.includes(image))
+      .map(([image, names]) => `${sign} ${nameOf(image)}: ${names.join(", ")}`),
+  );
+  if (lines.length === 0) return null;
+  return html`<dt>Kernels</dt>
+    <dd>
+      <ul class="plan-names">
+        ${lines.map((line) => html`<li key=${line}>${line}</li>`)}
       </ul>
     </dd>`;
 }
