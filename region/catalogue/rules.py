@@ -42,13 +42,18 @@ def meanings(
 ) -> dict[Wish, frozenset[ImageKey]]:
     """The images that each wish means today."""
     by_os: dict[str, list[Known]] = defaultdict(list)
-    for entry in sorted(known, key=lambda each: (each.signed, each.priority), reverse=True):
+    for entry in sorted(known, key=_order, reverse=True):
         by_os[entry.image.os].append(entry)
     return {wish: frozenset(_meant(wish, by_os[wish.image.os], today)) for wish in wishes}
 
 
+def _order(entry: Known) -> tuple[object, ...]:
+    """Last comes the newest release of the source that is followed before all others."""
+    return entry.signed, entry.priority, entry.source_id, version_key(entry.version), entry.image
+
+
 def _meant(wish: Wish, known: list[Known], today: date) -> Iterable[ImageKey]:
-    """`known` are images of the wish's os, those of the source to follow first."""
+    """`known` are images of the wish's os, by source and then by age: the first to follow, and the newest, first."""
     pattern = wish.image
     if is_exact(pattern):
         return (ImageKey(Name(pattern.os), Name(pattern.release), Name(pattern.arch)),)
@@ -68,15 +73,10 @@ def _meant(wish: Wish, known: list[Known], today: date) -> Iterable[ImageKey]:
 
 
 def _newest_lts(known: Iterable[Known], count: int) -> list[Known]:
-    """For each architecture the newest `count` of its releases."""
+    """For each architecture the first `count` releases with long-term support."""
     by_arch: dict[str, dict[ImageKey, Known]] = defaultdict(dict)
     for entry in known:
-        if entry.lts:
-            by_arch[entry.image.arch][entry.image] = entry
-    return [
-        entry
-        for releases in by_arch.values()
-        for entry in sorted(releases.values(), key=lambda each: (version_key(each.version), each.image), reverse=True)[
-            :count
-        ]
-    ]
+        found = by_arch[entry.image.arch]
+        if entry.lts and len(found) < count:
+            found[entry.image] = entry
+    return [entry for found in by_arch.values() for entry in found.values()]

@@ -11,6 +11,7 @@ from region.cli import output, suggest, words
 from region.cli.exits import Failed, Misused
 from region.cli.lists import Listing, lists
 from region.cli.names import Image, Release, image_of, parse, parse_image
+from region.cli.offers import other_names
 from region.cli.output import Cell, Column, Format
 from region.cli.plan import DryRun, How, Wait, agreed, effects, tell_import, tell_saved
 from region.cli.racks import STATES, state
@@ -252,7 +253,8 @@ def list_bootloaders() -> Listing:
 async def _find(api: "Api", wanted: Release | Image) -> Item:
     if isinstance(wanted, Image):
         return await api.get("images", wanted.id)
-    same = [item for item in await api.list("images") if image_of(item).of == wanted]
+    meant = (await other_names(api, {wanted})).get(wanted, wanted)
+    same = [item for item in await api.list("images") if image_of(item).of == meant]
     if len(same) > 1:
         known = words.listed(item.get("arch") for item in same)
         raise Misused(f"There is {wanted} for {known}; name one, as in {image_of(same[0])}.")

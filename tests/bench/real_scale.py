@@ -21,6 +21,7 @@ from deploy.local.scratch import scratch_directory
 from region.actions import effect
 from region.catalogue import products, selections, sources, wanted
 from region.catalogue.facts import Wish
+from region.catalogue.patterns import Pattern
 from region.catalogue.products import INDEX, Document, Reading
 from region.database.connection import create_engine, migrate, transaction
 from region.stream.documents import Index, Products, parse_index, parse_products
@@ -78,6 +79,14 @@ async def measure(url: str, root: Path) -> None:
         await wanted.refresh(connection, now)
         decided = (await effect.look(connection)).plan
     tell("selection, targets and plan, all images selected", began)
+    rules = [Wish(None, Pattern("ubuntu", f"lts:{n}", arch)) for n in range(1, 100) for arch in ("amd64", "arm64", "*")]
+    async with transaction(engine) as connection:
+        await selections.replace(connection, rules[:200], now)
+        for what in ("200 rules, what they mean", "200 rules, nothing changed"):
+            began = time.perf_counter()
+            await wanted.refresh(connection, now)
+            tell(what, began)
+        await connection.rollback()
     items = sum(len(version.items) for product in offered for version in product.versions)
     print(f"{len(offered)} products, {items} items, {len(decided.imports)} imports, {decided.fetch_bytes / 1e9:.1f} GB")
     print(f"peak memory of this process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from deploy.local.mirror.mirror import Mirror
@@ -16,7 +16,7 @@ from region.actions import effect
 from region.actions import selections as acts
 from region.actions import sources as source_acts
 from region.actions.selections import Selected, SelectedByRule
-from region.catalogue import aliases, images, selections
+from region.catalogue import aliases, images, selections, wanted
 from region.catalogue.facts import Wish
 from region.catalogue.patterns import Pattern
 from region.database.connection import transaction
@@ -321,3 +321,42 @@ async def test_a_new_lts_comes_with_the_hourly_sync(bench: Bench, mirror: Mirror
     assert (await bench.import_now("operator")).error_code == ""
     with pytest.raises(NotFound):
         await bench.image(NOBLE)
+
+
+async def test_two_hundred_rules_cost_no_statement_more_than_one(connection: AsyncConnection) -> None:
+    await make_source(connection, kernel("1"), kernel("1", arch="arm64"), jammy())
+    statements: list[str] = []
+
+    def count(*given: object) -> None:
+        statements.append(str(given[2]))
+
+    engine = connection.sync_connection
+    event.listen(engine, "before_cursor_execute", count)
+    told = []
+    for number in (1, 200):
+        rules = [said(f"lts:{n}", arch) for n in range(1, 100) for arch in ("amd64", "arm64", "*")][:number]
+        await selections.replace(connection, rules, NOW)
+        statements.clear()
+        await wanted.refresh(connection, NOW)
+        told.append(list(statements))
+    assert len(told[0]) == len(told[1]) == 6
+
+
+async def test_a_refresh_that_finds_nothing_new_writes_nothing(connection: AsyncConnection) -> None:
+    await make_source(connection, kernel("1"), jammy())
+    await select(connection, said("lts:2", kernels="ga"), said("jammy"))
+    where = text("SELECT ctid::text FROM meant UNION ALL SELECT ctid::text FROM wanted")
+    before = sorted(await connection.scalars(where))
+    await wanted.refresh(connection, NOW)
+    assert sorted(await connection.scalars(where)) == before
+    assert len(before) == 5
+
+
+async def test_a_selection_applied_twice_in_another_order_changes_nothing(connection: AsyncConnection) -> None:
+    await make_source(connection, *(kernel("1", subarch=name) for name in SIX), jammy())
+    wished = [said("lts", kernels="ga hwe"), said("jammy"), said("supported", "*", kernels="*"), said("lts", source=1)]
+    await select(connection, *wished)
+    rows = await selections.list_all(connection)
+    again = (await select(connection, *reversed(wished))).effect
+    assert await selections.list_all(connection) == rows
+    assert not again.add and not again.remove and not again.kernels_add and not again.kernels_remove

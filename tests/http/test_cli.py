@@ -589,6 +589,7 @@ def test_kernels_rules_and_other_names_are_selected(operator: Operator, tmp_path
     assert re.search(r"^ubuntu/lts:2/\* +ga +4 images +whichever wins$", shown.out, re.MULTILINE)
     assert re.search(r"^ubuntu/noble/arm64 .* Stored ", operator("images").out, re.MULTILINE)
     assert operator("image", "show", "ubuntu/24.04/arm64", "-o", "json").json["release"] == "noble"
+    assert "There is ubuntu/24.04 for amd64 and arm64" in operator("image", "show", "ubuntu/24.04").err
 
     refused = operator("unselect", "ubuntu/noble/arm64", "--yes")
     assert refused.err == "ubuntu/noble/arm64 is not selected by its name, but the rule ubuntu/lts:2/* means it.\n"
