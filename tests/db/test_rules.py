@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -27,6 +27,7 @@ from region.publishing.held import Publisher
 from region.stream.documents import Product
 from shared.errors import InvalidValue, NotFound
 from shared.names import ImageKey
+from tests.conftest import Clock
 from tests.db.bench import Bench
 from tests.db.rows import NOBLE, NOW, decided, hold, kernel, make_region, make_source, reading, record
 
@@ -360,3 +361,19 @@ async def test_a_selection_applied_twice_in_another_order_changes_nothing(connec
     again = (await select(connection, *reversed(wished))).effect
     assert await selections.list_all(connection) == rows
     assert not again.add and not again.remove and not again.kernels_add and not again.kernels_remove
+
+
+async def test_support_that_ends_while_no_source_says_anything_new_counts(bench: Bench, clock: Clock) -> None:
+    """Jammy's support ends on 2027-06-01."""
+    async with transaction(bench.region.engine) as connection:
+        await connection.execute(text("UPDATE region SET default_selected_at = now()"))
+    await bench.import_now()
+    async with transaction(bench.region.engine) as connection:
+        await acts.select(connection, ANN, frozenset({said("supported", kernels="ga")}), clock())
+    assert await run_next(bench.region.importer)
+    assert (await bench.image(JAMMY)).status == "stored"
+    clock.pass_by(datetime(2027, 6, 2, tzinfo=UTC) - clock())
+    assert (await bench.import_now("operator")).state == "succeeded"
+    with pytest.raises(NotFound):
+        await bench.image(JAMMY)
+    assert [(await bench.image(image)).status for image in (NOBLE, RESOLUTE)] == ["stored", "stored"]
