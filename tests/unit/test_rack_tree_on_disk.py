@@ -348,3 +348,14 @@ def test_a_link_in_the_place_of_a_tree_is_dropped_and_what_it_leads_to_stays(roo
     trees.drop_tree(root, "1-1-0")
     assert list((root / "trees").iterdir()) == []
     assert (root / "elsewhere" / "file").exists()
+
+
+def test_a_tree_that_cannot_be_removed_now_stops_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (root / "trees" / "1-1-0").mkdir(parents=True)
+
+    def busy(*_: object, **__: object) -> None:
+        raise OSError(16, "Device or resource busy")
+
+    monkeypatch.setattr(os, "rmdir", busy)
+    trees.drop_tree(root, "1-1-0")
+    assert (root / "trees" / "1-1-0").exists()

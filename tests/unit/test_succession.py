@@ -1,5 +1,6 @@
 """The region's keys, one after the other: whom somebody may believe who knows one of them."""
 
+import itertools
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -103,6 +104,28 @@ def test_no_key_that_was_left_comes_back_by_the_word_of_one_after_it() -> None:
 def test_a_stolen_key_leads_nobody_away_who_has_left_it() -> None:
     assert follow(fingerprint(B), [step(A, THIEF)], left={fingerprint(A)}) == []
     assert follow(fingerprint(B), [step(A, B), step(A, THIEF)], left={fingerprint(A)}) == []
+
+
+def test_64_successions_are_followed_and_not_one_more() -> None:
+    keys = [Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32) for number in range(100, 166)]
+    chain = [step(before, after) for before, after in itertools.pairwise(keys)]
+    assert len(chain) == 65
+    assert fingerprint(follow(fingerprint(keys[0]), chain[:64])[-1]) == fingerprint(keys[64])
+    with pytest.raises(InvalidDocument, match="it has more than 64 successions"):
+        follow(fingerprint(keys[0]), chain)
+
+
+def test_what_a_key_says_when_it_goes_has_1024_bytes_at_most() -> None:
+    said = {
+        "format": "bootferry-succession:1",
+        "before": fingerprint(A),
+        "after": text(B),
+        "made_at": "2026-11-28T12:00:00Z",
+    }
+    whole = json.dumps(said).encode().ljust(1024)
+    assert len(follow(fingerprint(A), [Signed(text(A), seal(A, TYPE, whole).decode())])) == 1
+    with pytest.raises(InvalidDocument, match="larger than"):
+        follow(fingerprint(A), [Signed(text(A), seal(A, TYPE, whole + b" ").decode())])
 
 
 def chain_of(count: int) -> bytes:
