@@ -29,7 +29,7 @@ class Attempts:
 
     def require_another(self, address: str, now: float) -> None:
         """Raises TooManyAttempts unless this address may try once more."""
-        if self._in_total is not None and len(self._all) == self._in_total and self._all[0] > now - ATTEMPTS_WINDOW_S:
+        if len(self._all) == self._in_total and self._all[0] > now - ATTEMPTS_WINDOW_S:
             raise TooManyAttempts(_until(self._all[0], now), f"{self._what} failed")
         failed = self._failed.get(address_key(address))
         if failed is None:

@@ -19,6 +19,25 @@ def test_an_address_has_so_many_attempts_in_a_window() -> None:
     attempts.require_another(HERE, now=ATTEMPTS_WINDOW_S)
 
 
+def test_limits_of_attempts() -> None:
+    assert (ATTEMPTS, ATTEMPTS_WINDOW_S, MAX_ADDRESSES) == (10, 60.0, 10_000)
+    attempts = Attempts()
+    for _ in range(10):
+        attempts.note_failed(HERE, now=0.0)
+    with pytest.raises(TooManyAttempts, match="Too many log-ins failed from this address"):
+        attempts.require_another(HERE, now=59.9)
+    attempts.require_another(HERE, now=1000.0)  # all are forgotten
+    attempts.require_another(HERE, now=1000.0)
+
+
+def test_where_there_is_no_limit_in_total_nothing_is_remembered_for_it() -> None:
+    attempts = Attempts()
+    for number in range(100):
+        attempts.note_failed(str(number), now=0.0)
+    assert len(vars(attempts)["_all"]) == 1
+    attempts.require_another(THERE, now=0.0)
+
+
 def test_the_memory_of_addresses_is_bounded() -> None:
     attempts = Attempts()
     for number in range(MAX_ADDRESSES * 2 + 10):
@@ -102,3 +121,15 @@ def test_strangers_cannot_fill_the_activity() -> None:
     told = failures.note(HERE, now=3600.0)
     assert told is not None
     assert told.others >= 80_000
+
+
+def test_ten_thousand_addresses_that_got_no_row_are_told_as_others_and_forgotten() -> None:
+    failures = FailedLogIns()
+    for number in range(59):
+        assert failures.note(f"first {number}", now=0.0) == Failed(1, 0)
+    assert failures.note(HERE, now=3590.0) == Failed(1, 0)
+    for number in range(10_000):
+        assert failures.note(f"then {number}", now=3590.0) is None
+    # The rows of an hour ago no longer count. HERE had one just now, which is forgotten with the others.
+    assert failures.note(HERE, now=3601.0) == Failed(1, 10_000)
+    assert failures.note(HERE, now=3602.0) is None

@@ -1,11 +1,15 @@
 """Sealed passwords: what opens them, what does not, and what everybody sees in their place."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+from sqlalchemy.dialects import postgresql
 
-from region.secrets import NO_SECRETS, Address, Clear, Sealed, Secrets, SecretUnreadable
+from region import secrets as region_secrets
+from region.secrets import NO_SECRETS, Address, Clear, Sealed, Secrets, SecretUnreadable, resealed
 from shared.errors import InvalidConfiguration, InvalidValue
+from shared.signing import decode_bytes
 
 CLEAR = Clear("ann", "pa:ss@wörd/%40")
 PLACE = ("sources.url_credentials", 7)
@@ -131,3 +135,136 @@ def test_the_mask_never_sends_a_password_to_another_server(given: str, stored: A
 
 def test_no_credentials_means_none() -> None:
     assert Address.parse("https://m.example/maas/", STORED).credentials is None
+
+
+def test_what_older_regions_sealed_opens() -> None:
+    assert ONE.fingerprint == "285acc545acfb0e6959117dbcb3e2d5c8b47e3116045e8b2dae6008a9b9baa42"
+    kept = "bfs1:285acc545acfb0e6:AAECAwQFBgcICQoLJtdhSYLIhveOEhR5mpBN_vDHD26cMgkvSyRs4SE"
+    assert ONE.open(Sealed(kept, *PLACE)) == Clear("ann", "pw")
+    # Version, key, then 12 bytes of nonce, what is sealed, and 16 bytes that vouch for it.
+    assert len(decode_bytes(kept.split(":")[2])) == 12 + len('["ann", "pw"]') + 16
+    assert region_secrets.KEY_BYTES == 32
+
+
+@pytest.mark.parametrize(
+    ("column", "named"),
+    [
+        ("sources.url_credentials", "for its mirror cannot"),
+        ("sources.proxy_credentials", "for its proxy cannot"),
+        ("region.proxy_credentials", "for the proxy in the settings cannot"),
+        ("other.column", "for other.column cannot"),
+    ],
+)
+def test_whose_password_cannot_be_opened_is_told(column: str, named: str) -> None:
+    with pytest.raises(SecretUnreadable, match=named):
+        ONE.open(TWO.seal(CLEAR, column, 7))
+
+
+def test_three_stars_and_a_password_are_a_user_of_that_name() -> None:
+    stored = Address("http://m/", CLEAR)
+    assert Address.parse("http://***:pw@m/", stored) == Address("http://m/", Clear("***", "pw"))
+
+
+def test_where_to_connect_to() -> None:
+    assert str(ONE.url(Address("http://m/a"))) == "http://m/a"
+    assert str(ONE.url(Address("http://m/a", ONE.seal(Clear("ann", "pw"), *PLACE)))) == "http://ann:pw@m/a"
+
+
+class Files:
+    """Files of keys, and how often they were read."""
+
+    def __init__(self, *keys: bytes) -> None:
+        self.keys, self.reads = list(keys), 0
+
+    def read(self) -> list[bytes]:
+        self.reads += 1
+        return self.keys
+
+
+def test_files_are_read_again_for_a_key_that_is_not_known_and_for_no_other() -> None:
+    files = Files(b"1" * 32, b"2" * 32)
+    secrets = Secrets(files.read)
+    assert (secrets.fingerprint, files.reads) == (ONE.fingerprint, 1)
+    assert secrets.follow(ONE.fingerprint) is True
+    assert secrets.follow(TWO.fingerprint) is True
+    assert (secrets.fingerprint, files.reads) == (TWO.fingerprint, 1)
+    three = secrets_of(b"3" * 32).fingerprint
+    assert secrets.follow(three) is False
+    assert (secrets.fingerprint, files.reads) == (TWO.fingerprint, 2)
+    files.keys = [b"3" * 32]
+    assert secrets.follow(three) is True
+    assert (secrets.fingerprint, files.reads) == (three, 3)
+    assert secrets.open(ONE.seal(CLEAR, *PLACE)) == CLEAR, "what was known stays known"
+    none = Files()
+    assert Secrets(none.read).follow("") is False
+    assert none.reads == 1
+
+
+def test_a_key_that_is_found_later_opens_and_does_not_seal() -> None:
+    files = Files(b"1" * 32)
+    secrets = Secrets(files.read)
+    files.keys = [b"2" * 32, b"1" * 32]
+    assert secrets.open(TWO.seal(CLEAR, *PLACE)) == CLEAR
+    assert secrets.fingerprint == ONE.fingerprint
+    assert secrets.is_current(ONE.seal(CLEAR, *PLACE))
+    assert not secrets.is_current(TWO.seal(CLEAR, *PLACE))
+
+
+class Database:
+    """A connection that answers which key seals, and notes how it was asked."""
+
+    def __init__(self, fingerprint: str | None) -> None:
+        self.fingerprint, self.asked = fingerprint, list[str]()
+
+    async def scalar(self, statement: Any) -> str | None:
+        dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+        self.asked.append(str(statement.compile(dialect=dialect)))
+        return self.fingerprint
+
+
+async def kept(database: Database, secrets: Secrets, credentials: Clear | Sealed | None) -> str | None:
+    return await region_secrets.seal(database, secrets, credentials, *PLACE)  # type: ignore[arg-type]
+
+
+async def test_what_is_given_is_sealed_with_the_key_that_the_database_names() -> None:
+    both = secrets_of(b"1" * 32, b"2" * 32)
+    for named, by in ((None, ONE), (TWO.fingerprint, TWO)):
+        database = Database(named)
+        text = await kept(database, both, CLEAR)
+        assert text is not None
+        assert by.open(Sealed(text, *PLACE)) == CLEAR
+        assert [statement.endswith("FOR SHARE") for statement in database.asked] == [True]
+    with pytest.raises(InvalidConfiguration, match="does not have the new one"):
+        await kept(Database(TWO.fingerprint), ONE, CLEAR)
+
+
+async def test_what_is_sealed_already_or_nothing_stays_as_it_is() -> None:
+    database, sealed = Database(TWO.fingerprint), ONE.seal(CLEAR, *PLACE)
+    assert await kept(database, ONE, None) is None
+    assert await kept(database, ONE, sealed) == sealed.text
+    assert database.asked == []
+
+
+@pytest.mark.parametrize("url", [None, "http://m/a", "http://@m/a", "ftp://ann:pw@m/a"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(None, id="none"),
+        pytest.param(TWO.seal(CLEAR, *PLACE).text, id="by the key that seals"),
+        pytest.param(secrets_of(b"3" * 32).seal(CLEAR, *PLACE).text, id="by a key that is lost"),
+    ],
+)
+def test_what_is_as_it_should_be_stays(url: str | None, text: str | None) -> None:
+    assert resealed(TWO, url, text, *PLACE) == (url, text)
+
+
+def test_a_password_in_an_address_and_one_by_an_older_key_are_sealed_with_the_present_one() -> None:
+    both = secrets_of(b"2" * 32, b"1" * 32)
+    url, text = resealed(both, "https://ann:pw@m/a", None, *PLACE)
+    assert url == "https://m/a"
+    assert text is not None
+    assert TWO.open(Sealed(text, *PLACE)) == Clear("ann", "pw")
+    url, text = resealed(both, "https://m/a", ONE.seal(CLEAR, *PLACE).text, *PLACE)
+    assert url == "https://m/a"
+    assert text is not None
+    assert TWO.open(Sealed(text, *PLACE)) == CLEAR
