@@ -220,7 +220,7 @@ def _read_token(file: str) -> str:
     return sys.stdin.readline(MAX_TOKEN_CHARACTERS)
 
 
-key_cli = typer.Typer(help="The key of this rack.", no_args_is_help=True, rich_markup_mode=None)
+key_cli = Program(help="The key of this rack.", no_args_is_help=True)
 cli.add_typer(key_cli, name="key")
 
 

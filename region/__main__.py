@@ -3,19 +3,18 @@
 import asyncio
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from region.commands import backups, keys
+from region.commands.running import CREDENTIALS, configured, disk_told, in_transaction, run
 from shared import __version__, checkup, machine
 from shared.command_line import Program
 from shared.configuration import EX_CONFIG
-from shared.endings import unheard
 from shared.errors import BootferryError, InvalidConfiguration, InvalidValue
 from shared.listening import listening
 from shared.logs import configure, logger
@@ -28,13 +27,6 @@ if TYPE_CHECKING:
 
 SHUTDOWN_GRACE_S = 10
 """How long transfers under way may take to end after SIGTERM."""
-
-CREDENTIALS = Path("/etc/credstore")
-"""Where systemd finds the credentials that the unit names."""
-
-DATABASE_CREDENTIAL = "region_database_url"
-
-_Answer = TypeVar("_Answer")
 
 # What a command needs is imported inside it: `--help` and shell completion must not wait for SQLAlchemy.
 cli = Program(
@@ -62,13 +54,15 @@ def common(
 @cli.command()
 def serve() -> None:
     """Run the region until it is told to stop."""
-    from region import api
+    from region import api, app
+    from region.configuration import RegionConfiguration
     from region.edge.house import House, HouseLimits, raise_open_files
     from region.edge.server import build_server
     from region.listening import certificate_of
 
-    region = _build()
-    configuration = region.configuration
+    configuration = RegionConfiguration.load()
+    configure(configuration.log_level, configuration.log_format)
+    region = app.build(configuration)
     certificate = region.certificate = certificate_of(configuration)
     open_files = raise_open_files()
     # A stranger's connection is a file like any other: half of them are for who is known, and for the disk.
@@ -116,7 +110,7 @@ def migrate() -> None:
     """Bring the database's schema up to date."""
     from region.database.connection import migrate as migrate_database
 
-    _run(lambda region: migrate_database(region.engine))
+    run(lambda region: migrate_database(region.engine))
 
 
 @cli.command()
@@ -134,7 +128,7 @@ def rack_token(
         )
         return str(token)
 
-    typer.echo(_in_transaction(make))
+    typer.echo(in_transaction(make))
 
 
 @cli.command()
@@ -150,7 +144,7 @@ def admin_token(
         secret, _ = await people.make_token(connection, CONSOLE, name, Role.ADMIN, region.now())
         return secret
 
-    typer.echo(_in_transaction(make))
+    typer.echo(in_transaction(make))
 
 
 @cli.command()
@@ -173,7 +167,7 @@ def new_epoch() -> None:
         epoch = await act(connection, CONSOLE, region.publisher, region.now())
         return f"Epoch {epoch} has begun; racks take its manifest at their next poll."
 
-    typer.echo(_in_transaction(begin))
+    typer.echo(in_transaction(begin))
 
 
 @cli.command()
@@ -198,90 +192,7 @@ def move(
             return "Racks are told of no other address any more; those that have followed stay where they are."
         return f"Racks are told to reach the region at {told}, and follow at their next poll if it answers there."
 
-    typer.echo(_in_transaction(tell))
-
-
-@cli.command()
-def backup(
-    file: Annotated[Path, typer.Argument(help="Where the backup goes; one that is there already is replaced.")],
-) -> None:
-    """Write the database, the keys and region.toml into one file, and read it again.
-
-    The region may run meanwhile. The file has all secrets of the region; only its owner may read it (mode 0600).
-    """
-    from region.backup import bundle, save
-
-    async def write(region: "Region") -> None:
-        configuration = region.configuration.config_file()
-        await save.save(region.engine, region.keys, configuration, file, region.now())
-
-    with _disk_told(file):
-        _run(write)
-        with bundle.opened(file) as made:
-            typer.echo(
-                f"{file} holds this region ({made.rows} rows, both keys) and was read again. Whoever reads it has the"
-                " region's secrets: encrypt it before it leaves this machine."
-            )
-
-
-@cli.command()
-def restore(
-    file: Annotated[Path, typer.Argument(help="A backup.")],
-    replace: Annotated[
-        bool, typer.Option("--replace", help="Put the backup in the place of another region, or of other keys.")
-    ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only read the backup, and say what it is of.")] = False,
-) -> None:
-    """Make this the region of a backup, in a new epoch; stop every process of the region before.
-
-    Files that are on this machine are found again; the others are fetched by the import that waits.
-    """
-    from region.backup import bundle
-
-    with _disk_told(file):
-        if dry_run:
-            with bundle.opened(file) as read:
-                head, rows = read.head, read.rows
-            typer.echo(f"{file} is whole: a region's backup of {head.made_at:%Y-%m-%d %H:%M:%S} UTC, {rows} rows.")
-            return
-        asyncio.run(_restore(file, replace=replace))
-
-
-async def _restore(file: Path, *, replace: bool) -> None:
-    from datetime import UTC, datetime
-
-    from region.backup.restore import adopt
-    from region.backup.restore import restore as act
-    from region.configuration import RegionConfiguration
-    from region.database.address import parse
-    from region.database.connection import create_engine
-    from region.database.watch import Watch
-
-    configuration = RegionConfiguration.load()
-    configure(configuration.log_level, configuration.log_format)
-    engine = create_engine(configuration.database_url)
-    watch = Watch(parse(configuration.database_url))
-    try:
-        await watch.require_well()
-        done = await act(engine, configuration, file, datetime.now(UTC), replace=replace)
-    finally:
-        await engine.dispose()
-    made_at = f"{done.head.made_at:%Y-%m-%d %H:%M:%S} UTC"
-    typer.echo(f"The region of {made_at} is back ({done.rows} rows). Epoch {done.epoch} has begun.")
-    for kept in done.kept_keys:
-        typer.echo(f"The key that was there is {kept} now.")
-    if done.configuration:
-        typer.echo(done.configuration)
-    region = _build()
-    try:
-        found = await adopt(region.engine, region.store, region.now())
-    finally:
-        await region.engine.dispose()
-    typer.echo(f"{found} files were found on this machine; an import waits that fetches what is missing.")
-    typer.echo(
-        f"Racks that were removed and tokens that were revoked since {made_at} count again: look at 'bootferry racks'"
-        " and 'bootferry token list'. Start bootferry-region now."
-    )
+    typer.echo(in_transaction(tell))
 
 
 @cli.command()
@@ -315,7 +226,7 @@ def setup(
             raise InvalidValue("file", database_url_file, error.strerror or "it cannot be read") from error
     decided = {"name": name, "host": listen, "tls_certificate": tls_certificate, "tls_key": tls_key}
     settings = {setting: value for setting, value in decided.items() if value}
-    with _disk_told(Path("/etc/bootferry")):
+    with disk_told("directory", Path("/etc/bootferry/region.toml")):
         run(Wish(given.strip(), settings, user, start), machine.Machine(), typer.echo, CREDENTIALS)
 
 
@@ -329,13 +240,10 @@ def doctor(
     """
     from datetime import UTC, datetime
 
-    from region.configuration import RegionConfiguration
     from region.doctor import Doctor
 
-    machine.take_credentials(CREDENTIALS, DATABASE_CREDENTIAL)
-    configuration = RegionConfiguration.load()
+    configuration = configured()
     configure("error", configuration.log_format)
-    machine.become_owner(configuration.data_dir)
     found = asyncio.run(Doctor(configuration, machine.Machine(), lambda: datetime.now(UTC)).examine())
     for line in checkup.lines(found, output):
         typer.echo(line)
@@ -343,126 +251,9 @@ def doctor(
         raise typer.Exit(1)
 
 
-@contextmanager
-def _disk_told(file: Path) -> Iterator[None]:
-    from shared.disk import disk_error
-
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise InvalidValue("backup", str(file), error.strerror or "it is not there") from error
-    except OSError as error:
-        raise disk_error(error, file.parent) from error
-
-
-keys_cli = Program(help="The keys of this region.", no_args_is_help=True)
-cli.add_typer(keys_cli, name="key")
-
-
-@keys_cli.command()
-def rotate() -> None:
-    """Sign what racks are told with a new key, for which the old one vouches: running processes and racks follow."""
-    from region.actions.succession import rotate as act
-    from region.database.connection import transaction
-    from region.people.activity import CONSOLE
-
-    async def change(region: "Region") -> str:
-        await region.prepare()
-        async with transaction(region.engine) as connection:
-            after = await act(connection, CONSOLE, region.keys, region.publisher, region.now())
-        # The new key counts now; this puts its file in place, as every start would.
-        await region.prepare()
-        return f"The region's key is {after} now. Racks follow at their next poll. Back up {region.keys.directory}."
-
-    typer.echo(_run(change))
-
-
-@keys_cli.command()
-def forget() -> None:
-    """Go on with the region.key that is there, when the one before is lost; racks have to be enrolled again."""
-    from region.actions.succession import forget as act
-    from region.database.connection import transaction
-    from region.people.activity import CONSOLE
-
-    async def go_on(region: "Region") -> str:
-        async with transaction(region.engine) as connection:
-            await act(connection, CONSOLE, region.keys, region.now())
-        return f"The region's key is {region.fingerprint} now. Remove each rack, and enrol it again."
-
-    typer.echo(_run(go_on))
-
-
-@keys_cli.command()
-def rotate_secrets() -> None:
-    """Seal the passwords of mirrors and proxies with a new secrets.key; running processes take it by themselves."""
-    from region.actions.secrets import rotate
-    from region.keys import install_next_secrets_key
-    from region.people.activity import CONSOLE
-
-    async def change(region: "Region", connection: "AsyncConnection") -> "Region":
-        await rotate(connection, CONSOLE, region.keys, region.now())
-        return region
-
-    region = _in_transaction(change)
-    install_next_secrets_key(region.keys)
-    typer.echo(f"Passwords are sealed with a new key now. Back up {region.keys.directory}.")
-
-
-@keys_cli.command()
-def forget_secrets() -> None:
-    """Go on with the secrets.key that is there, when the one before is lost; passwords have to be given again."""
-    from region.actions.secrets import forget
-    from region.database.connection import transaction
-    from region.people.activity import CONSOLE
-
-    async def go_on(region: "Region") -> None:
-        async with transaction(region.engine) as connection:
-            await forget(connection, CONSOLE, region.keys, region.now())
-
-    _run(go_on)
-    typer.echo("Done. Give the passwords of mirrors and proxies again; a source says so while it lacks one.")
-
-
-def _build() -> "Region":
-    from region import app
-    from region.configuration import RegionConfiguration
-
-    configuration = RegionConfiguration.load()
-    configure(configuration.log_level, configuration.log_format)
-    return app.build(configuration)
-
-
-def _run(job: Callable[["Region"], Awaitable[_Answer]]) -> _Answer:
-    from region.configuration import RegionConfiguration
-    from region.database.refusals import DatabaseAway
-
-    machine.take_credentials(CREDENTIALS, DATABASE_CREDENTIAL)
-    machine.become_owner(RegionConfiguration.load().data_dir)
-    region = _build()
-
-    async def run() -> _Answer:
-        asyncio.get_running_loop().set_exception_handler(unheard)
-        try:
-            await region.watch.require_well()
-            return await job(region)
-        except DatabaseAway as error:
-            raise region.watch.spoken(error) from error
-        finally:
-            await region.engine.dispose()
-
-    return asyncio.run(run())
-
-
-def _in_transaction(job: Callable[["Region", "AsyncConnection"], Awaitable[_Answer]]) -> _Answer:
-    """`job` in one transaction of a database whose first rows are there."""
-    from region.database.connection import transaction
-
-    async def run(region: "Region") -> _Answer:
-        await region.prepare()
-        async with transaction(region.engine) as connection:
-            return await job(region, connection)
-
-    return _run(run)
+cli.command()(backups.backup)
+cli.command()(backups.restore)
+cli.add_typer(keys.cli, name="key")
 
 
 def main() -> None:

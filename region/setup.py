@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from region.commands.running import CREDENTIALS, DATABASE_CREDENTIAL
 from region.configuration import RegionConfiguration
 from shared import machine as machines
 from shared.disk import write_whole
@@ -25,8 +26,6 @@ USER = "bootferry-region"
 DATABASE = "bootferry"
 UNIT = "bootferry-region.service"
 DATA_MODE = 0o750
-CREDENTIALS = Path("/etc/credstore")
-DATABASE_CREDENTIAL = "region_database_url"
 
 
 @dataclass(frozen=True, slots=True)
