@@ -496,6 +496,13 @@ def test_needed_are_all_files_of_the_targets_and_fetched_are_those_that_lack() -
     assert decide([], products, {}).needed == {}
 
 
+def test_parting_are_held_versions_that_nobody_wants_and_no_others() -> None:
+    products = [product("ga", version("1", "k1", held=True)), product("ga", version("1", "j1", held=True), image=JAMMY)]
+    decided = decide([(1, NOBLE)], products, {sha("k1"): 100, sha("j1"): 100})
+    assert {named(products)[version_id] for version_id in decided.parting} == {"1/ga/1"}
+    assert decided.parting == {products[1].versions[0].id}
+
+
 def test_held_counts_versions_of_every_image() -> None:
     assert decide([(1, JAMMY)], crowd(3), {}).held == 3
 
