@@ -20,6 +20,7 @@ from region.database.connection import create_engine, require_migrated, transact
 from region.database.watch import Watch
 from region.importing import reading
 from region.keys import REGION_KEY, SECRETS_KEY
+from region.listening import certificate_of
 from region.people import settings
 from region.secrets import KEY_BYTES, Address, Secrets, fingerprint_of
 from region.stream.keys import usable_keyring
@@ -82,6 +83,7 @@ class Doctor:
                     "gpgv": self._gpgv,
                     "sources": self._sources,
                     "clock": self._clock,
+                    "TLS": self._tls,
                     "port": self._port,
                     "open files": files,
                     "unit": lambda: asyncio.to_thread(checkup.unit, self.machine, UNIT),
@@ -170,6 +172,12 @@ class Doctor:
             return "It was not compared: no source has answered."
         whose, said = self.dates[0]
         return checkup.clock(said, self.now(), whose)
+
+    async def _tls(self) -> str:
+        certificate = await asyncio.to_thread(certificate_of, self.configuration)
+        if certificate is None:
+            return f"The region speaks plain HTTP, at {self.configuration.host}."
+        return f"The certificate counts until {certificate.pair.expires_at:%Y-%m-%d}."
 
     async def _port(self) -> str:
         """The region listens at its port, or nobody does."""

@@ -203,7 +203,8 @@ class Watch:
         ours = {
             "timeout": ANSWER_WITHIN_S,
             "statement_cache_size": 0,
-            "server_settings": {"application_name": "bootferry-region watch"},
+            # The limit is one that everybody sets: a pooler that does not take it is found out here.
+            "server_settings": {"application_name": "bootferry-region watch", "statement_timeout": "15000"},
         }
         try:
             return await asyncpg.connect(**{**self._address.arguments, **ours})

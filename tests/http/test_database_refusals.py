@@ -28,7 +28,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from region import app
 from region.configuration import RegionConfiguration
 from region.database import refusals, watch
-from region.database.refusals import DISK_FULL, LOCKED, Refusal
+from region.database.connection import transaction
+from region.database.refusals import DISK_FULL, LOCKED, DatabaseAway, Refusal
 from region.process import Region, running
 from tests.http.conftest import free_port
 from tests.http.database_cluster import Cluster, cluster  # noqa: F401
@@ -583,6 +584,23 @@ async def test_what_only_those_meet_who_write_is_told_on_their_word(world: World
         await asyncio.wait_for(built.watch.well(), 1)
         await is_over(world, eventually)
         assert len(world.journal.lines) == 2
+
+
+async def test_whoever_is_refused_has_the_watch_look(world: World, eventually: Eventually) -> None:
+    """Sessions that there are go on under a password of before; new ones are refused."""
+    async with world.region() as built:
+        await asyncio.wait_for(built.ready.wait(), 20)
+        await asyncio.sleep(0.5)
+        await world.cluster.tell("ALTER ROLE app PASSWORD 'another'")
+        await asyncio.sleep(2)
+        assert world.journal.lines == [], "nobody has asked for a new one"
+        await built.request_engine.dispose()
+        with pytest.raises(DatabaseAway, match="does not take the region's password"):
+            async with transaction(built.request_engine):
+                pass
+        await is_told(world, CASES["password"], eventually)
+        await world.cluster.tell(f"ALTER ROLE app PASSWORD '{PASSWORD}'")
+        await is_over(world, eventually)
 
 
 async def test_a_database_that_is_only_busy_is_not_told(world: World) -> None:

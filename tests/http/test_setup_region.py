@@ -352,6 +352,15 @@ def _no_unit(patient: Patient) -> None:
     patient.programs.add("systemctl", "echo LoadState=not-found")
 
 
+def _no_certificate(patient: Patient) -> None:
+    settings = {"tls_certificate": Path("/nowhere.pem"), "tls_key": Path("/nowhere.key")}
+    patient.configuration = patient.configuration.model_copy(update=settings)
+
+
+def _left_out(patient: Patient) -> None:
+    patient.configuration = patient.configuration.model_copy(update={"host": "0.0.0.0"})  # noqa: S104
+
+
 def _no_database(patient: Patient) -> None:
     patient.configuration = patient.configuration.model_copy(
         update={"database_url": "postgresql+asyncpg://ann@127.0.0.1:1/x"}
@@ -373,6 +382,8 @@ FAULTS: dict[str, tuple[Faulty, str, str]] = {
     "a unit that is not enabled": (_not_enabled, "unit", "systemctl enable bootferry-region.service"),
     "a unit that ended": (_ended, "unit", "does not run (it is failed): systemctl start"),
     "no unit": (_no_unit, "unit", "install the package"),
+    "no certificate": (_no_certificate, "TLS", "/nowhere.pem cannot be read"),
+    "TLS left out": (_left_out, "TLS", "set REGION_TLS_CERTIFICATE and REGION_TLS_KEY"),
     "no database": (_no_database, "database", "The database is not running (ann at 127.0.0.1:1/x)"),
 }
 
