@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from shared.errors import Conflict, InvalidConfiguration
+from shared.systemd import handed_over
 
 BACKLOG = 1_024
 """Connections that the kernel holds until they are taken; net.core.somaxconn caps it."""
@@ -24,6 +25,9 @@ def listening(service: str, host: str, port: int, setting: str = "") -> Iterator
 
 
 def _sockets(service: str, host: str, port: int, setting: str) -> list[socket.socket]:
+    # Where the region listens decides whether it may speak without TLS: only a rack takes a port as somebody opened it.
+    if service == "RACK" and (given := handed_over(port)) is not None:
+        return [given]
     made: list[socket.socket] = []
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)

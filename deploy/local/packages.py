@@ -36,6 +36,11 @@ PROXIES = (
     Package("nginx", program="nginx", purpose="stands before a region in tests"),
     Package("haproxy", program="haproxy", purpose="stands before a region in tests"),
 )
+MACHINES = (
+    Package("debootstrap", program="debootstrap", purpose="makes the machines that packages are installed on"),
+    Package("systemd-container", program="systemd-nspawn", purpose="boots the machines that packages are installed on"),
+    Package("iproute2", program="ip", purpose="makes the network between those machines"),
+)
 
 NEEDED = (GPGV,)
 """What running and testing Bootferry takes."""

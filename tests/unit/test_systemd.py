@@ -1,7 +1,10 @@
 """What the service manager hears, over a real socket."""
 
+import fcntl
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from shared.systemd import notify, watchdog_interval_s
+
+ROOT = Path(__file__).parents[2]
 
 
 @contextmanager
@@ -76,3 +81,51 @@ def test_without_a_listener_nothing_happens(environ: dict[str, str]) -> None:
 )
 def test_watchdog(environ: dict[str, str], interval_s: float | None) -> None:
     assert watchdog_interval_s(environ) == interval_s
+
+
+HAND_OVER = """
+import os, socket, sys
+from shared.systemd import handed_over
+os.environ["LISTEN_PID"] = sys.argv[2] or str(os.getpid())
+found = handed_over(int(sys.argv[1]))
+print(found and (found.getsockname()[1], found.get_inheritable()))
+"""
+
+
+def hand_over(port: int, *sockets: socket.socket, pid: str = "", count: str = "") -> str:
+    """What a process says of the socket at `port` that it is started with these, as systemd would."""
+    moved = [fcntl.fcntl(given.fileno(), fcntl.F_DUPFD, 20) for given in sockets]
+    # The shell moves them to where systemd puts them.
+    redirect = " ".join(f"{3 + number}<&{descriptor}" for number, descriptor in enumerate(moved))
+    try:
+        ended = subprocess.run(
+            ["bash", "-c", f'exec {redirect}; exec "$@"', "-", sys.executable, "-c", HAND_OVER, str(port), pid],
+            env=os.environ | {"LISTEN_FDS": count or str(len(sockets)), "PYTHONPATH": str(ROOT)},
+            pass_fds=moved,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    finally:
+        for descriptor in moved:
+            os.close(descriptor)
+    return ended.stdout.strip()
+
+
+def test_a_socket_that_systemd_opened_is_found_by_its_port() -> None:
+    with (
+        socket.socket(socket.AF_UNIX) as strange,
+        socket.create_server(("127.0.0.1", 0)) as other,
+        socket.create_server(("127.0.0.1", 0)) as wanted,
+    ):
+        port = wanted.getsockname()[1]
+        assert hand_over(port, strange, other, wanted) == f"({port}, False)"
+        assert hand_over(port, other) == "None"
+
+
+def test_a_socket_of_another_process_and_nonsense_are_left_alone() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as wanted:
+        port = wanted.getsockname()[1]
+        assert hand_over(port, wanted, pid="1") == "None"
+        for count in ("0", "-1", "x", "100"):
+            assert hand_over(port, wanted, count=count) == "None"

@@ -103,5 +103,11 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
+def test_the_port_that_only_root_may_open_is_the_racks_by_its_socket() -> None:
+    assert unit("bootferry-rack.socket")["Socket"]["ListenStream"] == ["80"]
+    for name in SERVICES:
+        assert service(name)["CapabilityBoundingSet"] == [""]
+
+
 def test_secrets_come_from_where_only_root_can_read() -> None:
     assert service("bootferry-region.service")["LoadCredential"] == ["region_database_url", "region.key", "secrets.key"]
