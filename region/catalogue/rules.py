@@ -5,8 +5,8 @@
   those that have it: whatever leaves the rule has a successor of its own architecture.
 - `supported` means what is supported on the day of the question; a release whose end nobody names is.
 - A rule follows one source: the one that the selection names, else of those that know something it could mean a signed
-  one before an unsigned one, then the one with the greatest priority. What another source says adds nothing to it and
-  takes nothing from it.
+  one before an unsigned one, one that is enabled before one that is not, then the one with the greatest priority. What
+  another source says adds nothing to it and takes nothing from it.
 - A source knows a release while it offers it, and after that for as long as something of it is held: a reading that
   failed, offers that lapsed and a release that vanished upstream take nothing out of a rule.
 
@@ -26,10 +26,11 @@ from shared.names import ImageKey, Name
 
 
 class Known(NamedTuple):
-    """An image that a source knows. `signed` and `priority` are the source's; `version` is the release's number."""
+    """An image that a source knows; `version` is the release's number. The source's are `signed` to `priority`."""
 
     source_id: int
     signed: bool
+    enabled: bool
     priority: int
     image: ImageKey
     version: str
@@ -49,7 +50,7 @@ def meanings(
 
 def _order(entry: Known) -> tuple[object, ...]:
     """Last comes the newest release of the source that is followed before all others."""
-    return entry.signed, entry.priority, entry.source_id, version_key(entry.version), entry.image
+    return entry.signed, entry.enabled, entry.priority, entry.source_id, version_key(entry.version), entry.image
 
 
 def _meant(wish: Wish, known: list[Known], today: date) -> Iterable[ImageKey]:

@@ -56,7 +56,8 @@ async def refresh(connection: AsyncConnection, now: datetime) -> None:
         await connection.execute(
             text("""
                 SELECT DISTINCT products.source_id, products.os, products.release, products.arch, subarch, label,
-                       products.version, title, support_eol, NOT sources.unsigned AS signed, sources.priority
+                       products.version, title, support_eol, NOT sources.unsigned AS signed, sources.enabled,
+                       sources.priority
                 FROM products JOIN sources ON sources.id = products.source_id AND sources.removed_at IS NULL
                 WHERE kind <> 'bootloader' AND products.os IN (SELECT os FROM selections)
                 -- A disabled source keeps what is held of it, and stands in no other's way.
@@ -69,6 +70,7 @@ async def refresh(connection: AsyncConnection, now: datetime) -> None:
         Known(
             source_id=row.source_id,
             signed=row.signed,
+            enabled=row.enabled,
             priority=row.priority,
             image=ImageKey(Name(row.os), Name(row.release), Name(row.arch)),
             version=row.version,

@@ -28,10 +28,17 @@ VERSIONS = {
 }
 
 
-def know(*images: str, source: int = 1, priority: int = 10, signed: bool = True, os: str = "ubuntu") -> list[Known]:
+def know(
+    *images: str,
+    source: int = 1,
+    priority: int = 10,
+    signed: bool = True,
+    enabled: bool = True,
+    os: str = "ubuntu",
+) -> list[Known]:
     """`noble/amd64` as a source knows it; the facts of a release are those of VERSIONS."""
     return [
-        Known(source, signed, priority, ImageKey(Name(os), Name(release), Name(arch)), *VERSIONS[release])
+        Known(source, signed, enabled, priority, ImageKey(Name(os), Name(release), Name(arch)), *VERSIONS[release])
         for release, arch in (image.split("/") for image in images)
     ]
 
@@ -95,6 +102,18 @@ def meant(said: str, known: Iterable[Known], *, source: int | None = None, today
             know("noble/amd64") + know("resolute/amd64", source=2, priority=99, signed=False),
             "noble/amd64",
             id="a signed source is followed before an unsigned one",
+        ),
+        pytest.param(
+            "ubuntu/lts/amd64",
+            know("noble/amd64", enabled=False) + know("resolute/amd64", source=2, priority=5),
+            "resolute/amd64",
+            id="a source that is enabled is followed before one that is not",
+        ),
+        pytest.param(
+            "ubuntu/lts/amd64",
+            know("noble/amd64", enabled=False) + know("resolute/amd64", source=2, signed=False),
+            "noble/amd64",
+            id="an unsigned source is not followed because the signed one is disabled",
         ),
         pytest.param(
             "ubuntu/lts/arm64",
@@ -178,7 +197,9 @@ def test_what_is_exact_and_what_moves() -> None:
 )
 def test_what_rules_mean_of_the_stable_stream(said: str, expected: str) -> None:
     products = read("com.ubuntu.maas:stable:v3:download").products
-    known = {Known(1, True, 10, ImageKey(p.os, p.release, p.arch), p.version, p.lts, p.support_eol) for p in products}
+    known = {
+        Known(1, True, True, 10, ImageKey(p.os, p.release, p.arch), p.version, p.lts, p.support_eol) for p in products
+    }
     found = set(meant(said, known).split())
     assert set(expected.split()) <= found, found
     if "*" not in said:
