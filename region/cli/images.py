@@ -267,7 +267,7 @@ def status(item: Item) -> Cell:
     """The status of an image in words; a status nobody here knows is shown as it is."""
     found = str(item.get("status", ""))
     word = _STATUSES.get(found, Cell(found.replace("_", " ").capitalize()))
-    return Cell(f"{word.text} {item.get('progress', 0)} %", word.style) if found == "downloading" else word
+    return Cell(f"{word.text} {item.get('progress', 0)}%", word.style) if found == "downloading" else word
 
 
 def _size(item: Item) -> str:

@@ -559,7 +559,7 @@ def test_sync_shows_a_bar_per_image_on_a_terminal(operator: Operator) -> None:
     assert [line.split()[0] for line in last[:2]] == ["ubuntu/questing/amd64", "ubuntu/questing/arm64"]
     assert all("100%" in line for line in last[:2])
     assert re.fullmatch(r"Import \d+ succeeded: .*", last[2])
-    assert re.search(r"^. In all +━+ +100 %  \d", plain(shown.out), re.MULTILINE), "the sum of both"
+    assert re.search(r"^. In all +━+ +100%  \d", plain(shown.out), re.MULTILINE), "the sum of both"
 
     alone = operator("sync", "--wait=racks")
     assert (alone.code, alone.err.splitlines()[-1].split(";")[0]) == (0, "No rack is live"), alone.err

@@ -126,9 +126,9 @@ def test_the_sum_is_told_beside_the_images() -> None:
             }
         )
     assert [line for line in told if line.startswith("In all")] == [
-        "In all: 0 %, 0 bytes of 2.0 MB",
-        "In all: 25 %, 500.0 kB of 2.0 MB, about 30 seconds left",
-        "In all: 100 %, 2.0 MB of 2.0 MB",
+        "In all: 0%, 0 bytes of 2.0 MB",
+        "In all: 25%, 500.0 kB of 2.0 MB, about 30 seconds left",
+        "In all: 100%, 2.0 MB of 2.0 MB",
     ]
     alone: list[str] = []
     Lines(alone.append).update({"images": {NOBLE: {"bytes_total": 2, "bytes_done": 1}}, "bytes_total": 2})
