@@ -419,14 +419,21 @@ def test_every_status_is_explained_by_the_word_it_is_shown_as(
     assert rows == {status: cell.text for status, cell in words.items()}
 
 
+def spelled(default: object) -> str:
+    """A default as somebody would write it."""
+    match default:
+        case None | bool():
+            return {None: "none", True: "true", False: "false"}[default]
+        case tuple():
+            return ",".join(str(one).removesuffix("/128") for one in default)
+    return str(default)
+
+
 @pytest.mark.parametrize("settings", [RegionConfiguration, RackConfiguration], ids=lambda settings: settings.service)
 def test_every_setting_is_there_with_its_default(settings: type[ServiceConfiguration]) -> None:
     heading = {"region": "setting of the region", "rack": "setting of a rack"}[settings.service]
     prefix = settings.model_config["env_prefix"]
-    defaults = {
-        f"{prefix}{name}".upper(): {None: "none", True: "true", False: "false"}.get(field.default, str(field.default))
-        for name, field in settings.model_fields.items()
-    }
+    defaults = {f"{prefix}{name}".upper(): spelled(field.default) for name, field in settings.model_fields.items()}
     assert {name: cells[0] for name, cells in table(heading).items()} == defaults
 
 
