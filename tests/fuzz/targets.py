@@ -21,6 +21,7 @@ from shared.wire.correction import Correction
 from shared.wire.enrolment import REQUEST_TYPE, EnrolmentRequest, EnrolmentToken
 from shared.wire.envelope import claimed_signer, open_envelope, seal
 from shared.wire.manifest import MANIFEST_TYPE, Manifest
+from shared.wire.rack_key import NextKey
 from shared.wire.report import parse_report
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"k" * 32)
@@ -189,6 +190,7 @@ TARGETS: Mapping[str, Target] = {
     "correction": Target(_correction, (_CORRECTION.sealed(KEY).encode(),)),
     "token": Target(_token, (str(EnrolmentToken("0" * 64, b"s" * 32)).encode(),)),
     "report": Target(parse_report, (_report(),)),
+    "rack key": Target(NextKey.parse, (NextKey.of(KEY.public_key()).encode(),)),
     "conditions": Target(_conditions, (b'bytes=0-9\n"abc"\n*\n"x", W/"y"', b"bytes=-5", b"bytes=2000-")),
     "archive": Target(_archive, (_tar(),)),
 }
