@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from deploy.local import postgres
 from region import app, keys
-from region.actions import people, racks
+from region.actions import people, racks, succession
 from region.backup import bundle, restore, save
 from region.configuration import RegionConfiguration
 from region.database.connection import create_engine, is_migrated, transaction, upgrade
@@ -237,6 +237,32 @@ async def test_other_keys_are_replaced_only_when_that_is_asked_for(
     assert keys.load(elsewhere.configuration).signing.private_bytes_raw() == own.signing.private_bytes_raw()
     async with transaction(elsewhere.engine) as connection:
         assert await connection.scalar(text("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'")) == 0
+
+
+async def test_a_key_that_was_rotated_since_the_backup_is_rotated_to_again(
+    filled: Bench, elsewhere: Elsewhere, tmp_path: Path, clock: Clock
+) -> None:
+    """As docs/operating.md says: racks believe the key of now, and go back to none."""
+    region = filled.region
+    path, old = await saved(filled, tmp_path / "region.backup"), region.fingerprint
+    async with transaction(region.engine) as connection:
+        fresh = await succession.rotate(connection, CONSOLE, region.keys, region.publisher, region.now())
+    await region.follow_key()
+    shutil.copytree(region.keys.directory, elsewhere.configuration.data_dir / "keys")
+    done = await elsewhere.restore(path, replace=True)
+    assert [kept.name for kept in done.kept_keys] == ["region.key.before-restore"]
+    done.kept_keys[0].rename(done.kept_keys[0].with_name("region.key.new"))
+    back = elsewhere.build()
+    try:
+        await back.prepare()
+        assert back.fingerprint == old
+        async with transaction(back.engine) as connection:
+            assert await succession.rotate(connection, CONSOLE, back.keys, back.publisher, clock()) == fresh
+        await back.prepare()
+        assert back.fingerprint == fresh
+        assert (await Bench(back).manifest()).epoch > done.epoch
+    finally:
+        await back.engine.dispose()
 
 
 async def test_nothing_is_restored_while_a_region_is_connected(
