@@ -20,7 +20,7 @@ import stat
 import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from io import BytesIO
@@ -174,13 +174,21 @@ class Backup:
         return cast(BinaryIO, found)
 
 
-@contextmanager
-def opened(path: Path) -> Iterator[Backup]:
-    """Inside, the backup at `path`, of which every byte was read. Raises InvalidDocument for a damaged one; OSError."""
+def open_regular(path: Path) -> BinaryIO:
+    """The file at `path`, to be read. Raises InvalidDocument for anything else than a file, which may wait; OSError."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise InvalidDocument(str(path), "it is no regular file")
+    return path.open("rb")
+
+
+@contextmanager
+def opened(path: Path, file: BinaryIO | None = None) -> Iterator[Backup]:
+    """Inside, the backup at `path`, of which every byte was read. Raises InvalidDocument for a damaged one; OSError.
+
+    `file` is the same, opened before by who may read it.
+    """
     try:
-        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        with nullcontext(file) if file else open_regular(path) as read, tarfile.open(fileobj=read, mode="r:") as tar:
             yield _read(path, tar)
     except tarfile.TarError as error:
         raise InvalidDocument(str(path), "it is no backup, or is damaged; take another one") from error

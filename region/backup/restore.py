@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
+from typing import BinaryIO
 
 import asyncpg
 from sqlalchemy import inspect, select, text
@@ -67,14 +68,20 @@ class Restored:
 
 
 async def restore(
-    engine: AsyncEngine, configuration: RegionConfiguration, path: Path, now: datetime, *, replace: bool = False
+    engine: AsyncEngine,
+    configuration: RegionConfiguration,
+    path: Path,
+    now: datetime,
+    *,
+    replace: bool = False,
+    file: BinaryIO | None = None,
 ) -> Restored:
     """The region of the backup at `path`, in a new epoch: the greatest of the one before plus one, and now.
 
     Raises InvalidDocument for a damaged backup, or one of a newer version; Conflict when something else is there and
     `replace` was not asked for, or a region process is connected; InvalidConfiguration, Unavailable, OSError.
     """
-    with bundle.opened(path) as backup:
+    with bundle.opened(path, file) as backup:
         if not has_revision(backup.head.revision):
             newer = f"it is of Bootferry {backup.head.version}, which is newer; install that, and restore it there"
             raise InvalidDocument(str(path), newer)

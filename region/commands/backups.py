@@ -2,7 +2,7 @@
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
@@ -53,10 +53,12 @@ def restore(
                 head, rows = read.head, read.rows
             typer.echo(f"{file} is whole: a region's backup of {head.made_at:%Y-%m-%d %H:%M:%S} UTC, {rows} rows.")
             return
-        asyncio.run(_restore(file, replace=replace))
+        # Root's file may be nobody else's to read: it is opened before the region's user goes on.
+        with bundle.open_regular(file) as opened:
+            asyncio.run(_restore(file, opened, replace=replace))
 
 
-async def _restore(file: Path, *, replace: bool) -> None:
+async def _restore(file: Path, opened: BinaryIO, *, replace: bool) -> None:
     from datetime import UTC, datetime
 
     from region import app
@@ -71,7 +73,7 @@ async def _restore(file: Path, *, replace: bool) -> None:
     watch = Watch(parse(configuration.database_url))
     try:
         await watch.require_well()
-        done = await act(engine, configuration, file, datetime.now(UTC), replace=replace)
+        done = await act(engine, configuration, file, datetime.now(UTC), replace=replace, file=opened)
     finally:
         await engine.dispose()
     made_at = f"{done.head.made_at:%Y-%m-%d %H:%M:%S} UTC"

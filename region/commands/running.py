@@ -1,6 +1,7 @@
 """A region for the length of one command."""
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from shared import machine
 from shared.endings import unheard
-from shared.errors import InvalidValue
+from shared.errors import Conflict, InvalidValue
 from shared.logs import configure
 
 if TYPE_CHECKING:
@@ -70,12 +71,20 @@ def in_transaction(job: Callable[["Region", "AsyncConnection"], Awaitable[_Answe
 
 @contextmanager
 def disk_told(what: str, file: Path) -> Iterator[None]:
-    """Inside, a `what` in `file` that is not there raises InvalidValue, and a disk that refuses DiskFailed."""
+    """Inside, a `what` in `file` that is not there raises InvalidValue, and a disk that refuses DiskFailed.
+
+    What the region's user may not read or write raises Conflict, which says who that is.
+    """
     from shared.disk import disk_error
 
     try:
         yield
     except FileNotFoundError as error:
         raise InvalidValue(what, str(file), error.strerror or "it is not there") from error
+    except PermissionError as error:
+        raise Conflict(
+            f"The user {machine.name_of(os.geteuid())}, who does this, may not read or write {error.filename or file};"
+            " choose a directory that is its own, like the region's data directory."
+        ) from error
     except OSError as error:
         raise disk_error(error, file.parent) from error

@@ -265,6 +265,15 @@ async def test_a_key_that_was_rotated_since_the_backup_is_rotated_to_again(
         await back.engine.dispose()
 
 
+async def test_a_backup_that_was_opened_by_who_may_read_it_is_read(filled: Bench, tmp_path: Path) -> None:
+    """Root opens it, and the region's user goes on."""
+    path = await saved(filled, tmp_path / "region.backup")
+    with bundle.open_regular(path) as file:
+        path.unlink()
+        with bundle.opened(path, file) as read:
+            assert read.head.fingerprint == filled.region.fingerprint
+
+
 async def test_nothing_is_restored_while_a_region_is_connected(
     filled: Bench, elsewhere: Elsewhere, tmp_path: Path
 ) -> None:
