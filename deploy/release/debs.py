@@ -3,7 +3,7 @@
 It lays out a tree of its own below .cache and has dpkg-buildpackage build it:
 
     bootferry-<version>.whl, <extra>.lock    what each private environment is made from, with hashes
-    bin/, share/, etc/                       commands, manual pages, completions, and configuration files
+    bin/, share/, settings/                  commands, manual pages, completions, and configuration files
     debian/                                  deploy/debian, the units, and a changelog
 
 Two builds of a commit are the same bytes, on the same release and for the same architecture.
@@ -58,7 +58,7 @@ def lay_out(checkout: Path, tree: Path, suffix: str, moment: int) -> None:
     for extra in EXTRAS:
         (tree / f"{extra}.lock").write_text(part(lock, project, extra))
     write_pages(tree / "share", moment)
-    write_settings(tree / "etc")
+    write_settings(tree / "settings")
     shutil.copy(checkout / "CHANGELOG.md", tree)
     shutil.copytree(checkout / "deploy" / "debian", tree / "debian")
     for unit in (checkout / "deploy" / "systemd").iterdir():

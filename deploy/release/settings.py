@@ -1,4 +1,7 @@
-"""The configuration files that packages install: every setting of a service, explained, and none of them set."""
+"""The configuration files that packages bring: every setting of a service, explained, and none of them set.
+
+They are no conffiles of dpkg's: setup writes into them, and dpkg would ask at each upgrade what to do about that.
+"""
 
 import json
 import textwrap
@@ -36,7 +39,7 @@ def _shown(field: FieldInfo) -> str:
     if value is None:
         return ""
     # How we speak to the database is nobody's to choose.
-    text = json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)
+    text = json.dumps(value, default=str, ensure_ascii=False)
     return text.replace("postgresql+asyncpg:", "postgresql:")
 
 
