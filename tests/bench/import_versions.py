@@ -48,6 +48,7 @@ from deploy.local.scratch import scratch_directory
 from region import app
 from region.catalogue import selections, wanted
 from region.catalogue.facts import Wish
+from region.catalogue.patterns import Pattern
 from region.configuration import RegionConfiguration
 from region.database.connection import create_engine, migrate, transaction
 from region.importing import imports
@@ -98,13 +99,15 @@ def main() -> None:
         print(f"{'versions':>8} {'ours s':>7} {'peer s':>7} {'ratio':>6} {'growth':>7} {'peak MiB':>9} {'WAL MB':>7}")
         before: float | None = None
         for count in counts:
-            before = _compare(server, Path(name) / str(count), count, options.rounds, peer, before)
+            directory = Path(name) / str(count)
+            before = _compare(server, directory, count, options.rounds, peer, before, options.rules)
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--versions", default="50,100,200,400", help="how many versions, a list (%(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="imports of each kind; medians are shown (%(default)s)")
+    parser.add_argument("--rules", type=int, default=0, help="so many rules are selected besides, at most 202")
     parser.add_argument("--fsync", action="store_true", help="PostgreSQL flushes its log, on the disk of --directory")
     parser.add_argument("--directory", type=Path, help="where to work; the system's temporary directory when unset")
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
@@ -113,7 +116,13 @@ def _options() -> argparse.Namespace:
 
 
 def _compare(
-    server: postgres.Server, directory: Path, count: int, rounds: int, peer: Path | None, before: float | None
+    server: postgres.Server,
+    directory: Path,
+    count: int,
+    rounds: int,
+    peer: Path | None,
+    before: float | None,
+    number_of_rules: int,
 ) -> float:
     """Print one line; the seconds ours took."""
     mirror = make_mirror(directory, count)
@@ -121,7 +130,8 @@ def _compare(
     with _served(directory) as url:
         for number in range(rounds):
             # In turns, so that a noisy minute does not fall on one of them alone.
-            ours.append(_ours(server, f"bench_{count}_{number}", directory / "ours", url, mirror, count))
+            database = f"bench_{count}_{number}"
+            ours.append(_ours(server, database, directory / "ours", url, mirror, count, number_of_rules))
             if peer is not None:
                 theirs.append(_theirs(peer, directory / "theirs", url, mirror, count))
     shutil.rmtree(directory)
@@ -145,6 +155,12 @@ def _cell(value: float | None, width: int) -> str:
 
 def image_of(number: int) -> ImageKey:
     return ImageKey.parse(f"ubuntu:r{number:04}:amd64")
+
+
+def rules(number: int) -> list[Wish]:
+    """So many rules, each of which means what others mean too."""
+    said = itertools.product(["*", "supported", *(f"lts:{n}" for n in range(1, 100))], ["amd64", "*"])
+    return [Wish(None, Pattern("ubuntu", *each)) for each in itertools.islice(said, number)]
 
 
 def make_mirror(directory: Path, count: int) -> Mirror:
@@ -225,7 +241,9 @@ async def _make_template(server: postgres.Server) -> None:
     await engine.dispose()
 
 
-def _ours(server: postgres.Server, database: str, data: Path, url: str, mirror: Mirror, count: int) -> Imported:
+def _ours(
+    server: postgres.Server, database: str, data: Path, url: str, mirror: Mirror, count: int, number_of_rules: int
+) -> Imported:
     asyncio.run(server.clone(TEMPLATE, database))
     os.sync()
     told = {
@@ -234,6 +252,7 @@ def _ours(server: postgres.Server, database: str, data: Path, url: str, mirror: 
         "url": url,
         "keyring": str(mirror.keyring_path),
         "count": count,
+        "rules": number_of_rules,
     }
     command = [sys.executable, "-m", __spec__.name, "--run"]
     said = subprocess.run(command, input=json.dumps(told), stdout=subprocess.PIPE, text=True, check=True).stdout
@@ -256,7 +275,9 @@ async def _import(told: dict[str, Any]) -> Imported:
     await region.prepare()
     async with transaction(region.engine) as connection:
         await selections.replace(
-            connection, [Wish(None, image_of(number)) for number in range(told["count"])], region.now()
+            connection,
+            [*(Wish(None, image_of(number)) for number in range(told["count"])), *rules(told["rules"])],
+            region.now(),
         )
         await wanted.refresh(connection, region.now())
         since = await connection.scalar(WAL_BYTES)
