@@ -6,8 +6,8 @@
 - An image or rule is selected once from one source, whatever kernels are named with it.
 """
 
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -18,6 +18,7 @@ from region.actions.effect import Effect, State
 from region.catalogue import meant, products, selections, sources, wanted
 from region.catalogue.facts import Meanings, Wish, Wishes
 from region.catalogue.kernels import is_kernel, is_label
+from region.catalogue.meant import Offered
 from region.catalogue.patterns import SUPPORTED, is_exact
 from region.importing import imports
 from region.people import activity
@@ -75,7 +76,7 @@ async def select(
         await selections.replace(connection, wished, now)
         await wanted.refresh(connection, now)
         after = await effect.look(connection)
-        unknown = [told for wish in fresh for told in await _unknown(connection, wish, after.meanings[wish])]
+        unknown = await _unknown(connection, {wish: after.meanings[wish] for wish in fresh})
         found = await _effect(connection, before, after, unknown, now)
         if dry_run:
             await attempt.rollback()
@@ -130,13 +131,34 @@ async def _require_known(connection: AsyncConnection, wish: Wish) -> None:
         raise NotFound(f"image that {source.name if source else 'a source'} offers called", image)
 
 
-async def _unknown(connection: AsyncConnection, wish: Wish, images: frozenset[ImageKey]) -> list[str]:
-    """A sentence for each kernel and label that nobody offers. Raises NotFound when that leaves nothing."""
-    if not images:
-        raise NotFound("image that a source offers for the rule", wish.image)
-    if wish.kernels is None and wish.labels is None:
+async def _unknown(connection: AsyncConnection, meanings: Meanings) -> list[str]:
+    """A sentence for each kernel and label that nobody offers. Raises NotFound when that leaves nothing of a wish."""
+    for wish, images in meanings.items():
+        if not images:
+            raise NotFound("image that a source offers for the rule", wish.image)
+    limited = {wish: images for wish, images in meanings.items() if wish.kernels is not None or wish.labels is not None}
+    if not limited:
         return []
-    offered = await meant.kernels(connection, wish.source_id, images)
+    offered: dict[ImageKey, list[Offered]] = defaultdict(list)
+    for entry in await meant.kernels(connection, frozenset().union(*limited.values())):
+        offered[entry.image].append(entry)
+    return [
+        told
+        for wish, images in limited.items()
+        for told in _unknown_of(
+            wish,
+            {
+                (entry.kernel, entry.label)
+                for image in images
+                for entry in offered[image]
+                if wish.source_id in (None, entry.source_id)
+            },
+        )
+    ]
+
+
+def _unknown_of(wish: Wish, offered: Collection[tuple[str, str]]) -> list[str]:
+    """`_unknown` of one wish; `offered` are kernels and their labels of the images that it means."""
     if not any(wish.takes(kernel, label) for kernel, label in offered):
         of_kernel = replace(wish, labels=None)
         if any(of_kernel.takes(kernel, label) for kernel, label in offered):

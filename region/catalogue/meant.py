@@ -12,25 +12,25 @@ from shared.names import ImageKey
 
 
 class Offered(NamedTuple):
-    """A kernel of an image under a label, as some source knows it."""
+    """A kernel of an image under a label, as a source knows it."""
 
+    source_id: int
+    image: ImageKey
     kernel: str
     label: str
 
 
-async def kernels(
-    connection: AsyncConnection, source_id: int | None, images: Collection[ImageKey]
-) -> frozenset[Offered]:
-    """The kernels that the source (any source, when None) knows of these images."""
+async def kernels(connection: AsyncConnection, images: Collection[ImageKey]) -> list[Offered]:
+    """The kernels that sources know of these images."""
     rows = await connection.execute(
         text("""
-            SELECT DISTINCT subarch, label FROM products JOIN sources ON sources.id = products.source_id
+            SELECT DISTINCT source_id, image, subarch, label
+            FROM products JOIN sources ON sources.id = products.source_id
             WHERE products.image = ANY(:images) AND products.kind <> 'bootloader' AND sources.removed_at IS NULL
-              AND (CAST(:source_id AS integer) IS NULL OR sources.id = :source_id)
         """),
-        {"images": [str(image) for image in images], "source_id": source_id},
+        {"images": [str(image) for image in images]},
     )
-    return frozenset(Offered(row.subarch, row.label) for row in rows)
+    return [Offered(row.source_id, ImageKey.parse(row.image), row.subarch, row.label) for row in rows]
 
 
 async def left_out(connection: AsyncConnection) -> Mapping[Sha256, int]:

@@ -377,3 +377,18 @@ async def test_support_that_ends_while_no_source_says_anything_new_counts(bench:
     with pytest.raises(NotFound):
         await bench.image(JAMMY)
     assert [(await bench.image(image)).status for image in (NOBLE, RESOLUTE)] == ["stored", "stored"]
+
+
+async def test_what_nobody_offers_is_found_for_all_wishes_by_one_question(connection: AsyncConnection) -> None:
+    releases = [f"r{number}" for number in range(60)]
+    await make_source(connection, *(kernel("1", release=release, subarch="ga-24.04") for release in releases))
+    statements: list[str] = []
+    event.listen(connection.sync_connection, "before_cursor_execute", lambda *given: statements.append(given[2]))
+    asked = []
+    for kernels in ("", "ga", "ga hwe"):
+        statements.clear()
+        done = await select(connection, *(said(release, kernels=kernels) for release in releases), dry_run=True)
+        asked.append(len(statements))
+    assert sum("hwe" in warning for warning in done.effect.warnings) == 60
+    # One for the kernels, one for what is left out.
+    assert asked == [asked[0], asked[0] + 2, asked[0] + 2]
