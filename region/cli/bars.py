@@ -45,7 +45,7 @@ class Bars:
             self._tasks[key] = self._progress.add_task(told, total=total, error="", left="")
         task = self._progress.tasks[self._progress.task_ids.index(self._tasks[key])]
         if error and not task.fields["error"]:
-            self._progress.print(Text(words.printable(f"{told}: failed. {error}"), "red"))
+            self._progress.print(Text(words.slashed(words.printable(f"{told}: failed. {error}")), "red"))
         self._progress.update(task.id, description=told, total=total, completed=done, error=error, left=left)
 
 

@@ -119,7 +119,7 @@ def show(rack: RackArgument, chosen: Output = Format.TABLE) -> None:
             ),
             ("Free", words.size(found.get("bytes_free") or None)),
             ("Key", str(found.get("fingerprint") or "")),
-            ("Error", Cell(str(found.get("last_error") or ""), "red")),
+            ("Error", Cell(words.slashed(str(found.get("last_error") or "")), "red")),
         ],
     )
     if chosen is not Format.TABLE:

@@ -432,7 +432,7 @@ def _show(chosen: Format, item: Item) -> None:
             ("CA bundle", str(item.get("ca_bundle") or "")),
             ("Last read", words.when(item.get("last_read_at"), now)),
             ("Documents of", words.when(item.get("documents_updated_at"), now)),
-            ("Error", Cell(str(item.get("error") or ""), "red")),
+            ("Error", Cell(words.slashed(str(item.get("error") or "")), "red")),
             ("Warning", Cell(str(item.get("warning") or ""), "yellow")),
             ("Skipped", "\n".join(map(str, skipped))),
         ],

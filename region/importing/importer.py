@@ -122,6 +122,10 @@ class Cancelled(BootferryError):
         super().__init__("The import was stopped; what had arrived is kept.")
 
 
+class _Disabled(Exception):
+    """The source was disabled since the import began: nothing is said of a reading."""
+
+
 async def run_next(importer: Importer) -> bool:
     """Claim an import and carry it out. False if there was none to claim. Raises Unavailable."""
     async with transaction(importer.engine) as connection:
@@ -347,6 +351,8 @@ async def _read(importer: Importer, run: _Run, source_id: int) -> list[Bootferry
             break
     except (LeaseLost, Unavailable):
         raise
+    except _Disabled:
+        return []
     except BootferryError as error:
         errors.append(error)
     code, sentence = (errors[-1].code, str(errors[-1])) if errors else ("", "")
@@ -372,7 +378,10 @@ def _warn_of_age(source: sources.Source, now: datetime) -> None:
 
 
 async def _read_once(importer: Importer, run: _Run, source_id: int) -> tuple[list[str], Mapping[str, BootferryError]]:
-    """What of the stream was left alone, and the documents that failed. Raises TrustChanged, and then wrote nothing."""
+    """What of the stream was left alone, and the documents that failed.
+
+    Raises TrustChanged, _Disabled, and then wrote nothing.
+    """
     revision = await trust.look(importer.engine, source_id, importer.now())
     async with transaction(importer.engine) as connection:
         source = await sources.get(connection, source_id)
@@ -380,8 +389,7 @@ async def _read_once(importer: Importer, run: _Run, source_id: int) -> tuple[lis
         older = source.older_accepted_until is not None and source.older_accepted_until > importer.now()
         known = await products.accepted(connection, source_id, older=older)
     if not source.enabled:
-        # It was disabled since this import began.
-        return list(source.skipped), {}
+        raise _Disabled
     if source.trust_revision != revision:
         raise TrustChanged(source.name)
     async with reading.connect(source, run.proxy, importer.secrets) as connected:

@@ -22,11 +22,12 @@ from tests.db.test_trust import ANN, SLOW, change, fetched_by, planned, select, 
 
 
 async def test_a_disabled_source_is_not_read_and_what_is_held_of_it_stays(
-    bench: Bench, mirror: Mirror, server: Server
+    bench: Bench, mirror: Mirror, server: Server, clock: Clock
 ) -> None:
     await select(bench, (None, NOBLE))
     await bench.import_now()
-    before = await bench.manifest()
+    before, read_at = await bench.manifest(), clock()
+    clock.pass_by(timedelta(minutes=5))
     mirror.publish(release="noble", arch="amd64")
     done = await change(bench, held=None, enabled=False)
     assert (done.lapse.images, done.lapse.held, done.source.enabled) == ([], [], False)
@@ -34,6 +35,7 @@ async def test_a_disabled_source_is_not_read_and_what_is_held_of_it_stays(
         server.requests.clear()
         assert (await bench.import_now(trigger)).state == "succeeded"
         assert server.requests == [], "nobody asks it for anything"
+        assert (await bench.source()).last_read_at == read_at, "and nobody says so"
         assert await bench.manifest() == before
     assert await planned(bench) == set()
     assert await unvouched(bench) == []
@@ -73,6 +75,7 @@ async def test_a_source_that_was_disabled_while_it_was_read_is_let_alone(
     assert await running
     assert (await bench.import_of(import_id)).state == "succeeded"
     assert server.asked("streams/v1/index*") == [], "it is not read again"
+    assert (await bench.source()).last_read_at is None
     assert await planned(bench) == set()
 
 
@@ -96,6 +99,13 @@ async def test_a_disabled_source_keeps_what_is_held_and_stands_in_no_others_way(
         assert (await bench.image(JAMMY)).source_id == 2
         assert paths_asked(serving)
         assert (await bench.image(NOBLE)).source_id == 1
+
+
+async def test_a_disabled_source_whose_keyring_is_gone_fails_no_import(bench: Bench, mirror: Mirror) -> None:
+    await change(bench, enabled=False)
+    mirror.keyring_path.unlink()
+    assert (await bench.import_now()).state == "succeeded"
+    assert (await bench.source()).error == ""
 
 
 async def test_a_disabled_source_nags_nobody(bench: Bench, server: Server, clock: Clock) -> None:

@@ -154,7 +154,10 @@ def looked() -> Callable[..., list[Any]]:
                 raise outcome
             return outcome
 
-        lists._watch(look, how, sleep=slept.append, clock=lambda: float(next(clock)))
+        try:
+            lists._watch(look, how, sleep=slept.append, clock=lambda: float(next(clock)))
+        except KeyboardInterrupt:
+            pytest.fail("Ctrl-C is how it is meant to end.")
         return slept
 
     return watch
