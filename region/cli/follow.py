@@ -65,7 +65,9 @@ async def until_racks(
         shown = await _answer(lambda: api.list("images"), period_s)
         live = [rack for rack in racks if rack.get("status") not in ("never_seen", "unreachable")]
         lacking = len(live) - _racks_that_show(live, [item for item in shown if item.get("id") in images])
-        line = f"{len(live) - lacking} of {words.counted(len(live), 'live rack')} show it."
+        line = (
+            f"{len(live) - lacking} of {words.counted(len(live), 'live rack')} show{'s' if len(live) == 1 else ''} it."
+        )
         if line != told:
             tell(line if live else "No rack is live; those that are enrolled take it when they are back.")
             told = line

@@ -51,16 +51,16 @@ UNTIL = [
     pytest.param(
         [step(rack("a", "synced"), rack("b", "unreachable"), rack("c", "never_seen"), synced=1)],
         {NOBLE},
-        ["1 of 1 live rack show it."],
+        ["1 of 1 live rack shows it."],
         id="only-those-that-live",
     ),
     pytest.param(
-        [step(rack("a", "pulling"), synced=1)], {NOBLE}, ["1 of 1 live rack show it."], id="not-what-else-it-pulls"
+        [step(rack("a", "pulling"), synced=1)], {NOBLE}, ["1 of 1 live rack shows it."], id="not-what-else-it-pulls"
     ),
     pytest.param(
         [step(rack("a", "outdated")), step(rack("a", "synced"))],
         set(),
-        ["0 of 1 live rack show it.", "1 of 1 live rack show it."],
+        ["0 of 1 live rack shows it.", "1 of 1 live rack shows it."],
         id="of-a-run-that-fetched-nothing-the-whole-manifest",
     ),
     pytest.param(
@@ -70,7 +70,10 @@ UNTIL = [
         id="no-rack-lives",
     ),
     pytest.param(
-        [AWAY, step(rack("a", "synced"), synced=1)], {NOBLE}, ["1 of 1 live rack show it."], id="a-region-that-restarts"
+        [AWAY, step(rack("a", "synced"), synced=1)],
+        {NOBLE},
+        ["1 of 1 live rack shows it."],
+        id="a-region-that-restarts",
     ),
 ]
 
