@@ -54,6 +54,7 @@ class Listing(NamedTuple):
 
     `name` is what an item is called on a command line; the first column where it is left out. `empty` is the sentence
     for no item, `says` one after the table, and `notes` are sentences about the items that are shown, on stderr.
+    `document` makes of the items what JSON and YAML say of them all; it says them as they are where it is left out.
     """
 
     items: Sequence[Item]
@@ -62,6 +63,7 @@ class Listing(NamedTuple):
     name: Callable[[Item], str] | None = None
     says: str = ""
     notes: Callable[[Sequence[Item]], Iterable[str]] = _no_notes
+    document: Callable[[Sequence[Item]], Any] = list
 
     def name_of(self, item: Item) -> str:
         """What the item is called."""
@@ -157,7 +159,7 @@ def show(found: Listing, shape: Shape) -> None:
     """Print the list as it was asked for."""
     match shape.chosen:
         case ListFormat.JSON | ListFormat.YAML:
-            output.show_data(Format(shape.chosen.value), list(found.items))
+            output.show_data(Format(shape.chosen.value), found.document(found.items))
         case ListFormat.NAME:
             for item in found.items:
                 output.say(found.name_of(item))

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from region.cli import output, selection_file, words
+from region.cli import output, selection_file, suggest, words
 from region.cli.exits import Failed, Misused, SelectionDiffers
+from region.cli.lists import Listing, lists
 from region.cli.names import ALL, Image, Release, image_of, is_rule, parse_wish, pick, shown
 from region.cli.offers import offered, other_names
 from region.cli.output import Cell, Column, Format
@@ -27,7 +28,16 @@ Images = Annotated[
     list[str],
     typer.Argument(
         metavar="IMAGE...",
+        autocompletion=suggest.offers,
         help="Such as ubuntu/noble, ubuntu/24.04, ubuntu/noble/amd64; or a rule: ubuntu/lts:2, ubuntu/supported.",
+    ),
+]
+Selected = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="IMAGE...",
+        autocompletion=suggest.selected,
+        help="Such as ubuntu/noble, or ubuntu/noble/amd64; or a rule, as `selection show` lists it.",
     ),
 ]
 Arches = Annotated[
@@ -113,7 +123,7 @@ def select(
 
 
 def unselect(
-    images: Images,
+    images: Selected,
     arch: Arches = None,
     dry_run: DryRun = False,
     yes: Yes = False,
@@ -137,23 +147,21 @@ def unselect(
     carry_out(change, How(dry_run, yes, wait, chosen))
 
 
-def show(chosen: Output = Format.TABLE) -> None:
+@lists(watch=False)
+def show() -> Listing:
     """Show what is selected; as YAML or JSON, in the form that `selection apply` takes."""
 
     async def read(api: "Api") -> tuple[list[dict[str, Any]], dict[int, str]]:
         return await api.list("selections"), {s["id"]: str(s.get("name")) for s in await api.list("sources")}
 
     found, names = call(read)
-    if output.show_data(chosen, selection_file.write(found, names)):
-        return
     some = [
         Column(heading, lambda item, key=key: words.listed(item.get(key) or ["all"]))  # type: ignore[misc]
         for heading, key in (("KERNELS", "kernels"), ("LABELS", "labels"))
         if any(item.get(key) for item in found)
     ]
     rules = [Column("MEANS", _means)] if any(_is_rule(item) for item in found) else []
-    output.show_list(
-        chosen,
+    return Listing(
         found,
         [
             Column("IMAGE", lambda item: str(image_of(item))),
@@ -162,6 +170,7 @@ def show(chosen: Output = Format.TABLE) -> None:
             Column("SOURCE", lambda item: source_name(item, names) or "whichever wins"),
         ],
         empty="Nothing is selected; see what there is with: bootferry available",
+        document=lambda items: selection_file.write(items, names),
     )
 
 
@@ -185,7 +194,7 @@ def check(
 
     plan = call(ask)
     if not output.show_data(chosen, plan):
-        output.draw_lines(Cell(f"  ! {warning}", "yellow") for warning in plan.get("warnings", ()))
+        output.draw_lines(Cell(f"  ! {words.slashed(warning)}", "yellow") for warning in plan.get("warnings", ()))
         output.say(f"{file} is in order: {words.counted(len(entries), 'selection')}, and the region can take it.")
 
 

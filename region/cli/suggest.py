@@ -25,6 +25,16 @@ def images(incomplete: str) -> list[str]:
     return _known("images", lambda item: str(image_of(item)), incomplete)
 
 
+def offers(incomplete: str) -> list[str]:
+    """Images that sources offer."""
+    return _known("available", lambda item: str(image_of(item)), incomplete)
+
+
+def selected(incomplete: str) -> list[str]:
+    """Images and rules that are selected, as they were said."""
+    return _known("selections", lambda item: str(image_of(item)), incomplete)
+
+
 def racks(incomplete: str) -> list[str]:
     """Names of racks."""
     return _known("racks", lambda item: str(item.get("name")), incomplete, limit=WHOLE_PAGE)

@@ -389,6 +389,8 @@ def test_completion(stranger: Operator, shell: str) -> None:
 COMPLETED = [
     pytest.param("bootferry image show ubuntu/res", [NEWEST], id="an-image"),
     pytest.param("bootferry images ub", [NEWEST], id="an-image-of-a-list"),
+    pytest.param("bootferry select ubuntu/nob", ["ubuntu/noble/amd64", "ubuntu/noble/arm64"], id="what-is-offered"),
+    pytest.param("bootferry unselect u", [NEWEST], id="what-is-selected"),
     pytest.param("bootferry source show m", ["maas.io"], id="a-source"),
     pytest.param("bootferry source show Our", [], id="no-source"),
     pytest.param("bootferry available --source ma", ["maas.io"], id="the-source-of-an-option"),
@@ -465,6 +467,7 @@ def test_a_list_is_filtered_sorted_and_cut(operator: Operator) -> None:
     sizes = [item["size_bytes"] for item in operator("available", "--sort=-size", "-o", "json").json]
     assert sizes == sorted(sizes, reverse=True)
     assert re.search(r"^IMAGE .* SOURCE +RELEASE +SUPPORT$", operator("images", "-o", "wide").out, re.MULTILINE)
+    assert operator("selection", "show", "-o", "name", "--sort", "image").out == f"{NEWEST}\n"
     assert operator("bootloaders", "-o", "name").out.splitlines()[0].startswith("bootloader/")
 
 
@@ -619,10 +622,10 @@ def test_a_file_that_the_region_cannot_take_is_found_by_a_check(operator: Operat
     file.write_text("images: [{image: ubuntu/warty/amd64}]\n")
     assert operator("selection", "check", str(file), "--offline").code == 0
     found = operator("selection", "check", str(file))
-    assert (found.code, "image that a source offers called ubuntu:warty:amd64" in found.err) == (1, True)
+    assert (found.code, "image that a source offers called ubuntu/warty/amd64" in found.err) == (1, True)
     file.write_text("images: [{image: ubuntu/noble, arches: [amd64], kernels: [ga, hwe-64k]}]\n")
     warned = operator("selection", "check", str(file))
-    assert (warned.code, "  ! No source offers the kernel hwe-64k of ubuntu:noble:amd64.\n" in warned.out) == (0, True)
+    assert (warned.code, "  ! No source offers the kernel hwe-64k of ubuntu/noble/amd64.\n" in warned.out) == (0, True)
 
 
 def test_a_failed_import_is_an_exit_code_and_a_stopped_one_too(operator: Operator) -> None:

@@ -123,6 +123,7 @@ def test_every_list_command_has_the_options_of_lists() -> None:
     named = {name for name, function in commands.items() if hasattr(function, "__wrapped__")}
     assert named == {
         "available",
+        "selection show",
         "images",
         "image versions",
         "image racks",
