@@ -393,3 +393,22 @@ async def test_the_service_manager_hears_what_machines_get(
             status, log = await ended(process, signal.SIGTERM)
         assert status == 0, log
         assert hears("STOPPING=1")
+
+
+@pytest.mark.parametrize("arguments", [["status"], ["status", "-o", "json"]])
+async def test_output_that_nobody_reads_on_is_no_disk(
+    region: FakeRegion, machine: Machine, arguments: list[str]
+) -> None:
+    await machine.enrol(region)
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "rack", *arguments),
+        cwd=CHECKOUT,
+        env=machine.environment(),
+        stdout=writing,
+        stderr=PIPE,
+    )
+    os.close(writing)
+    _, told = await asyncio.wait_for(process.communicate(), 20)
+    assert (process.returncode, told) == (1, b"")
