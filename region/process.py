@@ -153,6 +153,7 @@ async def running(built: Region) -> AsyncIterator[None]:
         yield
     finally:
         notify("STOPPING=1")
+        log.info("The region stops; an import under way is carried on.", action="stop")
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)
         with suppress(Unavailable):
