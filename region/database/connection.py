@@ -111,7 +111,7 @@ async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     try:
         async with connection.begin():
             yield connection
-    except (sqlalchemy.exc.InterfaceError, sqlalchemy.exc.DBAPIError, asyncpg.PostgresError) as error:
+    except (sqlalchemy.exc.DBAPIError, asyncpg.PostgresError, *refusals.OUT_OF_STEP) as error:
         if (refusal := refusal_of(error)) is None:
             raise
         raise _away(engine.sync_engine, refusal) from error
@@ -138,7 +138,7 @@ async def _connect(engine: AsyncEngine) -> AsyncConnection:
         return attempt.result()
     except sqlalchemy.exc.TimeoutError as error:
         raise _away(engine.sync_engine, refusals.ALL_IN_USE) from error
-    except (OSError, asyncpg.InterfaceError) as error:
+    except (OSError, *refusals.OUT_OF_STEP) as error:
         raise _away(engine.sync_engine, refusal_to_connect(error)) from error
     except (sqlalchemy.exc.SQLAlchemyError, asyncpg.PostgresError) as error:
         if (refusal := refusal_of(error)) is None:

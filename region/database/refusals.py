@@ -242,6 +242,10 @@ _BY_NUMBER = {
 }
 
 
+OUT_OF_STEP = (asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""What asyncpg raises for a connection that was used when it was gone, or that went in the middle of a word."""
+
+
 def refusal_of(error: BaseException) -> Refusal | None:
     """How the database refused; None when it did not, and what was asked of it was wrong."""
     cause = error
@@ -250,7 +254,7 @@ def refusal_of(error: BaseException) -> Refusal | None:
     state = str(getattr(cause, "sqlstate", None) or "")
     if found := BY_STATE.get(state) or BY_STATE.get(state[:2]):
         return _precisely(found, cause) if isinstance(cause, asyncpg.PostgresError) else found
-    away = isinstance(error, sqlalchemy.exc.InterfaceError) or (
+    away = isinstance(error, (sqlalchemy.exc.InterfaceError, asyncpg.InternalClientError)) or (
         isinstance(error, sqlalchemy.exc.DBAPIError) and error.connection_invalidated
     )
     return NO_ANSWER if away else None

@@ -19,6 +19,7 @@ import asyncpg
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from region.database import refusals
 from region.database.address import parse
 from region.database.connection import transaction
 from shared.errors import Unavailable
@@ -131,7 +132,7 @@ class Topics:
             await well()
             try:
                 await self._listen_once(arguments)
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except (OSError, TimeoutError, asyncpg.PostgresError, *refusals.OUT_OF_STEP) as error:
                 log.debug("The line to the database is down.", action="listen", error=str(error))
             await asyncio.sleep(RECONNECT_PAUSE_S)
 
@@ -149,7 +150,7 @@ class Topics:
                 # A line that died silently looks like one on which nothing happens.
                 await connection.execute("SELECT 1", timeout=5)
         finally:
-            with contextlib.suppress(OSError, TimeoutError, asyncpg.InterfaceError):
+            with contextlib.suppress(OSError, TimeoutError, *refusals.OUT_OF_STEP):
                 await connection.close(timeout=2)
 
     def _heard(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:

@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
+import asyncpg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -104,6 +106,30 @@ async def test_after_a_line_that_was_cut_everything_counts_as_changed(engine: As
                 found |= set(await subscription.next(PATIENCE_S))
         await told(engine, Topic.MANIFEST)
         assert await subscription.next(PATIENCE_S) == [Topic.MANIFEST]
+
+
+async def test_a_line_that_goes_in_the_middle_of_a_word_is_made_again(
+    engine: AsyncEngine, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session that ended while it began to listen ended the whole process: asyncpg calls that a fault of its own."""
+    listen, broken = asyncpg.Connection.add_listener, 0
+
+    async def add_listener(*arguments: Any) -> None:
+        nonlocal broken
+        if not broken:
+            broken += 1
+            raise asyncpg.InternalClientError("cannot switch to state 11; another operation (2) is in progress")
+        await listen(*arguments)
+
+    monkeypatch.setattr(asyncpg.Connection, "add_listener", add_listener)
+    monkeypatch.setattr(topics, "RECONNECT_PAUSE_S", 0.01)
+    here = Topics()
+    with here.subscribe(Topic.IMAGES) as subscription:
+        listening = asyncio.create_task(here.listen(database_url))
+        assert await subscription.next(PATIENCE_S) == [Topic.IMAGES]
+        await told(engine, Topic.IMAGES)
+        assert await subscription.next(PATIENCE_S) == [Topic.IMAGES]
+        listening.cancel()
 
 
 async def test_what_nobody_knows_is_ignored(engine: AsyncEngine, heard: Topics) -> None:

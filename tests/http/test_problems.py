@@ -68,7 +68,7 @@ REQUESTS: dict[str, tuple[str, str, Given, int, str, str]] = {
     ),
     "a name that is none": (
         *("POST", "/selections", {"json": {**NOBLE, "release": "../x"}}, 422, "invalid_request"),
-        "The request's release is not acceptable: '../x' is not a name: it must be 1 to 128 letters",
+        "The request's release is not acceptable: '../x' is not a release: name one, as in noble or 24.04, or say lts",
     ),
     "text for a number": (
         *("GET", "/imports?limit=many", {}, 422, "invalid_request"),
