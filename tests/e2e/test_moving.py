@@ -55,6 +55,9 @@ async def test_a_rack_renews_its_key_and_follows_its_region(ferry: Ferry) -> Non
     async with ferry.site.session.get(path) as response:
         assert await response.read() == kernel.read_bytes()
     await ferry.rack.stop()
+    # What it was heard of before says nothing of the process that starts now.
+    _, racks = await ferry.site.api(second, "GET", "/racks")
+    seen = racks["items"][0]["last_seen_at"]
     ferry.rack.start()
 
     async def back() -> bool:
