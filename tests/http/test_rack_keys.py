@@ -237,6 +237,21 @@ async def test_a_process_that_runs_leaves_a_new_enrolment_alone(region: FakeRegi
     assert (tmp_path / "identity" / "region.json").read_bytes() == kept
 
 
+async def test_what_a_process_of_an_earlier_enrolment_learned_is_not_written_over_a_new_one(
+    region: FakeRegion, tmp_path: Path
+) -> None:
+    await polled(region, tmp_path)
+    before = identities.load(tmp_path)
+    async with client_session() as session:
+        await identities.enrol(session, tmp_path, region.url, region.token, Name("rack-b"), again=True)
+    kept = (tmp_path / "identity" / "region.json").read_bytes()
+    region.rotate()
+    with pytest.raises(Conflict, match="enrolled again"):
+        identities.follow(tmp_path, before, region.successions)
+    assert (tmp_path / "identity" / "region.json").read_bytes() == kept
+    assert before.region_key != region.key.public_key()
+
+
 async def test_a_token_from_before_a_rotation_still_enrols(region: FakeRegion, tmp_path: Path) -> None:
     region.rotate()
     region.rotate()
