@@ -104,6 +104,9 @@ async def with_a_rack(visitor: Visitor, harbour: Harbour, camera: Camera) -> Non
     await harbour.site.start_rack(harbour.rack, harbour.region)
     await harbour.api("POST", "/selections", json={"os": "ubuntu", "release": "jammy", "arch": "amd64"})
     await harbour.until_status(JAMMY, "synced")
+    # The page hears of it a moment later.
+    await expect(status(page, JAMMY)).to_have_text("Synced")
+    await expect(page.get_by_role("checkbox", name="22.04 LTS")).to_be_checked()
     await page.get_by_role("checkbox", name="24.04 LTS").check()
     await page.get_by_role("checkbox", name="CentOS 7").check()
     await page.get_by_role("checkbox", name="22.04 LTS").uncheck()
