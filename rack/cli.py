@@ -1,30 +1,23 @@
 """The commands of `bootferry-rack`, as people type them."""
 
 import asyncio
-import getpass
 import json
 import os
-import random
 import re
 import signal
-import socket
-import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 from yarl import URL
 
+from rack import enrolling, program
 from rack import identity as identities
-from rack import program
 from rack.client import Region
 from rack.configuration import RackConfiguration
-from rack.identity import Identity
 from rack.lock import holder
 from rack.owner import become_owner
 from rack.renewal import renew
@@ -32,22 +25,36 @@ from rack.state import State
 from rack.tree import Tree, behind, load_current, shown_by
 from shared import __version__, checkup, machine
 from shared.command_line import Program
-from shared.errors import BootferryError, Conflict, HttpStatus, InvalidValue
+from shared.errors import BootferryError, Conflict
 from shared.http import client_session
-from shared.names import Name
-from shared.patience import Patience
 from shared.promises import POLL_PERIOD
 from shared.signing import fingerprint
 from shared.sizes import spoken_size
 from shared.store.disk import DiskStore
-from shared.wire.enrolment import EnrolmentToken
 from shared.wire.envelope import open_envelope
 from shared.wire.manifest import MANIFEST_TYPE, Manifest
 
-STDIN = "-"
-MAX_TOKEN_CHARACTERS = 1024
-MAX_BUNDLE_BYTES = 1024 * 1024
 _SECRET = re.compile(r"bfe_[A-Za-z0-9_-]+")
+
+# What both `enrol` and `setup` ask.
+RegionUrl = Annotated[
+    str, typer.Option(metavar="URL", help="The region's address, for instance https://region.example:5240.")
+]
+TokenFile = Annotated[
+    str,
+    typer.Option(
+        metavar="FILE",
+        help="Read the token that an operator made on the region from a file; - is standard input. Without it, the"
+        " token is asked for.",
+    ),
+]
+CaBundle = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="More certificates to trust for this region (PEM); this rack keeps them."),
+]
+RackName = Annotated[
+    str, typer.Option(metavar="NAME", help="What operators call this rack. [default: this machine's host name]")
+]
 
 cli = Program(
     name="bootferry-rack",
@@ -115,26 +122,12 @@ def run() -> None:
 
 @cli.command()
 def enrol(
-    region: Annotated[
-        str, typer.Option(metavar="URL", help="The region's address, for instance https://region.example:5240.")
-    ],
-    token_file: Annotated[
-        str,
-        typer.Option(
-            metavar="FILE",
-            help="Read the token that an operator made on the region from a file; - is standard input. Without it, the"
-            " token is asked for.",
-        ),
-    ] = "",
+    region: RegionUrl,
+    token_file: TokenFile = "",
     # For scripts of 0.1; it warns.
     token: Annotated[str, typer.Option(hidden=True)] = "",
-    ca_bundle: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="More certificates to trust for this region (PEM); this rack keeps them."),
-    ] = None,
-    name: Annotated[
-        str, typer.Option(metavar="NAME", help="What operators call this rack. [default: this machine's host name]")
-    ] = "",
+    ca_bundle: CaBundle = None,
+    name: RackName = "",
     again: Annotated[
         bool, typer.Option("--again", help="Replace the enrolment this rack has, with a new key.")
     ] = False,
@@ -144,80 +137,7 @@ def enrol(
     The region's key is checked against the token before anything is sent, and the token's secret never is. Give the
     token as a file, or when you are asked; not as an argument: every user of a machine sees those.
     """
-    _told(lambda: asyncio.run(_enrol(region, token_file, token, name, ca_bundle, again=again)))
-
-
-async def _enrol(region: str, token_file: str, token: str, name: str, ca_bundle: Path | None, *, again: bool) -> None:
-    configuration = RackConfiguration.load()
-    ca_certificates = _read_certificates(ca_bundle) if ca_bundle else ""
-    url, called = identities.parse_region_url(region), Name(name or socket.gethostname())
-    if token and token != STDIN:
-        typer.echo(
-            "Every user of this machine sees a token that is an argument. Leave --token away: the token is asked for.",
-            err=True,
-        )
-        parsed = EnrolmentToken.parse(token)
-    else:
-        parsed = EnrolmentToken.parse(await asyncio.to_thread(_read_token, token or token_file))
-    async with client_session(ca_bundle=configuration.ca_bundle, ca_certificates=ca_certificates) as session:
-        proxy = URL(configuration.proxy) if configuration.proxy else None
-        identity = await _when_asked_back(
-            lambda: identities.enrol(
-                session,
-                configuration.data_dir,
-                url,
-                parsed,
-                called,
-                again=again,
-                proxy=proxy,
-                ca_certificates=ca_certificates,
-            )
-        )
-    typer.echo(f"This rack is enrolled as {identity.name} ({identity.rack_id}) at {identity.region_url}.")
-    if (process := holder(configuration.data_dir / "lock")) is not None:
-        typer.echo(f"Restart bootferry-rack (process {process}), which still runs with the earlier enrolment.")
-
-
-async def _when_asked_back(attempt: Callable[[], Awaitable[Identity]]) -> Identity:
-    """What `attempt` returns; a region that is busy is asked again when it says. Raises as `attempt` does."""
-    patience, failures = Patience(), 0
-    while True:
-        try:
-            return await attempt()
-        except HttpStatus as error:
-            failures += 1
-            wait_s = patience.wait_s(error, failures, random.SystemRandom())
-            # What was answered without a word may have been done: a token is used up by it.
-            if wait_s is None or not error.retry_after:
-                raise
-            typer.echo(f"{error} Trying again in {wait_s:.1f} s.", err=True)
-        await asyncio.sleep(wait_s)
-
-
-def _read_certificates(file: Path) -> str:
-    """The certificates in a file, in PEM and without what else it holds. Raises InvalidValue."""
-    try:
-        with file.open("rb") as opened:
-            found = x509.load_pem_x509_certificates(opened.read(MAX_BUNDLE_BYTES))
-    except OSError as error:
-        raise InvalidValue("CA bundle", file, error.strerror or "it is not readable") from error
-    except ValueError as error:
-        raise InvalidValue("CA bundle", file, "it holds no certificates in PEM form") from error
-    return "".join(certificate.public_bytes(Encoding.PEM).decode() for certificate in found)
-
-
-def _read_token(file: str) -> str:
-    """A line of `file`, of standard input, or what somebody types. Raises InvalidValue."""
-    if file and file != STDIN:
-        try:
-            with Path(file).open(encoding="utf-8", errors="replace") as opened:
-                return opened.readline(MAX_TOKEN_CHARACTERS)
-        except OSError as error:
-            raise InvalidValue("token file", file, error.strerror or "it is not readable") from error
-    if not file and sys.stdin.isatty():
-        # It hides what is typed before it asks: nothing pasted early is shown.
-        return getpass.getpass("Enrolment token: ")
-    return sys.stdin.readline(MAX_TOKEN_CHARACTERS)
+    _told(lambda: asyncio.run(enrolling.enrol(region, token_file, token, name, ca_bundle, again=again)))
 
 
 key_cli = Program(help="The key of this rack.", no_args_is_help=True)
@@ -301,23 +221,11 @@ def _status(output: Output) -> None:
 
 @cli.command()
 def setup(
-    region: Annotated[
-        str, typer.Option(metavar="URL", help="The region's address, for instance https://region.example:5240.")
-    ],
-    token_file: Annotated[
-        str,
-        typer.Option(
-            metavar="FILE", help="The enrolment token, from a file; - is standard input. Without it, it is asked for."
-        ),
-    ] = "",
+    region: RegionUrl,
+    token_file: TokenFile = "",
     token: Annotated[str, typer.Option(hidden=True)] = "",
-    ca_bundle: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="More certificates to trust for this region (PEM); this rack keeps them."),
-    ] = None,
-    name: Annotated[
-        str, typer.Option(metavar="NAME", help="What operators call this rack. [default: this machine's host name]")
-    ] = "",
+    ca_bundle: CaBundle = None,
+    name: RackName = "",
     user: Annotated[str, typer.Option(metavar="USER", help="The system user of the service.")] = "bootferry-rack",
     start: Annotated[bool, typer.Option(help="Enable and start the unit.")] = True,
 ) -> None:
@@ -330,7 +238,7 @@ def setup(
             Wish(region, user, start),
             machine.Machine(),
             typer.echo,
-            lambda: asyncio.run(_enrol(region, token_file, token, name, ca_bundle, again=False)),
+            lambda: asyncio.run(enrolling.enrol(region, token_file, token, name, ca_bundle, again=False)),
         )
 
     _told(work)
@@ -352,11 +260,8 @@ def _doctor(output: checkup.Output) -> None:
 
     configuration = RackConfiguration.load()
     machine.become_owner(configuration.data_dir)
-    found = asyncio.run(Doctor(configuration, machine.Machine(), lambda: datetime.now(UTC)).examine())
-    for line in checkup.lines(found, output):
-        typer.echo(line)
-    if not checkup.is_good(found):
-        raise typer.Exit(1)
+    doctor = Doctor(configuration, machine.Machine(), lambda: datetime.now(UTC))
+    checkup.tell(asyncio.run(doctor.examine()), output)
 
 
 def _image_lines(versions: Mapping[str, str], pending: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -1,9 +1,10 @@
 """Whose a rack's data directory is: a command that root types there must not lock the service out of it."""
 
 import os
-import pwd
 import stat
 from pathlib import Path
+
+from shared import machine
 
 
 def become_owner(data_dir: Path) -> None:
@@ -23,12 +24,7 @@ def become_owner(data_dir: Path) -> None:
         return
     for directory in (data_dir, data_dir / "identity"):
         _hand_over(directory, owner.st_uid, owner.st_gid)
-    try:
-        os.initgroups(pwd.getpwuid(owner.st_uid).pw_name, owner.st_gid)
-    except KeyError:
-        os.setgroups([owner.st_gid])
-    os.setgid(owner.st_gid)
-    os.setuid(owner.st_uid)
+    machine.become_owner(data_dir)
 
 
 def _hand_over(directory: Path, uid: int, gid: int) -> None:

@@ -215,7 +215,7 @@ def setup(
     start: Annotated[bool, typer.Option(help="Enable and start the unit.")] = True,
 ) -> None:
     """Make what the region needs on this machine, and start it; run again, it makes what is missing."""
-    from region.setup import Wish, run
+    from region.commands.setup import Wish, run
 
     configure("error", "text")
     given = ""
@@ -240,15 +240,12 @@ def doctor(
     """
     from datetime import UTC, datetime
 
-    from region.doctor import Doctor
+    from region.commands.doctor import Doctor
 
     configuration = configured()
     configure("error", configuration.log_format)
-    found = asyncio.run(Doctor(configuration, machine.Machine(), lambda: datetime.now(UTC)).examine())
-    for line in checkup.lines(found, output):
-        typer.echo(line)
-    if not checkup.is_good(found):
-        raise typer.Exit(1)
+    doctor = Doctor(configuration, machine.Machine(), lambda: datetime.now(UTC))
+    checkup.tell(asyncio.run(doctor.examine()), output)
 
 
 cli.command()(backups.backup)

@@ -15,6 +15,8 @@ from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from pathlib import Path
 
+import typer
+
 from shared.endings import leaf
 from shared.errors import BootferryError, DiskFailed
 from shared.machine import Machine, name_of
@@ -75,6 +77,14 @@ def lines(findings: Sequence[Finding], output: Output) -> Iterator[str]:
 def is_good(findings: Sequence[Finding]) -> bool:
     """True if nothing is wrong."""
     return all(found.good for found in findings)
+
+
+def tell(findings: Sequence[Finding], output: Output) -> None:
+    """Print the findings. Raises typer.Exit, with 1, when something is wrong."""
+    for line in lines(findings, output):
+        typer.echo(line)
+    if not is_good(findings):
+        raise typer.Exit(1)
 
 
 # --- what both services have

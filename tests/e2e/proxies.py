@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.http.client.calls import has_ipv6
 from tests.http.conftest import free_port
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -28,16 +29,6 @@ class Proxy:
     @property
     def base(self) -> str:
         return f"https://127.0.0.1:{self.port}"
-
-
-def has_ipv6() -> bool:
-    """True if this machine has a loopback address of IPv6."""
-    try:
-        with socket.socket(socket.AF_INET6) as probe:
-            probe.bind(("::1", 0))
-    except OSError:
-        return False
-    return True
 
 
 def require(program: str) -> str:

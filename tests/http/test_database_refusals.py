@@ -34,6 +34,7 @@ from region.process import Region, running
 from tests.http.conftest import free_port
 from tests.http.database_cluster import Cluster, cluster  # noqa: F401
 from tests.http.database_gate import Gate, Way, gate
+from tests.http.lateness import lateness
 
 Eventually = Callable[..., Awaitable[object]]
 PASSWORD = "c4n4ry"
@@ -463,30 +464,6 @@ WHILE_IT_RUNS = CASES | {
         "REASSIGN OWNED",
     ),
 }
-
-
-@dataclass(slots=True)
-class Lateness:
-    """How long the event loop, which region, gate and test share, did not come to its turn."""
-
-    total_s: float = 0.0
-
-
-@asynccontextmanager
-async def lateness() -> AsyncIterator[Lateness]:
-    late = Lateness()
-
-    async def look() -> None:
-        while True:
-            started = time.monotonic()
-            await asyncio.sleep(0.01)
-            late.total_s += max(0.0, time.monotonic() - started - 0.02)
-
-    looking = asyncio.create_task(look())
-    try:
-        yield late
-    finally:
-        looking.cancel()
 
 
 async def is_told(world: World, case: Case, eventually: Eventually) -> None:

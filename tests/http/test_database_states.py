@@ -27,6 +27,7 @@ from region.edge.server import build_server
 from region.process import Region
 from shared.errors import Unavailable
 from tests.http.conftest import Answer, Client, free_port
+from tests.http.lateness import lateness
 
 DATABASE = "region"
 
@@ -52,7 +53,7 @@ class Site:
 
     async def refused(self, method: str, path: str, reason: str) -> None:
         """The request is answered 503 with this reason, within two seconds."""
-        async with _lateness() as late:
+        async with lateness() as late:
             started = time.monotonic()
             answer = await self.client(method, path)
             took_s = time.monotonic() - started
@@ -95,30 +96,6 @@ async def site(tmp_path: Path, database: postgres.Server) -> AsyncIterator[Site]
         yield found
         server.should_exit = True
         await asyncio.wait_for(serving, 30)
-
-
-@dataclass(slots=True)
-class Lateness:
-    """How long the event loop, which region and test share here, did not come to its turn: time nobody waited for."""
-
-    total_s: float = 0.0
-
-
-@asynccontextmanager
-async def _lateness() -> AsyncIterator[Lateness]:
-    late = Lateness()
-
-    async def look() -> None:
-        while True:
-            started = time.monotonic()
-            await asyncio.sleep(0.01)
-            late.total_s += max(0.0, time.monotonic() - started - 0.02)
-
-    looking = asyncio.create_task(look())
-    try:
-        yield late
-    finally:
-        looking.cancel()
 
 
 async def _execute(server: postgres.Server, statement: str, *, database: str = DATABASE) -> None:
@@ -225,7 +202,7 @@ async def test_many_who_ask_a_frozen_database_are_all_told_within_two_seconds(si
 
     with _frozen(site.database):
         for _ in range(2):
-            async with _lateness() as late:
+            async with lateness() as late:
                 found = await asyncio.gather(*(ask() for _ in range(40)))
             assert {answer.status for answer, _ in found} == {503}
             assert max(took_s for _, took_s in found) - late.total_s < 2.0, late.total_s

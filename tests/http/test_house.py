@@ -22,8 +22,8 @@ from region.edge.server import build_server
 from shared.errors import InvalidToken
 from shared.networks import address_key, within
 from tests.http.conftest import free_port
+from tests.http.lines import Line, closed, read_answer, serving
 
-Line = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 LARGE = b"." * 4 * 1024 * 1024
 
 
@@ -52,19 +52,6 @@ class Small:
     ) -> tuple[int, bytes]:
         line[1].write("\r\n".join([f"{method} {path} HTTP/1.1", "Host: x", *lines, "", ""]).encode() + body)
         return await read_answer(line)
-
-
-async def read_answer(line: Line) -> tuple[int, bytes]:
-    raw = await asyncio.wait_for(line[0].readuntil(b"\r\n\r\n"), 5)
-    length = raw.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
-    return int(raw.split()[1]), raw + await asyncio.wait_for(line[0].readexactly(int(length or 0)), 5)
-
-
-async def closed(line: Line) -> bool:
-    """True if the other side has ended this connection."""
-    with contextlib.suppress(TimeoutError, ConnectionError):
-        return await asyncio.wait_for(line[0].read(1), 0.3) == b""
-    return line[0].exception() is not None or line[0].at_eof()
 
 
 @asynccontextmanager
@@ -112,20 +99,15 @@ async def small(
         strangers=site.strangers,
     )
     server = build_server(app, host="127.0.0.1", port=site.port, shutdown_grace_s=1, house=site.house, proxies=proxies)
-    server.config.lifespan = "off"
-    serving = asyncio.create_task(server.serve())
-    while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
-        await asyncio.sleep(0.01)
-    try:
-        yield site
-    finally:
-        site.hold.set()
-        for _, writer in site.lines:
-            writer.close()
-            with contextlib.suppress(ConnectionError):
-                await writer.wait_closed()
-        server.should_exit = True
-        await asyncio.wait_for(serving, 10)
+    async with serving(server):
+        try:
+            yield site
+        finally:
+            site.hold.set()
+            for _, writer in site.lines:
+                writer.close()
+                with contextlib.suppress(ConnectionError):
+                    await writer.wait_closed()
 
 
 async def test_the_oldest_silent_connection_goes_and_never_the_newcomer() -> None:

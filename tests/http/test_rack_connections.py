@@ -15,18 +15,10 @@ from aiohttp import web
 from rack import serve
 from rack.belief import Belief
 from rack.connections import Runner
-from rack.tree import Link, Tree
-from shared.digest import Sha256
-from shared.mark import VERIFIED_AT
-from shared.names import RelativePath
-from tests.http.fake_region import noise
+from tests.http.kernel import CONTENT, GET, LIVEZ, tree_of_one
+from tests.http.lines import Line, closed
 
-CONTENT = noise("kernel", 20_000_000)
-GET = b"GET /images/kernel HTTP/1.1\r\nHost: rack\r\n\r\n"
-LIVEZ = b"GET /livez HTTP/1.1\r\nHost: rack\r\nConnection: close\r\n\r\n"
 HALF = b"GET /images/kernel HTTP/1.1\r\nHost: ra"
-
-Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Machines:
@@ -36,7 +28,7 @@ class Machines:
         self.port, self.doubts = port, doubts
         self.open: list[asyncio.StreamWriter] = []
 
-    async def connect(self, sends: bytes = b"") -> Streams:
+    async def connect(self, sends: bytes = b"") -> Line:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         self.open.append(writer)
         writer.write(sends)
@@ -50,11 +42,7 @@ class Machines:
 
 @asynccontextmanager
 async def rack(root: Path, *, most: int = 2048, head_within_s: float = 20.0) -> AsyncIterator[Machines]:
-    path = root / "trees" / "1-1-0" / "kernel"
-    path.parent.mkdir(parents=True)
-    path.write_bytes(CONTENT)
-    os.utime(path, (VERIFIED_AT, VERIFIED_AT))
-    tree = Tree("1-1-0", {RelativePath("kernel"): Link(Sha256.of(CONTENT), len(CONTENT), "a")})
+    tree = tree_of_one(root)
     doubts: list[None] = []
     runner = Runner(
         serve.application(root, Belief(tree=tree), lambda: doubts.append(None)), most=most, head_within_s=head_within_s
@@ -68,16 +56,6 @@ async def rack(root: Path, *, most: int = 2048, head_within_s: float = 20.0) -> 
         for writer in machines.open:
             writer.close()
         await runner.cleanup()
-
-
-async def closed(streams: Streams) -> bool:
-    """True if the rack has closed the connection."""
-    try:
-        return await asyncio.wait_for(streams[0].read(1), 0.3) == b""
-    except ConnectionError:
-        return True
-    except TimeoutError:
-        return False
 
 
 async def test_half_requests_and_idle_connections_keep_no_machine_waiting(tmp_path: Path) -> None:

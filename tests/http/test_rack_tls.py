@@ -16,16 +16,11 @@ import pytest
 from rack import serve
 from rack.belief import Belief
 from rack.connections import Runner, SecureSite
-from rack.tree import Link, Tree
 from shared.digest import Sha256
-from shared.mark import VERIFIED_AT
-from shared.names import RelativePath
 from shared.tls import Certificate
 from tests.http.client.certificates import Authority
-from tests.http.fake_region import noise
-from tests.http.test_rack_connections import GET, LIVEZ, Streams, closed
-
-CONTENT = noise("kernel", 20_000_000)
+from tests.http.kernel import CONTENT, GET, KERNEL, LIVEZ, tree_of_one
+from tests.http.lines import Line, closed
 
 
 class Machines:
@@ -35,16 +30,16 @@ class Machines:
         self.port, self.trust, self.file, self.doubts = port, trust, file, doubts
         self.open: list[asyncio.StreamWriter] = []
 
-    async def knock(self) -> Streams:
+    async def knock(self) -> Line:
         return await self._connect(None)
 
-    async def connect(self, sends: bytes = b"") -> Streams:
+    async def connect(self, sends: bytes = b"") -> Line:
         streams = await self._connect(self.trust)
         streams[1].write(sends)
         await streams[1].drain()
         return streams
 
-    async def _connect(self, trust: ssl.SSLContext | None) -> Streams:
+    async def _connect(self, trust: ssl.SSLContext | None) -> Line:
         streams = await asyncio.open_connection("127.0.0.1", self.port, ssl=trust)
         self.open.append(streams[1])
         return streams
@@ -52,11 +47,7 @@ class Machines:
 
 @asynccontextmanager
 async def rack(root: Path, *, most: int = 2048, handshake_s: float = 10.0) -> AsyncIterator[Machines]:
-    path = root / "trees" / "1-1-0" / "kernel"
-    path.parent.mkdir(parents=True)
-    path.write_bytes(CONTENT)
-    os.utime(path, (VERIFIED_AT, VERIFIED_AT))
-    tree = Tree("1-1-0", {RelativePath("kernel"): Link(Sha256.of(CONTENT), len(CONTENT), "a")})
+    tree = tree_of_one(root)
     doubts: list[None] = []
     authority = Authority.create(root)
     runner = Runner(serve.application(root, Belief(tree=tree), lambda: doubts.append(None)), most=most)
@@ -65,7 +56,7 @@ async def rack(root: Path, *, most: int = 2048, handshake_s: float = 10.0) -> As
     certificate = Certificate(*authority.pair("127.0.0.1"))
     await SecureSite(runner, listener, certificate, handshake_s=handshake_s).start()
     trust = ssl.create_default_context(cafile=str(authority.bundle))
-    machines = Machines(listener.getsockname()[1], trust, path, doubts)
+    machines = Machines(listener.getsockname()[1], trust, root / KERNEL, doubts)
     try:
         yield machines
     finally:

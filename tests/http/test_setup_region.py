@@ -18,11 +18,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import text
 
-from region import setup
+from region.commands import setup
+from region.commands.doctor import Doctor
+from region.commands.setup import Wish
 from region.configuration import RegionConfiguration
 from region.database.connection import create_engine, transaction
-from region.doctor import Doctor
-from region.setup import Wish
 from shared import checkup, machine
 from shared.checkup import Finding
 from shared.errors import BootferryError, Conflict, InvalidConfiguration
@@ -333,7 +333,7 @@ def _wrong_clock(patient: Patient) -> None:
 def _port_taken(patient: Patient) -> None:
     patient.taken = socket.create_server(("127.0.0.1", 0))
     patient.configuration = patient.configuration.model_copy(update={"port": patient.taken.getsockname()[1]})
-    patient.monkeypatch.setattr("region.doctor.ASK_WITHIN_S", 0.2)
+    patient.monkeypatch.setattr("region.commands.doctor.ASK_WITHIN_S", 0.2)
 
 
 def _few_files(patient: Patient) -> None:

@@ -21,7 +21,7 @@ from shared import tls
 from shared.tls import Certificate
 from tests.http.client.certificates import NOW, Authority
 from tests.http.conftest import free_port
-from tests.http.test_house import Line, closed, read_answer
+from tests.http.lines import Line, closed, read_answer, serving
 
 
 class Secure:
@@ -71,17 +71,12 @@ async def secure(
         certificate=Certificate(*authority.pair("127.0.0.1", into=directory / "served")),
         handshake_s=handshake_s,
     )
-    server.config.lifespan = "off"
-    serving = asyncio.create_task(server.serve())
-    while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
-        await asyncio.sleep(0.01)
-    try:
-        yield site
-    finally:
-        for _, writer in site.lines:
-            writer.transport.abort()
-        server.should_exit = True
-        await asyncio.wait_for(serving, 10)
+    async with serving(server):
+        try:
+            yield site
+        finally:
+            for _, writer in site.lines:
+                writer.transport.abort()
 
 
 async def test_a_handshake_that_is_put_off_counts_and_the_oldest_goes(tmp_path: Path) -> None:
